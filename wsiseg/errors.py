@@ -1,0 +1,47 @@
+"""Errors that a user can act on.
+
+Each message says what was got, what was expected and what to do. The command line prints it without a
+traceback and ends with ``exit_code``; the codes are those of ``docs/cli.md``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WsisegError(Exception):
+    """Base of every error that wsiseg raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(WsisegError):
+    """The request itself does not make sense: an option, a configuration, a combination."""
+
+    exit_code = 2
+
+
+class SlideError(WsisegError):
+    """A slide cannot be used: not an image, damaged, not supported, or without a usable mpp."""
+
+    exit_code = 3
+
+
+class MissingMppError(SlideError):
+    """The slide does not say its microns per pixel, or says something absurd."""
+
+
+class ReadError(SlideError):
+    """Pixels of an opened slide cannot be read."""
+
+
+class ModelError(WsisegError):
+    """Weights or a model description that cannot be used."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(WsisegError):
+    """Disk, permission, cluster or device: nothing is wrong with the slides."""
+
+    exit_code = 5
