@@ -1,0 +1,234 @@
+"""Clusters and the executor that runs tasks on them: the only module that imports ``distributed``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+from dask.system import CPU_COUNT
+
+from wsiseg.errors import EnvironmentFault, UsageError
+from wsiseg.schedule import map_bounded
+
+# What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
+# tile, which the network's activations then fault in again page by page. Keeping it is worth two thirds more
+# throughput; what a worker holds stays bounded by its largest tile.
+_WORKER_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+_CONFIG = {
+    "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+    "distributed.scheduler.no-workers-timeout": "120s",
+    "distributed.worker.daemon": True,
+    # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
+    "distributed.admin.low-level-log-length": 1000,
+}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How to run.
+
+    Attributes
+    ----------
+    scheduler : str or None
+        Address of a running scheduler to join (``tcp://host:port``); None starts a cluster on this machine.
+    workers : int or None
+        Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core.
+    device : {"auto", "cpu", "cuda"}
+        What the workers compute on.
+    dashboard : str
+        ``host:port`` of the local cluster's dashboard; port 0 takes any free one.
+    memory_limit : str
+        Per worker, as Dask writes it ("auto", "8GiB"); a worker above it is restarted.
+    performance_report : Path or None
+        Where to write Dask's performance report (HTML).
+    """
+
+    scheduler: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+    dashboard: str = "127.0.0.1:8787"
+    memory_limit: str = "auto"
+    performance_report: Path | None = None
+
+
+class DaskExecutor:
+    """Submits tasks to a cluster and hands back results as they end."""
+
+    def __init__(self, client: distributed.Client, slots: int, device: str) -> None:
+        self._client = client
+        self._completed = distributed.as_completed(loop=client.loop)
+        self.slots = slots
+        self.device = device
+
+    @property
+    def dashboard(self) -> str:
+        return str(self._client.dashboard_link)
+
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> distributed.Future:
+        # A key of its own: two tasks are never the same task, although retries have equal arguments.
+        future = self._client.submit(function, argument, key=f"{name}-{uuid.uuid4().hex}", pure=False)
+        self._completed.add(future)
+        return future
+
+    def next_done(self) -> tuple[distributed.Future, Any, BaseException | None]:
+        future = next(self._completed)
+        if future.status == "finished":
+            return future, future.result(), None
+        if future.status == "cancelled":
+            return future, None, EnvironmentFault("the Dask scheduler was lost or has cancelled the work")
+        return future, None, future.exception()
+
+    def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
+        return map_bounded(self, function, tasks, name)
+
+
+def killed_worker(error: BaseException) -> bool:
+    """Whether a task failed because the workers that ran it died."""
+    return isinstance(error, distributed.KilledWorker)
+
+
+@contextlib.contextmanager
+def open_executor(options: ClusterOptions) -> Iterator[DaskExecutor]:
+    """A cluster for the duration of the block: started here, or joined at ``options.scheduler``.
+
+    Raises
+    ------
+    EnvironmentFault
+        If no cluster can be started or reached, or it has no workers.
+    """
+    for name in ("distributed.shuffle", "distributed.nanny", "distributed.core", "distributed.worker", "bokeh"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(_CONFIG))
+        if options.scheduler is not None:
+            client, slots, device = _join(options.scheduler, options.device)
+            stack.callback(client.close)
+        else:
+            cluster, slots, device = _start(options)
+            # Killing is safe (parts are committed by renaming), so a stop need not wait for tiles.
+            stack.callback(_close, cluster)
+            client = distributed.Client(cluster, set_as_default=False)
+            stack.callback(client.close, timeout=2)
+        if options.performance_report is not None:
+            stack.enter_context(client.as_current())
+            stack.enter_context(
+                distributed.performance_report(filename=str(options.performance_report), stacklevel=0)
+            )
+        yield DaskExecutor(client, slots, device)
+
+
+def resolve_device(device: str) -> str:
+    """"auto" as "cuda" where there is a CUDA device, else "cpu"."""
+    if device == "cpu":
+        return "cpu"
+    count = cuda_devices()
+    if device == "cuda" and count == 0:
+        raise EnvironmentFault(
+            "--device cuda: torch sees no CUDA device. Check nvidia-smi and that torch is a CUDA build, "
+            "or use --device cpu."
+        )
+    return "cuda" if count else "cpu"
+
+
+def cuda_devices() -> int:
+    """Number of visible CUDA devices."""
+    from wsiseg.models.engine import cuda_device_count
+
+    return cuda_device_count()
+
+
+def _start(options: ClusterOptions) -> tuple[Any, int, str]:
+    device = resolve_device(options.device)
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers {options.workers}: expected at least 1, or 0 to run without Dask")
+    host = options.dashboard.rpartition(":")[0]
+    if host not in ("127.0.0.1", "localhost", "[::1]", ""):
+        logging.getLogger("wsiseg").warning(
+            "the dashboard listens on %s: anybody who reaches it can see and disturb this run", host
+        )
+    dashboard = options.dashboard if host else f"127.0.0.1{options.dashboard}"
+    try:
+        if device == "cuda":
+            return _cuda_cluster(options, dashboard)
+        workers = options.workers or available_cores()
+        cluster = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=dashboard,
+            memory_limit=options.memory_limit,
+            silence_logs=logging.ERROR,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise EnvironmentFault(f"cannot start a local Dask cluster: {error}") from error
+    return cluster, workers, device
+
+
+def _cuda_cluster(options: ClusterOptions, dashboard: str) -> tuple[Any, int, str]:
+    """One process a device; its threads read and decode while one of them holds the device."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(cuda_devices())]
+    names = names[: options.workers] if options.workers else names
+    threads = max(2, min(12, available_cores() // len(names)))
+    workers = {
+        f"gpu-{name}": {
+            "cls": distributed.Nanny,
+            "options": {
+                "nthreads": threads,
+                "host": "127.0.0.1",
+                "memory_limit": options.memory_limit,
+                "env": {"CUDA_VISIBLE_DEVICES": name},
+            },
+        }
+        for name in names
+    }
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard_address": dashboard, "dashboard": True},
+    }
+    cluster = distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.ERROR)
+    return cluster, threads * len(names), "cuda"
+
+
+def _join(address: str, device: str) -> tuple[distributed.Client, int, str]:
+    try:
+        client = distributed.Client(address, timeout=15, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise EnvironmentFault(
+            f"no Dask scheduler answers at {address} ({error}). Expected an address such as tcp://host:8786 "
+            "of a running `dask scheduler`."
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError as error:
+        client.close()
+        raise EnvironmentFault(f"the scheduler at {address} has had no worker for 60 s") from error
+    slots = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    # Which device the cluster's workers have, only they can tell.
+    return client, slots, device
+
+
+def _close(cluster: Any) -> None:
+    with contextlib.suppress(Exception):
+        cluster.close(timeout=3)
+
+
+def available_cores() -> int:
+    """Cores this process may run on (affinity and container limits respected where the system tells)."""
+    return max(1, int(CPU_COUNT))

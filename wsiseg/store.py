@@ -1,0 +1,235 @@
+"""The results folder on disk: identities, atomic commits, what makes a result still valid.
+
+    OUT/<slide-id>/             appears by one rename, complete with its success record
+    OUT/.work/<slide-id>/<key>/ what is in progress: parts of tile batches, stage summaries, the result being built
+    OUT/.lock                   held by the run that writes
+
+A part file is final once it has its final name, so a kill at any moment loses at most the batches that were being
+computed. The key says what decides the result; a run with the same key goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import EnvironmentFault
+
+FORMAT_VERSION = 1
+RECORD_NAME = "slide.json"
+_MAX_ID_BYTES = 80
+
+
+@dataclass(frozen=True)
+class SlideFolder:
+    """Where one slide's results are (``final``) and where they are made (``work``)."""
+
+    out: Path
+    id: str
+
+    @property
+    def final(self) -> Path:
+        return self.out / self.id
+
+    @property
+    def work(self) -> Path:
+        return self.out / ".work" / self.id
+
+    def record(self) -> dict[str, Any] | None:
+        """The success record, or None where there is none that can be read."""
+        return read_json(self.final / RECORD_NAME)
+
+    def in_progress(self, key: str) -> WorkFolder:
+        return WorkFolder(self.work / key[:16])
+
+    def publish(self, work: WorkFolder) -> None:
+        """Give the finished result its final name, replacing an earlier one, and drop what was temporary."""
+        sync_folder(work.result)
+        if self.final.exists():
+            retired = self.work / "retired"
+            shutil.rmtree(retired, ignore_errors=True)
+            os.rename(self.final, retired)
+        os.rename(work.result, self.final)
+        sync_folder(self.out)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove everything in progress; the final result stays."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.out / ".work").rmdir()
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """One attempt's files, shared by every process and every resumption with the same key."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result"
+
+    @property
+    def parts(self) -> Path:
+        return self.path / "parts"
+
+    def part(self, first_tile: int, last_tile: int) -> Path:
+        return self.parts / f"{first_tile:08d}-{last_tile:08d}.arrow"
+
+    def create(self) -> None:
+        with environment_faults(self.path):
+            self.parts.mkdir(parents=True, exist_ok=True)
+            self.result.mkdir(exist_ok=True)
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """The summary of a finished stage, or None."""
+        return read_json(self.path / f"{name}.json")
+
+    def finish_stage(self, name: str, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / f"{name}.json", summary)
+
+
+def assign_ids(paths: Iterable[Path], out: Path) -> dict[Path, str]:
+    """A folder name for each slide: its stem, made safe, and told apart where two would collide.
+
+    A name that is taken, in this call or by another slide's results in ``out``, gets eight hexadecimal digits of
+    the absolute path's hash; so does a name that had to be altered or shortened.
+    """
+    resolved = {path: Path(os.path.abspath(path)) for path in paths}
+    stems = {path: _safe_stem(path) for path in resolved}
+    counts: dict[str, int] = {}
+    for stem, _ in stems.values():
+        counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1
+    ids = {}
+    for path, (stem, altered) in stems.items():
+        taken = counts[stem.casefold()] > 1 or _owner(out / stem) not in (None, str(resolved[path]))
+        digest = hashlib.sha256(os.fsencode(resolved[path])).hexdigest()[:8]
+        ids[path] = f"{stem}-{digest}" if taken or altered else stem
+    return ids
+
+
+def result_key(fingerprint: str, specification: Mapping[str, Any]) -> str:
+    """SHA-256 over all that decides a slide's result: its content, the specification, the format version."""
+    decisive = {"fingerprint": fingerprint, "specification": specification, "format": FORMAT_VERSION}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """The records of every finished slide in a results folder, by id."""
+    found = (read_json(path) for path in sorted(out.glob(f"*/{RECORD_NAME}")))
+    return [record for record in found if record is not None and record.get("schema") == "wsiseg.slide"]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where the file is missing or is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write atomically: readers see the old file or the whole new one."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write atomically and durably."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with environment_faults(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in ``folder`` survive a power failure, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def output_lock(out: Path) -> Iterator[None]:
+    """Hold ``out`` for writing; a second run is refused. A killed run's lock is gone with it."""
+    with environment_faults(out):
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / ".lock", "a+b")  # noqa: SIM115 - held until the block ends
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                # Some network file systems have no locks; a run without one is better than none.
+                yield
+                return
+            raise EnvironmentFault(
+                f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def environment_faults(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        causes = {
+            errno.ENOSPC: "the disk is full: free space there or choose another -o; the same command resumes",
+            errno.EDQUOT: "the disk quota is used up: free space or choose another -o; the same command resumes",
+            errno.EACCES: "no permission to write there: choose another -o or change the permissions",
+            errno.EPERM: "no permission to write there: choose another -o or change the permissions",
+            errno.EROFS: "the file system is read-only: choose another -o",
+            errno.ENOTDIR: "a file is in the way: choose another -o",
+            errno.EEXIST: "a file is in the way: choose another -o",
+        }
+        if error.errno in causes:
+            raise EnvironmentFault(f"cannot write {path}: {causes[error.errno]}.") from error
+        raise
+
+
+def _safe_stem(path: Path) -> tuple[str, bool]:
+    name = path.name
+    for suffix in (".ome.zarr", ".ome.tiff", ".ome.tif"):
+        if name.lower().endswith(suffix):
+            stem = name[: -len(suffix)]
+            break
+    else:
+        stem = path.stem
+    normal = unicodedata.normalize("NFC", stem)
+    safe = re.sub(r"[^\w.\-]", "_", normal).lstrip(".-")
+    while len(safe.encode()) > _MAX_ID_BYTES:
+        safe = safe[:-1]
+    safe = safe or "slide"
+    # A space is the one change that loses nothing worth telling apart.
+    return safe, safe != normal.replace(" ", "_") or normal != stem
+
+
+def _owner(folder: Path) -> str | None:
+    record = read_json(folder / RECORD_NAME)
+    if record is None:
+        return None
+    slide = record.get("slide")
+    return slide.get("path") if isinstance(slide, dict) else None
