@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from wsiseg.errors import EnvironmentFault
 
@@ -175,19 +176,17 @@ def output_lock(out: Path) -> Iterator[None]:
     """Hold ``out`` for writing; a second run is refused. A killed run's lock is gone with it."""
     with environment_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-        file = open(out / ".lock", "a+b")  # noqa: SIM115 - held until the block ends
-    with file:
+        lock = filelock.FileLock(out / ".lock")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                # Some network file systems have no locks; a run without one is better than none.
-                yield
-                return
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
             raise EnvironmentFault(
                 f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
             ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
