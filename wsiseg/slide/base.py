@@ -154,7 +154,8 @@ class Slide:
     """An open slide: levels, mpp with its provenance, and pixels at any scale.
 
     Made by :func:`wsiseg.slide.open_slide`. A Slide pickles as its path and its mpp override and opens anew
-    where it lands. Reading is a function of lattice indices alone: two windows that share a lattice pixel agree on it.
+    where it lands. Reading is a function of lattice indices alone: two windows that share a lattice pixel
+    agree on it.
     """
 
     def __init__(self, path: Path, reader: Reader, override: Mpp | None = None) -> None:

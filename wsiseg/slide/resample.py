@@ -43,7 +43,7 @@ def support(window: Window, ratio: float) -> Window:
 
 
 def reduce(pixels: Pixels, source: Window, window: Window, ratio: float) -> Pixels:
-    """The lattice pixels of ``window``, uint8 (h, w, 3), from the level pixels of ``source = support(window, ratio)``."""
+    """The lattice pixels of ``window``, uint8 (h, w, 3), from ``pixels`` of ``source = support(window, ratio)``."""
     whole = whole_ratio(ratio)
     if whole == 1 or window.area == 0:
         return pixels if window.area else np.empty((*window.shape, 3), dtype=np.uint8)

@@ -1,0 +1,200 @@
+"""Whatever OpenSlide reads: the vendors that :mod:`wsiseg.slide.tiff` does not decode itself.
+
+An OpenSlide handle that failed once fails for good, so it is replaced after an error, and what cannot be read is
+narrowed down to blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from wsiseg.errors import ReadError, SlideError
+from wsiseg.geometry import Box, Window
+from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
+from wsiseg.slide.mpp import from_metadata
+
+BLOCK = 256  # level pixels: the granularity at which damage is reported
+_LARGEST_READ = 4096  # pixels a side: one call's ARGB buffer stays at 64 MiB
+
+
+class OpenSlideReader:
+    """A :class:`wsiseg.slide.base.Reader`; one OpenSlide handle a thread.
+
+    Raises
+    ------
+    SlideError
+        OpenSlide does not open the file; with its reason.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self.description = _describe(self._handle())
+
+    def close(self) -> None:
+        """Close this thread's handle; those of other threads close with their threads."""
+        self._drop()
+
+    def read_level(self, level: int, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
+        pixels = np.empty((*window.shape, 3), dtype=np.uint8)
+        unread: list[Unread] = []
+        for y in range(window.y, window.y1, _LARGEST_READ):
+            for x in range(window.x, window.x1, _LARGEST_READ):
+                part = Window(x, y, _LARGEST_READ, _LARGEST_READ).intersection(window)
+                try:
+                    pixels[part.within(window)] = self._read(level, part)
+                except _Unreadable:
+                    pixels[part.within(window)], found = self._read_blocks(level, part)
+                    unread.extend(found)
+        return pixels, tuple(dict.fromkeys(unread))
+
+    def associated_image(self, name: str) -> Pixels:
+        return read_associated(self._path, name)
+
+    def _read_blocks(self, level: int, window: Window) -> tuple[Pixels, list[Unread]]:
+        """Block by block on the level's own grid, so that any window reports the same blocks."""
+        pixels = np.empty((*window.shape, 3), dtype=np.uint8)
+        unread = []
+        size = self.description.levels[level]
+        for y in range(window.y // BLOCK * BLOCK, window.y1, BLOCK):
+            for x in range(window.x // BLOCK * BLOCK, window.x1, BLOCK):
+                block = Window(x, y, BLOCK, BLOCK).intersection(Window(0, 0, size.width, size.height))
+                common = block.intersection(window)
+                try:
+                    pixels[common.within(window)] = self._read(level, block)[common.within(block)]
+                except _Unreadable as error:
+                    pixels[common.within(window)] = self.description.background
+                    unread.append(Unread(block, str(error)))
+        return pixels, unread
+
+    def _read(self, level: int, window: Window) -> Pixels:
+        # OpenSlide takes the corner in level-0 pixels and rounds to the level with its own, unrounded downsample.
+        try:
+            handle = self._handle()
+            exact = handle.level_downsamples[level]
+            corner = (_level0(window.x, exact), _level0(window.y, exact))
+            region = handle.read_region(corner, level, (window.width, window.height))
+        except (openslide.OpenSlideError, SlideError) as error:
+            self._drop()
+            raise _Unreadable(str(error)[:120]) from error
+        return _opaque(np.asarray(region), self.description.background)
+
+    def _handle(self) -> openslide.OpenSlide:
+        handle = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._local.handle = open_handle(self._path)
+        return handle
+
+    def _drop(self) -> None:
+        handle, self._local.handle = getattr(self._local, "handle", None), None
+        if handle is not None:
+            handle.close()
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def open_handle(path: Path) -> openslide.OpenSlide:
+    """An OpenSlide handle; SlideError with OpenSlide's reason if there is none."""
+    try:
+        return openslide.OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideError(
+            f"{path}: OpenSlide cannot open it: {str(error)[:200]}.\n"
+            "Expected: an intact whole-slide image. Copy it again and compare its size and checksum with the original's."
+        ) from error
+
+
+def detect(path: Path) -> str:
+    """The vendor by OpenSlide's name; ``""`` if it does not know the file."""
+    try:
+        return openslide.OpenSlide.detect_format(path) or ""
+    except (openslide.OpenSlideError, OSError):
+        return ""
+
+
+def read_metadata(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Properties and the names of the associated images; nothing where OpenSlide refuses the file."""
+    try:
+        with openslide.OpenSlide(path) as handle:
+            return dict(handle.properties), tuple(sorted(handle.associated_images))
+    except (openslide.OpenSlideError, OSError):
+        return {}, ()
+
+
+def read_associated(path: Path, name: str) -> Pixels:
+    """One associated image, uint8 (h, w, 3); ReadError if it is damaged."""
+    try:
+        with openslide.OpenSlide(path) as handle:
+            return _opaque(np.asarray(handle.associated_images[name]), WHITE)
+    except (openslide.OpenSlideError, OSError, KeyError) as error:
+        raise ReadError(f"{path.name}: the {name} image cannot be read: {str(error)[:120]}.") from error
+
+
+def _level0(position: int, downsample: float) -> int:
+    """The level-0 coordinate that OpenSlide maps to ``position`` of a level: it divides and truncates."""
+    level0 = int(position * downsample)
+    while int(level0 / downsample) < position:
+        level0 += 1
+    return level0
+
+
+def _describe(handle: openslide.OpenSlide) -> Description:
+    properties = dict(handle.properties)
+    width, height = handle.dimensions
+    levels = []
+    for index, (level_width, level_height) in enumerate(handle.level_dimensions):
+        tile_width = int(properties.get(f"openslide.level[{index}].tile-width", BLOCK))
+        tile_height = int(properties.get(f"openslide.level[{index}].tile-height", BLOCK))
+        downsample = nominal_downsample(width, height, level_width, level_height)
+        levels.append(Level(level_width, level_height, downsample, tile_width, tile_height))
+    mpp, problem = _mpp(properties)
+    colour = properties.get("openslide.background-color", "FFFFFF")
+    return Description(
+        reader="openslide",
+        vendor=properties.get("openslide.vendor", ""),
+        levels=tuple(levels),
+        mpp=mpp,
+        mpp_problem=problem,
+        bounds=_bounds(properties, width, height),
+        properties=properties,
+        associated=tuple(sorted(handle.associated_images)),
+        background=(int(colour[0:2], 16), int(colour[2:4], 16), int(colour[4:6], 16)),
+    )
+
+
+def _mpp(properties: dict[str, str]) -> tuple[Mpp | None, str]:
+    vendor = properties.get("openslide.vendor", "openslide")
+    return from_metadata(
+        properties.get("openslide.mpp-x"),
+        properties.get("openslide.mpp-y"),
+        f"openslide.{vendor}.mpp",
+        properties.get("openslide.objective-power"),
+    )
+
+
+def _bounds(properties: dict[str, str], width: int, height: int) -> Box:
+    whole = Box(0.0, 0.0, float(width), float(height))
+    try:
+        x, y, w, h = (float(properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return whole
+    box = Box(x, y, x + w, y + h).intersection(whole)
+    return whole if box.empty else box
+
+
+def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
+    """RGBA (h, w, 4), as the binding delivers it, over the background colour."""
+    alpha = pixels[:, :, 3]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    weight = alpha[:, :, None].astype(np.uint16)
+    over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
+    return ((over + 127) // 255).astype(np.uint8)
+
+
