@@ -15,8 +15,8 @@ import dask
 import distributed
 from dask.system import CPU_COUNT
 
-from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.schedule import map_bounded
+from wsiseg.errors import EnvironmentFault, WorkerDied
+from wsiseg.schedule import Executor, SerialExecutor, map_bounded
 
 # What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
 # tile, which the network's activations then fault in again page by page. Keeping it is worth two thirds more
@@ -47,7 +47,8 @@ class ClusterOptions:
     scheduler : str or None
         Address of a running scheduler to join (``tcp://host:port``); None starts a cluster on this machine.
     workers : int or None
-        Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core.
+        Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core; 0: none,
+        the tasks run in this process.
     device : {"auto", "cpu", "cuda"}
         What the workers compute on.
     dashboard : str
@@ -74,6 +75,8 @@ class DaskExecutor:
         self._completed = distributed.as_completed(loop=client.loop)
         self.slots = slots
         self.device = device
+        # One thread computes in a CPU worker: as many processes as cores share the machine better than threads.
+        self.torch_threads = 1 if device == "cpu" else None
 
     @property
     def dashboard(self) -> str:
@@ -91,26 +94,29 @@ class DaskExecutor:
             return future, future.result(), None
         if future.status == "cancelled":
             return future, None, EnvironmentFault("the Dask scheduler was lost or has cancelled the work")
-        return future, None, future.exception()
+        error = future.exception()
+        if isinstance(error, distributed.KilledWorker):
+            return future, None, WorkerDied("the worker processes that ran a task died")
+        return future, None, error
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)
 
 
-def killed_worker(error: BaseException) -> bool:
-    """Whether a task failed because the workers that ran it died."""
-    return isinstance(error, distributed.KilledWorker)
-
-
 @contextlib.contextmanager
-def open_executor(options: ClusterOptions) -> Iterator[DaskExecutor]:
-    """A cluster for the duration of the block: started here, or joined at ``options.scheduler``.
+def open_executor(options: ClusterOptions) -> Iterator[Executor]:
+    """An executor for the duration of the block: on a cluster started here or joined at ``options.scheduler``.
+
+    With ``workers`` 0 and no scheduler the tasks run in this process, one after the other, without Dask.
 
     Raises
     ------
     EnvironmentFault
         If no cluster can be started or reached, or it has no workers.
     """
+    if options.workers == 0 and options.scheduler is None:
+        yield SerialExecutor(resolve_device(options.device))
+        return
     for name in ("distributed.shuffle", "distributed.nanny", "distributed.core", "distributed.worker", "bokeh"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
@@ -154,8 +160,6 @@ def cuda_devices() -> int:
 
 def _start(options: ClusterOptions) -> tuple[Any, int, str]:
     device = resolve_device(options.device)
-    if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers {options.workers}: expected at least 1, or 0 to run without Dask")
     host = options.dashboard.rpartition(":")[0]
     if host not in ("127.0.0.1", "localhost", "[::1]", ""):
         logging.getLogger("wsiseg").warning(

@@ -45,3 +45,9 @@ class EnvironmentFault(WsisegError):
     """Disk, permission, cluster or device: nothing is wrong with the slides."""
 
     exit_code = 5
+
+
+class WorkerDied(WsisegError):
+    """The worker processes that ran a task died, each time it was tried."""
+
+    exit_code = 5

@@ -37,10 +37,20 @@ class TaskHandle(Protocol):
 
 
 class Executor(Protocol):
-    """Runs tasks somewhere. ``slots`` tasks run at once."""
+    """Runs tasks somewhere.
+
+    ``slots`` tasks run at once, on ``device`` ("cpu", "cuda", or "auto" where only the workers know), each with
+    ``torch_threads`` threads (None: torch's own choice); ``dashboard`` is an address to watch them at, if any.
+    """
 
     @property
     def slots(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def torch_threads(self) -> int | None: ...
+    @property
+    def dashboard(self) -> str | None: ...
 
     def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> TaskHandle:
         """Start a task."""
@@ -56,8 +66,11 @@ class SerialExecutor:
     """Runs each task in this process when its result is asked for."""
 
     slots = 1
+    torch_threads = None
+    dashboard = None
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self._queue: deque[tuple[object, Callable[[Any], Any], Any]] = deque()
 
     def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> object:

@@ -1,0 +1,63 @@
+"""``wsiseg demo``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from wsiseg_cli import options
+
+
+@click.command("demo")
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True,
+    help="Folder for the slide and the results.",
+)  # fmt: skip
+@click.option("--size", default=6144, show_default=True, type=click.IntRange(512), help="Side of the slide in pixels.")
+@click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
+@click.option("-m", "--model", default=None, help="A model of `wsiseg models`, or a weights file.")
+@options.cluster_options
+@options.json_option
+def command(
+    out: Path,
+    size: int,
+    seed: int,
+    model: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    memory_limit: str,
+    dashboard_address: str,
+    performance_report: Path | None,
+    as_json: bool,
+) -> int:
+    """Draw a slide whose nuclei are all known, segment it, and print how well that went.
+
+    It needs no data and no network. The drawn tissue is simpler than real tissue: the scores say that the
+    installation works, not how good the model is on your slides.
+    """
+    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.demo import MATCH_IOU, run_demo
+    from wsiseg.models.registry import DEFAULT_MODEL
+    from wsiseg.segment import ModelChoice
+    from wsiseg_cli.progress import watch
+
+    cluster = ClusterOptions(scheduler, workers, device, dashboard_address, memory_limit, performance_report)
+    with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:
+        choice = ModelChoice(model or DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
+        result = run_demo(out, choice, executor, side=size, seed=seed, on_event=on_event)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+        return result.cohort.exit_code
+    record = result.cohort.records[0]
+    if record["status"] != "failed":
+        grade = record["grade"]
+        click.echo(f"grade: {grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {grade['kind']})")
+        click.echo(
+            f"against the truth: {result.true_nuclei} nuclei drawn, {result.found_nuclei} found, "
+            f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} (precision {result.precision:.3f}, recall {result.recall:.3f})"
+        )
+    click.echo(f"report: {result.cohort.report}")
+    return result.cohort.exit_code

@@ -1,0 +1,27 @@
+"""``wsiseg doctor``"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from wsiseg_cli import options
+
+
+@click.command("doctor")
+@options.json_option
+def command(as_json: bool) -> int:
+    """Check what a run needs: libraries, image codecs, cores, memory, GPU, a default model that loads.
+
+    Exit code 5 if something essential is missing.
+    """
+    from wsiseg.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([finding.to_dict() for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL' if finding.essential else 'note'}  {finding.text}")
+    return 5 if any(finding.essential and not finding.ok for finding in findings) else 0

@@ -1,0 +1,34 @@
+"""``wsiseg export``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsiseg_cli import options
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--to", "target", required=True, type=click.Choice(["geojson", "geojson.gz", "quip-csv"]),
+    help="geojson: QuPath detections; quip-csv: the tables of Hou et al.",
+)  # fmt: skip
+@options.output_option("Folder for the files; default: inside each slide's own folder.", required=False)
+@click.option(
+    "--split", type=click.IntRange(min=1), help="At most this many nuclei a GeoJSON file (QuPath reads a file whole)."
+)
+def command(run: Path, target: str, out: Path | None, split: int | None) -> int:
+    """Write the nuclei of RUN, a results folder or one slide's folder in it, in another format.
+
+    Coordinates are level-0 pixels; GeoJSON's are relative to the scanned region's corner (OpenSlide's bounds), as
+    QuPath shows it. Files are written as a stream: memory does not grow with the slide.
+    """
+    from wsiseg.export import export_run
+
+    if split and target == "quip-csv":
+        raise click.UsageError("--split is for GeoJSON; quip-csv has one file a tile of 4000 pixels")
+    for path in export_run(run, target, out, split):
+        click.echo(path)
+    return 0

@@ -1,0 +1,99 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Decorator = Callable[[F], F]
+
+
+def slides_argument(function: F) -> F:
+    return click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")(function)
+
+
+def mpp_options(function: F) -> F:
+    """--mpp and --mpp-csv: the slide's own microns per pixel."""
+    function = click.option(
+        "--mpp-csv",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="CSV with the columns slide,mpp, for slides whose metadata lack it.",
+    )(function)
+    return click.option(
+        "--mpp",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Microns per level-0 pixel of the slides, instead of what their metadata say.",
+    )(function)
+
+
+def cluster_options(function: F) -> F:
+    """Where the tasks run."""
+    for option in reversed(
+        (
+            click.option(
+                "-w",
+                "--workers",
+                type=click.IntRange(min=0),
+                help="Worker processes; default one a GPU, else one a core. 0 runs without Dask.",
+            ),
+            click.option(
+                "--scheduler",
+                metavar="ADDRESS",
+                help="Join a running Dask cluster (tcp://host:port) that sees the same files.",
+            ),
+            click.option(
+                "--device",
+                type=click.Choice(["auto", "cpu", "cuda"]),
+                default="auto",
+                show_default=True,
+                help="What the workers compute on.",
+            ),
+            click.option(
+                "--memory-limit",
+                default="auto",
+                show_default=True,
+                help="Per worker process, for example 8GiB; a worker above it is restarted.",
+            ),
+            click.option(
+                "--dashboard-address",
+                default="127.0.0.1:8787",
+                show_default=True,
+                help="Where the local cluster's dashboard listens; port 0 takes a free one.",
+            ),
+            click.option(
+                "--performance-report",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Write Dask's performance report (HTML) to this file.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
+
+
+def output_option(help_text: str, *, required: bool = True) -> Decorator[F]:
+    return click.option(
+        "-o", "--output", "out", type=click.Path(path_type=Path), required=required, help=help_text
+    )
+
+
+def resume_command() -> str:
+    """The command line of this process, to be typed again."""
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

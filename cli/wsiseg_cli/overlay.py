@@ -1,0 +1,26 @@
+"""``wsiseg overlay``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsiseg_cli import options
+
+
+@click.command("overlay")
+@click.argument("result", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--roi", required=True, metavar="X,Y,W,H", help="The region, in level-0 pixels.")
+@click.option("--slide", type=click.Path(path_type=Path), help="The slide, if it is no longer where it was.")
+@click.option("--zoom", default=1, show_default=True, type=click.IntRange(1, 8), help="Image pixels a slide pixel.")
+@options.output_option("PNG file to write.")
+def command(result: Path, roi: str, slide: Path | None, zoom: int, out: Path) -> int:
+    """Draw a region at full resolution with the outlines of its nuclei. RESULT is one slide's results folder."""
+    from wsiseg.export import draw_overlay
+    from wsiseg_cli.segment import Roi
+
+    x, y, width, height = Roi().convert(roi, None, None)
+    draw_overlay(result, (x, y, width, height), out, slide=slide, zoom=zoom)
+    click.echo(out)
+    return 0

@@ -1,0 +1,117 @@
+"""Progress of a run: bars for slides and cohort on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from wsiseg_cli.options import is_terminal
+
+if TYPE_CHECKING:
+    from wsiseg.pipeline import Event
+
+_PLAIN_INTERVAL_S = 15.0
+
+Listener = Callable[["Event"], None]
+
+
+@contextlib.contextmanager
+def watch(slides: int, dashboard: str | None, *, quiet: bool = False) -> Iterator[Listener]:
+    """A listener for the pipeline's events that shows them on standard error."""
+    if quiet:
+        yield lambda event: None
+        return
+    if dashboard:
+        click.echo(f"dashboard: {dashboard}", err=True)
+    if is_terminal():
+        with _bars(slides) as listener:
+            yield listener
+    else:
+        yield _Lines(slides)
+
+
+class _Lines:
+    """One line a finished slide, and one now and then for a slide that takes long."""
+
+    def __init__(self, slides: int) -> None:
+        self._slides = slides
+        self._finished = 0
+        self._tiles: dict[str, tuple[int, int, int, float]] = {}
+        self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "planned":
+            total = event.detail["total"]
+            self._tiles[event.slide] = (0, total, 0, time.monotonic())
+            click.echo(f"{event.slide}: {total} tiles", err=True)
+        elif event.kind == "tiles":
+            done, total, nuclei, since = self._tiles[event.slide]
+            done, nuclei = done + event.detail["done"], nuclei + event.detail["nuclei"]
+            self._tiles[event.slide] = (done, total, nuclei, since)
+            if time.monotonic() - self._last > _PLAIN_INTERVAL_S:
+                self._last = time.monotonic()
+                left = (time.monotonic() - since) / done * (total - done)
+                click.echo(
+                    f"{event.slide}: {done}/{total} tiles, {nuclei} nuclei, about {left:.0f} s left", err=True
+                )
+        elif event.kind == "finished":
+            self._finished += 1
+            click.echo(f"[{self._finished}/{self._slides}] {outcome_line(event)}", err=True)
+
+
+@contextlib.contextmanager
+def _bars(slides: int) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as progress:
+        cohort = progress.add_task("slides", total=slides, note="")
+        tasks: dict[str, TaskID] = {}
+        nuclei: dict[str, int] = {}
+
+        def listen(event: Event) -> None:
+            name = event.slide
+            if event.kind == "planned":
+                tasks[name] = progress.add_task(escape(name), total=event.detail["total"], note="tiles")
+                nuclei[name] = 0
+            elif event.kind == "tiles":
+                nuclei[name] += event.detail["nuclei"]
+                progress.update(tasks[name], advance=event.detail["done"], note=f"{nuclei[name]:,} nuclei")
+            elif event.kind == "stage" and name in tasks:
+                progress.update(tasks[name], note=f"{nuclei[name]:,} nuclei · {event.detail['name']}")
+            elif event.kind == "finished":
+                if name in tasks:
+                    progress.remove_task(tasks.pop(name))
+                progress.advance(cohort)
+                progress.console.print(escape(outcome_line(event)))
+
+        yield listen
+
+
+def outcome_line(event: Event) -> str:
+    """What became of a slide, in one line."""
+    record = event.detail["record"]
+    if record["status"] == "failed":
+        return f"{event.slide}: FAILED: {record['error']['message']}"
+    grade = record["grade"]
+    low, high = grade["interval"]
+    text = (
+        f"{event.slide}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², "
+        f"{grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {low:.0%}–{high:.0%})"
+    )
+    if record["status"] == "partial":
+        text += f", PARTIAL: {record['lost']['area_mm2']:.3f} mm² lost"
+    return text

@@ -1,0 +1,22 @@
+"""``wsiseg report``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def command(results: Path) -> int:
+    """Write cohort.csv, cohort.parquet and report.html of the RESULTS folder again, over all its slides."""
+    from wsiseg.errors import UsageError
+    from wsiseg.pipeline import write_reports
+    from wsiseg.store import output_lock, read_records
+
+    if not read_records(results):
+        raise UsageError(f"{results} has no finished slides. Expected the output folder of `wsiseg segment`.")
+    with output_lock(results):
+        click.echo(write_reports(results))
+    return 0

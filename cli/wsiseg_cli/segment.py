@@ -1,0 +1,112 @@
+"""``wsiseg segment``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from wsiseg_cli import options
+
+
+class Roi(click.ParamType):
+    name = "X,Y,W,H"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float, float]:
+        try:
+            x, y, width, height = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"got {value!r}; expected four numbers X,Y,W,H in level-0 pixels", param, ctx)
+        if width <= 0 or height <= 0:
+            self.fail(f"got {value!r}; width and height must be positive", param, ctx)
+        return x, y, width, height
+
+
+@click.command("segment")
+@options.slides_argument
+@options.output_option("Folder for the results; a run with the same settings goes on where it stopped.")
+@click.option("-m", "--model", default=None, metavar="NAME|FILE", help="A model of `wsiseg models`, or a weights file.")
+@options.mpp_options
+@click.option("--roi", type=Roi(), help="Only this rectangle, in level-0 pixels.")
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Only inside these GeoJSON polygons (level-0 pixels).",
+)
+@click.option("--all", "everywhere", is_flag=True, help="Do not look for tissue: segment the whole slide.")
+@click.option(
+    "--tile", default=2048, show_default=True, type=click.IntRange(min=64),
+    help="Side of a tile in pixels at the model's resolution. Results do not depend on it; memory does.",
+)  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network; auto: bfloat16 where the processor has it.",
+)
+@click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
+@options.cluster_options
+@options.json_option
+def command(
+    slides: tuple[str, ...],
+    out: Path,
+    model: str | None,
+    mpp: float | None,
+    mpp_csv: Path | None,
+    roi: tuple[float, float, float, float] | None,
+    mask: Path | None,
+    everywhere: bool,
+    tile: int,
+    precision: str,
+    retry_partial: bool,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    memory_limit: str,
+    dashboard_address: str,
+    performance_report: Path | None,
+    as_json: bool,
+) -> int:
+    """Segment the nuclei of slides, stitch them, grade each slide and write a report.
+
+    SLIDE is a file, a folder (searched for slides) or a glob pattern. Results of a slide are in OUTPUT/<slide>/:
+    nuclei.parquet (GeoParquet, level-0 pixels), maps.zarr (labels, tissue, lost area), thumbnail.png and
+    slide.json; of all of them in OUTPUT/report.html and cohort.csv. A stopped or killed run goes on where it
+    was when the same command is given again; a finished one computes nothing.
+
+    \b
+    wsiseg segment slides/*.svs -o results
+    wsiseg segment old.svs -o results --mpp 0.25       metadata without microns per pixel
+    wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
+    wsiseg segment slides -o results --scheduler tcp://head:8786
+    """
+    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.models.registry import DEFAULT_MODEL
+    from wsiseg.pipeline import SegmentOptions, segment_slides
+    from wsiseg.segment import ModelChoice
+    from wsiseg.inputs import find_slides
+    from wsiseg_cli.progress import watch
+
+    cluster = ClusterOptions(
+        scheduler, workers, device, dashboard_address, memory_limit, performance_report
+    )
+    paths = find_slides(slides)
+    with open_executor(cluster) as executor, watch(len(paths), executor.dashboard, quiet=as_json) as on_event:
+        choice = ModelChoice(model or DEFAULT_MODEL, executor.device, precision, executor.torch_threads)
+        settings = SegmentOptions(
+            choice, tile, mpp, mpp_csv, roi, mask, tissue_only=not everywhere, retry_partial=retry_partial
+        )
+        try:
+            result = segment_slides(paths, out, settings, executor, on_event)
+        except (KeyboardInterrupt, SystemExit):
+            click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {options.resume_command()}", err=True)
+            raise
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+    else:
+        click.echo(result.summary())
+    return result.exit_code

@@ -1,0 +1,95 @@
+"""A results folder's nuclei for other tools, and pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import SlideError, UsageError
+from wsiseg.formats.geojson import export_geojson
+from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.formats.quip import QuipSlide, export_quip
+from wsiseg.geometry import Box
+from wsiseg.report.overlay import save_overlay
+from wsiseg.slide import open_slide
+from wsiseg.store import RECORD_NAME, read_json
+
+
+def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, record) of one slide's results, or of every slide in a results folder that has nuclei.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    folders = [run] if (run / RECORD_NAME).exists() else sorted(path.parent for path in run.glob(f"*/{RECORD_NAME}"))
+    records = [(folder, read_json(folder / RECORD_NAME)) for folder in folders]
+    usable = [(folder, record) for folder, record in records if record and record.get("status") != "failed"]
+    if not usable:
+        raise UsageError(f"{run} holds no segmented slide. Expected the output of `wsiseg segment`.")
+    return usable
+
+
+def export_run(run: Path, target: str, out: Path | None, split: int | None = None) -> Iterator[Path]:
+    """Write every slide's nuclei as ``target`` ("geojson", "geojson.gz" or "quip-csv"); yields what was written.
+
+    Parameters
+    ----------
+    run : Path
+        A results folder or one slide's folder in it.
+    out : Path or None
+        Where to; None: each slide's own folder.
+    split : int or None
+        Most nuclei in a GeoJSON file.
+    """
+    for folder, record in slide_results(run):
+        slide = record["slide"]
+        destination = out or folder
+        destination.mkdir(parents=True, exist_ok=True)
+        nuclei = folder / "nuclei.parquet"
+        if target == "quip-csv":
+            files = destination / f"{record['id']}_polygon" / slide["name"]
+            export_quip(nuclei, files, QuipSlide(slide["name"], slide["width"], slide["height"], slide["mpp"]))
+            yield files
+        else:
+            x, y = slide["bounds"][:2]
+            yield from export_geojson(
+                nuclei,
+                destination / f"{record['id']}.{target}",
+                gzip=target.endswith(".gz"),
+                bounds_offset=(x, y),
+                identity=slide["fingerprint"],
+                split=split,
+            )
+
+
+def draw_overlay(
+    result: Path, roi: tuple[float, float, float, float], out: Path, *, slide: Path | None = None, zoom: int = 1
+) -> None:
+    """Draw a region of a segmented slide at full resolution with its nuclei, as PNG.
+
+    Parameters
+    ----------
+    result : Path
+        One slide's results folder.
+    roi : (x, y, width, height)
+        In level-0 pixels.
+    slide : Path or None
+        The slide's file; None: where the record says it was.
+    zoom : int
+        Image pixels for each level-0 pixel.
+    """
+    found = slide_results(result)
+    if len(found) != 1:
+        raise UsageError(f"{result} holds {len(found)} slides: give one slide's folder in it")
+    folder, record = found[0]
+    path = slide or Path(record["slide"]["path"])
+    if not path.exists():
+        raise SlideError(f"the slide is no longer at {path}: say where it is with --slide")
+    x, y, width, height = roi
+    box = Box(x, y, x + width, y + height)
+    with_mpp = open_slide(path, mpp=record["slide"]["mpp"])
+    save_overlay(with_mpp, read_nuclei(folder / "nuclei.parquet", box), box, out, zoom=zoom)
+    with_mpp.close()

@@ -1,0 +1,272 @@
+"""Slides in, a results folder out: the order of the stages, what is resumed, what happens when something fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied, WsisegError
+from wsiseg.finish import (
+    failure_record,
+    judge,
+    judge_jobs,
+    label_jobs,
+    publish_slide,
+    stitch_slide,
+    write_label_pyramid,
+    write_labels,
+)
+from wsiseg.report.cohort import write_cohort
+from wsiseg.report.html import write_report
+from wsiseg.schedule import Executor, Stage, Steps, run_stages
+from wsiseg.segment import (
+    BatchJob,
+    BatchSummary,
+    ModelChoice,
+    PlanJob,
+    SlidePlan,
+    SlideRequest,
+    covering_parts,
+    fail_batch,
+    part_summary,
+    plan_or_reuse,
+    segment_batch,
+)
+from wsiseg.store import (
+    RECORD_NAME,
+    SlideFolder,
+    WorkFolder,
+    assign_ids,
+    environment_faults,
+    output_lock,
+    read_records,
+    write_json,
+)
+
+_ATTEMPTS_ALONE = 2
+"""How often a tile that was being computed when its worker died is tried by itself before it is given up."""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What decides a run's results, and which finished ones it may reuse.
+
+    Attributes
+    ----------
+    choice : ModelChoice
+        The segmenter, and what it runs on.
+    tile : int
+        Side of a tile's core in pixels at the model's mpp.
+    mpp : float or None
+        Microns per pixel of every slide, instead of what its metadata say.
+    mpp_table : Path or None
+        CSV with columns ``slide`` and ``mpp``, for single slides.
+    roi : (x, y, width, height) or None
+        In level-0 pixels.
+    mask : Path or None
+        GeoJSON polygons in level-0 pixels.
+    tissue_only : bool
+        False segments the whole slide, tissue or not.
+    retry_partial : bool
+        Compute slides again of which some area was lost.
+    """
+
+    choice: ModelChoice
+    tile: int = 2048
+    mpp: float | None = None
+    mpp_table: Path | None = None
+    roi: tuple[float, float, float, float] | None = None
+    mask: Path | None = None
+    tissue_only: bool = True
+    retry_partial: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a watcher may want to show.
+
+    ``kind``: ``planned`` (``total`` tiles), ``tiles`` (``done`` tiles with ``nuclei`` more; ``computed`` now or
+    by an earlier run), ``stage`` (``name``), ``unchanged``, ``finished`` (``record``).
+    """
+
+    kind: str
+    slide: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """What became of each slide of one call, in the order given."""
+
+    out: Path
+    report: Path
+    records: tuple[dict[str, Any], ...]
+    tiles_computed: int
+    seconds: float
+
+    def count(self, status: str) -> int:
+        return sum(record["status"] == status for record in self.records)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all complete, 3 some failed or partial, 4 all failed."""
+        if self.records and self.count("failed") == len(self.records):
+            return 4
+        return 0 if self.count("complete") == len(self.records) else 3
+
+
+def segment_slides(
+    paths: Sequence[Path],
+    out: Path,
+    options: SegmentOptions,
+    executor: Executor,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> CohortResult:
+    """Segment, stitch, grade and report slides into ``out``; goes on where an earlier call was stopped.
+
+    A slide that fails is recorded and leaves the others alone.
+
+    Raises
+    ------
+    UsageError
+        If a request makes no sense whatever the slide (tile size, mask file, model).
+    EnvironmentFault
+        If the disk or the cluster gives out; the same call goes on from there.
+    """
+    if not paths:
+        raise UsageError("no slides given")
+    started = time.perf_counter()
+    computed = 0
+
+    def count(event: Event) -> None:
+        nonlocal computed
+        if event.kind == "tiles" and event.detail["computed"]:
+            computed += event.detail["done"]
+        on_event(event)
+
+    with output_lock(out):
+        ids = assign_ids(paths, out)
+        steps = (_slide_steps(path, SlideFolder(out, ids[path]), options, count) for path in ids)
+        ended = dict(run_stages(executor, steps))
+        records = tuple(ended[i] for i in sorted(ended))
+        report = write_reports(out, records)
+    return CohortResult(out, report, records, computed, time.perf_counter() - started)
+
+
+def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
+    """Cohort tables and ``report.html`` over every slide in ``out``, and over ``records`` that left no folder."""
+    merged = {record["id"]: record for record in read_records(out)}
+    merged.update({record["id"]: dict(record) for record in records})
+    ordered = [merged[name] for name in sorted(merged)]
+    write_cohort(out, ordered)
+    return write_report(out, ordered)
+
+
+def _slide_steps(
+    path: Path, folder: SlideFolder, options: SegmentOptions, on_event: Callable[[Event], None]
+) -> Steps:
+    """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
+    try:
+        record = yield from _segment_slide(path, folder, options, on_event)
+    except (EnvironmentFault, UsageError):
+        raise
+    except WsisegError as error:
+        record = _failed(path, folder, error)
+    except Exception as error:  # a fault of ours in one slide must not cost the others
+        record = _failed(path, folder, error)
+    on_event(Event("finished", folder.id, {"record": record}))
+    return record
+
+
+def _segment_slide(
+    path: Path, folder: SlideFolder, options: SegmentOptions, on_event: Callable[[Event], None]
+) -> Steps:
+    def stage(name: str, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Stage:
+        on_event(Event("stage", folder.id, {"name": name}))
+        return Stage(name, function, arguments)
+
+    job = PlanJob(folder, _request(path, options), options.retry_partial)
+    (planned,) = yield stage("plan-slide", plan_or_reuse, [job])
+    if planned.unchanged is not None:
+        on_event(Event("unchanged", folder.id))
+        return planned.unchanged
+    work = folder.in_progress(planned.key)
+    plan = planned.plan
+    on_event(Event("planned", folder.id, {"total": len(plan.tiles)}))
+
+    missing, resumed = _missing_batches(work, plan, job.request.choice)
+    for summary in resumed:
+        on_event(_progress(folder, summary, computed=False))
+    yield Stage(
+        "segment-batch",
+        segment_batch,
+        missing,
+        on_result=lambda _, summary: on_event(_progress(folder, summary, computed=True)),
+        retry=_retry_batch,
+    )
+    yield stage("stitch-slide", stitch_slide, [work])
+    yield stage("label-map", write_labels, label_jobs(work))
+    yield stage("label-pyramid", write_label_pyramid, [work])
+    yield stage("grade-patches", judge, judge_jobs(work))
+    (record,) = yield stage("publish-slide", publish_slide, [(folder, work)])
+    return record
+
+
+def _request(path: Path, options: SegmentOptions) -> SlideRequest:
+    return SlideRequest(
+        path=str(path),
+        mpp=options.mpp,
+        mpp_table=str(options.mpp_table) if options.mpp_table else None,
+        choice=options.choice,
+        tile=options.tile,
+        roi=options.roi,
+        mask=str(options.mask) if options.mask else None,
+        tissue_only=options.tissue_only,
+    )
+
+
+def _missing_batches(
+    work: WorkFolder, plan: SlidePlan, choice: ModelChoice
+) -> tuple[list[BatchJob], list[BatchSummary]]:
+    """What is still to compute, and the summaries of what an earlier run has committed."""
+    missing: list[BatchJob] = []
+    summaries: list[BatchSummary] = []
+    for tiles in plan.batches:
+        parts = covering_parts(work, tiles)
+        summaries += [part_summary(work, part) for part in parts]
+        done = {tile for part in parts for tile in part}
+        if not done:
+            missing.append(BatchJob(str(work.path), tiles, choice))
+        else:  # the batch was being tried tile by tile
+            missing += [BatchJob(str(work.path), (tile,), choice) for tile in tiles if tile not in done]
+    return missing, summaries
+
+
+def _retry_batch(job: BatchJob, error: BaseException) -> Sequence[BatchJob] | None:
+    """A batch whose worker died is tried tile by tile; a tile that keeps killing its worker is given up."""
+    if not isinstance(error, WorkerDied):
+        return None
+    if len(job.tiles) > 1:
+        return [replace(job, tiles=(tile,)) for tile in job.tiles]
+    if job.attempt < _ATTEMPTS_ALONE:
+        return [replace(job, attempt=job.attempt + 1)]
+    fail_batch(job, "its worker process died every time")
+    return []
+
+
+def _progress(folder: SlideFolder, summary: BatchSummary, *, computed: bool) -> Event:
+    detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
+    return Event("tiles", folder.id, detail)
+
+
+def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:
+    """Record a failure; a result of an earlier run stays where it is."""
+    record = failure_record(path, folder.id, error)
+    if folder.record() is None or folder.record()["status"] == "failed":
+        with environment_faults(folder.final):
+            folder.final.mkdir(parents=True, exist_ok=True)
+        write_json(folder.final / RECORD_NAME, record)
+    return record
