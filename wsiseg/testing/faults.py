@@ -45,7 +45,7 @@ def corrupt_tile(path: str | Path, index: int, level: int = 0) -> None:
 
 def drop_tile(path: str | Path, index: int, level: int = 0) -> None:
     """Let a stored tile have no bytes, in place: offset and length 0, as scanners leave tiles they never saw."""
-    with tifffile.TiffFile(path, mode="r+b") as tiff:
+    with tifffile.TiffFile(path, mode="r+") as tiff:
         page = _level_page(tiff, level)
         for code in (_TILE_OFFSETS, _TILE_BYTE_COUNTS):
             values = [int(value) for value in _as_tuple(page.tags[code].value)]
@@ -55,7 +55,7 @@ def drop_tile(path: str | Path, index: int, level: int = 0) -> None:
 
 def strip_mpp(path: str | Path) -> None:
     """Remove ``MPP`` from every page's description, in place, as de-identification tools do."""
-    with tifffile.TiffFile(path, mode="r+b") as tiff:
+    with tifffile.TiffFile(path, mode="r+") as tiff:
         for page in tiff.pages:
             tag = page.tags.get(270) if isinstance(page, tifffile.TiffPage) else None
             if tag is not None and "MPP" in tag.value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +159,7 @@ def write_svs(
     _check(width, height, levels, tile)
     store = _Format(tile, codec, quality, subsampling)
     extra = _description(mpp, app_mag, properties)
-    steps = [b // a for a, b in zip(levels, levels[1:], strict=False)] + [1]
+    steps = [b // a for a, b in pairwise(levels)] + [1]
     target = Path(path)
     with tifffile.TiffWriter(target, bigtiff=width * height > _BIGTIFF_FROM) as writer:
         level = _Level(width, height, tile, [], [])
@@ -167,7 +168,7 @@ def write_svs(
         overview = _overview(level)
         if associated:
             _write_thumbnail(writer, overview, text, extra)
-        for step, following in zip(steps, steps[1:], strict=False):
+        for step, following in pairwise(steps):
             below, level = (
                 level,
                 _Level(level.width // step, level.height // step, tile, [], []),
@@ -184,7 +185,7 @@ def _check(width: int, height: int, levels: tuple[int, ...], tile: int) -> None:
         raise ValueError(f"tile side {tile}: expected a positive multiple of 16")
     if levels[:1] != (1,):
         raise ValueError(f"levels {levels}: expected the first to be 1")
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in pairwise(levels):
         if b <= a or b % a or tile % (b // a):
             raise ValueError(f"levels {levels}: {b} after {a} does not divide tiles of {tile} pixels")
     if min(width, height) // levels[-1] < 1:
@@ -300,9 +301,7 @@ def _description(mpp: float | None, app_mag: float | None, properties: Mapping[s
     return "".join(f"|{name} = {value}" for name, value in pairs.items())
 
 
-def _write_image(
-    writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str
-) -> None:
+def _write_image(writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str) -> None:
     """One associated image; readers tell them apart by subfile type and by the description's second line."""
     options: dict[str, Any] = {"compressionargs": {"level": 80}} if compression == "jpeg" else {}
     writer.write(
