@@ -178,8 +178,9 @@ def stitch(
         nuclei = read_part(part)
         tally.decisions(nuclei, keep)
         kept = nuclei.take(keep)
-        tally.result(kept)
-        order, starts = _file_order(kept, grid, scale)
+        centroids = scale.from_level0(kept.centroids())
+        tally.result(kept, centroids)
+        order, starts = _file_order(kept.columns["tile"], centroids, grid)
         for rows in np.split(order, starts):
             if len(rows) == 0:
                 continue
@@ -333,21 +334,19 @@ def _common_area(a, b):  # type: ignore[no-untyped-def]
             if low < ring[v, 1] < high:
                 levels.append(ring[v, 1])
     for i in range(len(a)):
-        p, q = a[i - 1], a[i]
-        p_left, p_right = min(p[0], q[0]), max(p[0], q[0])
-        p_low, p_high = min(p[1], q[1]), max(p[1], q[1])
-        if p_high <= low or p_low >= high:
+        px, py, qx, qy = a[i - 1, 0], a[i - 1, 1], a[i, 0], a[i, 1]
+        if max(py, qy) <= low or min(py, qy) >= high:
             continue
         for j in range(len(b)):
-            r, s = b[j - 1], b[j]
-            if max(r[1], s[1]) < p_low or min(r[1], s[1]) > p_high:
+            rx, ry, sx, sy = b[j - 1, 0], b[j - 1, 1], b[j, 0], b[j, 1]
+            if max(ry, sy) < min(py, qy) or min(ry, sy) > max(py, qy):
                 continue
-            if max(r[0], s[0]) < p_left or min(r[0], s[0]) > p_right:
+            if max(rx, sx) < min(px, qx) or min(rx, sx) > max(px, qx):
                 continue
-            denominator = (q[0] - p[0]) * (s[1] - r[1]) - (q[1] - p[1]) * (s[0] - r[0])
+            denominator = (qx - px) * (sy - ry) - (qy - py) * (sx - rx)
             if denominator != 0.0:
-                t = ((r[0] - p[0]) * (s[1] - r[1]) - (r[1] - p[1]) * (s[0] - r[0])) / denominator
-                y = p[1] + t * (q[1] - p[1])
+                t = ((rx - px) * (sy - ry) - (ry - py) * (sx - rx)) / denominator
+                y = py + t * (qy - py)
                 if 0.0 < t < 1.0 and low < y < high:
                     levels.append(y)
     cuts = np.sort(np.array(levels))
@@ -367,9 +366,9 @@ def _crossings(ring, y, across):  # type: ignore[no-untyped-def]
     """Fill ``across`` with the sorted x at which ``ring`` crosses the height ``y``; gives their number."""
     count = 0
     for v in range(len(ring)):
-        p, q = ring[v - 1], ring[v]
-        if (p[1] <= y) != (q[1] <= y):
-            x = p[0] + (y - p[1]) / (q[1] - p[1]) * (q[0] - p[0])
+        px, py, qx, qy = ring[v - 1, 0], ring[v - 1, 1], ring[v, 0], ring[v, 1]
+        if (py <= y) != (qy <= y):
+            x = px + (y - py) / (qy - py) * (qx - px)
             at = count
             while at > 0 and across[at - 1] > x:
                 across[at] = across[at - 1]
@@ -484,11 +483,11 @@ def _check_part(nuclei: Nuclei, part: int, part_tiles: Sequence[tuple[int, int]]
 # ---- file order
 
 
-def _file_order(nuclei: Nuclei, grid: TileGrid, scale: Scale) -> tuple[IntArray, IntArray]:
+def _file_order(tile: npt.NDArray[np.generic], centroids: FloatArray, grid: TileGrid) -> tuple[IntArray, IntArray]:
     """Indices that sort nuclei by tile and Hilbert curve, and where each tile but the first starts."""
-    tile = nuclei.columns["tile"].astype(np.int64)
+    tile = tile.astype(np.int64)
     corner = np.stack([tile % grid.columns, tile // grid.columns], axis=1) * grid.tile
-    place = (scale.from_level0(nuclei.centroids()) - corner) / grid.tile
+    place = (centroids - corner) / grid.tile
     cells = np.clip(place * 2**_HILBERT_BITS, 0, 2**_HILBERT_BITS - 1).astype(np.int64)
     order = np.lexsort((_hilbert(cells), tile))
     return order, np.flatnonzero(np.diff(tile[order])) + 1
@@ -535,14 +534,15 @@ class _Tally:
         self.duplicates += int((owned & ~keep).sum())
         self.adopted += int((keep & ~owned).sum())
 
-    def result(self, kept: Nuclei) -> None:
-        distance = self.grid.seam_distance(self.scale.from_level0(kept.centroids()))
+    def result(self, kept: Nuclei, centroids: FloatArray) -> None:
+        distance = self.grid.seam_distance(centroids)
         self.counts += [(distance < self.band_px).sum(), (distance < 3 * self.band_px).sum()]
         for tile in np.unique(kept.columns["tile"]):
             self.areas += [_area_near_seams(self.grid, int(tile), k * self.band_px) for k in (1, 3)]
         _count_edges(
-            self.scale.from_level0(kept.vertices),
+            kept.vertices,
             kept.offsets,
+            self.scale.downsample,
             (self.grid.tile, self.grid.columns, self.grid.rows),
             self.touching,
             self.straight,
@@ -577,7 +577,7 @@ def _area_near_seams(grid: TileGrid, tile: int, distance: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_edges(vertices, offsets, grid, touching, straight):  # type: ignore[no-untyped-def]
+def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # type: ignore[no-untyped-def]
     """Count nuclei that touch a seam (0) or a control line (1), and those with a straight edge on it.
 
     Control lines are parallel to the seams at a quarter, half and three quarters of the way.
@@ -585,14 +585,13 @@ def _count_edges(vertices, offsets, grid, touching, straight):  # type: ignore[n
     tile, columns, rows = grid
     near = 1e-3
     for n in range(len(offsets) - 1):
-        ring = vertices[offsets[n] : offsets[n + 1]]
-        doubled = 0.0
-        for v in range(len(ring)):
-            p, q = ring[v - 1] - ring[0], ring[v] - ring[0]
-            doubled += p[0] * q[1] - q[0] * p[1]
-        enough = 0.5 * np.sqrt(abs(doubled) * 2 / np.pi)
+        first, last = offsets[n], offsets[n + 1]
+        enough = -1.0
         for axis in range(2):
-            low, high = ring[:, axis].min() - near, ring[:, axis].max() + near
+            low, high = np.inf, -np.inf
+            for v in range(first, last):
+                low, high = min(low, vertices[v, axis]), max(high, vertices[v, axis])
+            low, high = low / downsample - near, high / downsample + near
             count = columns if axis == 0 else rows
             for quarter in range(4):
                 shift = quarter * tile // 4
@@ -600,11 +599,26 @@ def _count_edges(vertices, offsets, grid, touching, straight):  # type: ignore[n
                 line = k * tile + shift
                 if line < low or k < (quarter == 0) or k >= count:
                     continue
-                kind = min(quarter, 1)
-                touching[kind] += 1
-                on_line = 0.0
-                for v in range(len(ring)):
-                    p, q = ring[v - 1], ring[v]
-                    if abs(p[axis] - line) < near and abs(q[axis] - line) < near:
-                        on_line += abs(p[1 - axis] - q[1 - axis])
-                straight[kind] += on_line >= enough
+                if enough < 0:
+                    enough = 0.5 * _diameter(vertices, first, last) / downsample
+                length, before = 0.0, last - 1
+                for v in range(first, last):
+                    p, q = vertices[before, axis] / downsample, vertices[v, axis] / downsample
+                    if abs(p - line) < near and abs(q - line) < near:
+                        length += abs(vertices[before, 1 - axis] - vertices[v, 1 - axis]) / downsample
+                    before = v
+                touching[min(quarter, 1)] += 1
+                straight[min(quarter, 1)] += length >= enough
+
+
+@numba.njit(cache=True, nogil=True)
+def _diameter(vertices, first, last):  # type: ignore[no-untyped-def]
+    """Diameter of the circle with the area of one ring."""
+    doubled, before = 0.0, last - 1
+    x, y = vertices[first]
+    for v in range(first, last):
+        doubled += (vertices[before, 0] - x) * (vertices[v, 1] - y) - (vertices[v, 0] - x) * (
+            vertices[before, 1] - y
+        )
+        before = v
+    return np.sqrt(abs(doubled) * 2 / np.pi)

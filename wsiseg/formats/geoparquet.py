@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from wsiseg.errors import UsageError
+from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.geometry import Box, FloatArray
 from wsiseg.nuclei import Nuclei
 from wsiseg.store import environment_faults, sync_folder
@@ -85,15 +86,19 @@ class NucleiWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> NucleiWriter:
-        with environment_faults(self.path):
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                self._schema,
-                compression="zstd",
-                # Coordinates hardly repeat: dictionaries cost time and space. The minimum of a WKB says nothing.
-                use_dictionary=False,
-                write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
-            )
+        try:
+            with environment_faults(self.path):
+                self._writer = pq.ParquetWriter(
+                    self._temporary,
+                    self._schema,
+                    compression="zstd",
+                    # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
+                    use_dictionary=False,
+                    write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
+                )
+        except BaseException:
+            self._discard()
+            raise
         return self
 
     def write(self, nuclei: Nuclei) -> None:
@@ -116,8 +121,8 @@ class NucleiWriter:
         with environment_faults(self.path):
             self._writer.write_table(table, row_group_size=len(nuclei))
         self.count += len(nuclei)
-        low, high = np.minimum(self._bounds[:2], bounds.min(0)[:2]), np.maximum(self._bounds[2:], bounds.max(0)[2:])
-        self._bounds = np.concatenate([low, high])
+        low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+        self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,11 +141,16 @@ class NucleiWriter:
                     _sync(self._temporary)
                     os.replace(self._temporary, self.path)
                     sync_folder(self.path.parent)
-        except OSError:
+        except (OSError, EnvironmentFault):
             # What went wrong inside the block is the cause; a disk that also refuses to close is not.
             if kind is None:
                 raise
         finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        # A folder that cannot be written cannot be cleaned either, and holds nothing of ours.
+        with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
     def _table(self, nuclei: Nuclei, bounds: FloatArray) -> pa.Table:
