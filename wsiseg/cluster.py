@@ -153,7 +153,7 @@ def resolve_device(device: str) -> str:
 
 def cuda_devices() -> int:
     """Number of visible CUDA devices."""
-    from wsiseg.models.engine import cuda_device_count
+    from wsiseg.models.devices import cuda_device_count
 
     return cuda_device_count()
 

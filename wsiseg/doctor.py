@@ -77,7 +77,7 @@ def _machine() -> Finding:
 
 
 def _device() -> Finding:
-    from wsiseg.models.engine import cuda_device_count
+    from wsiseg.models.devices import cuda_device_count
 
     count = cuda_device_count()
     text = f"{count} CUDA device(s)" if count else "no CUDA device: networks run on the processor"

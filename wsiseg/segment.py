@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import WsisegError
+from wsiseg.formats.tissuefile import load_tissue, save_tissue
 from wsiseg.geometry import Box, Scale, Window
 from wsiseg.grid import TileGrid, round_up
 from wsiseg.measure import MEASUREMENTS, measure
@@ -29,7 +30,7 @@ from wsiseg.nuclei import Nuclei
 from wsiseg.slide import Slide, open_slide
 from wsiseg.stitch import BAND_UM, read_part, read_part_summary, select_candidates, write_part
 from wsiseg.store import SlideFolder, WorkFolder, environment_faults, read_json, result_key, write_json
-from wsiseg.tissue import Tissue, find_tissue, load_tissue, read_mask_geojson, save_tissue
+from wsiseg.tissue import Tissue, find_tissue, read_mask_geojson
 
 _CALIBRATION_WINDOWS = 16
 _CALIBRATION_PX = 512
@@ -367,7 +368,7 @@ def _region(slide: Slide, request: SlideRequest) -> Tissue:
     """Where nuclei are wanted: tissue, inside the region of interest and the mask."""
     tissue = find_tissue(slide)
     if not request.tissue_only:
-        tissue = tissue.everywhere()
+        tissue = replace(tissue, mask=np.ones_like(tissue.mask), core=np.ones_like(tissue.core))
     if request.roi is not None:
         x, y, width, height = request.roi
         tissue = tissue.restrict(Box(x, y, x + width, y + height))

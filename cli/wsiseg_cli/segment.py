@@ -43,10 +43,10 @@ class Roi(click.ParamType):
 )  # fmt: skip
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
+    type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic of the network; auto: bfloat16 where the processor has it.",
+    help="Arithmetic of the network; auto: bf16 where the hardware has it.",
 )
 @click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
 @options.cluster_options

@@ -13,8 +13,18 @@ from wsiseg_cli import options
 @click.command("tile")
 @options.slides_argument
 @options.output_option("Folder for the stores, one <slide>.ome.zarr each.")
-@options.mpp_options
-@click.option("--to-mpp", type=click.FloatRange(min=0, min_open=True), help="Resample to this mpp; default: as it is.")
+@click.option(
+    "--mpp", type=click.FloatRange(min=0, min_open=True),
+    help="Microns per pixel of the store; default: the slide's own, copied pixel for pixel.",
+)  # fmt: skip
+@click.option(
+    "--slide-mpp", type=click.FloatRange(min=0, min_open=True),
+    help="Microns per level-0 pixel of the slides, instead of what their metadata say.",
+)  # fmt: skip
+@click.option(
+    "--mpp-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV with the columns slide,mpp, for slides whose metadata lack it.",
+)  # fmt: skip
 @click.option("--tissue-only/--all", default=False, help="Store only chunks that touch tissue; default: all.")
 @click.option(
     "--codec", type=click.Choice(["zstd", "jpeg"]), default="zstd", show_default=True,
@@ -26,8 +36,8 @@ def command(
     slides: tuple[str, ...],
     out: Path,
     mpp: float | None,
+    slide_mpp: float | None,
     mpp_csv: Path | None,
-    to_mpp: float | None,
     tissue_only: bool,
     codec: str,
     workers: int | None,

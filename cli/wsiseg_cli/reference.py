@@ -1,0 +1,43 @@
+"""``python -m wsiseg_cli.reference``: the command reference (docs/cli.md), made from the commands' own help."""
+
+from __future__ import annotations
+
+import click
+
+from wsiseg_cli.main import cli
+
+_HEADER = """# Command reference
+
+Made from `--help` by `make docs`; a test keeps it in step.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | everything was done |
+| 1 | internal error: please report it |
+| 2 | usage or configuration |
+| 3 | some slides failed or are partial |
+| 4 | all slides failed |
+| 5 | environment: disk, permission, device, cluster |
+| 130, 143 | stopped by Ctrl-C, by SIGTERM |
+"""
+
+
+def reference() -> str:
+    """The text of docs/cli.md."""
+    context = click.Context(cli, info_name="wsiseg", max_content_width=100)
+    parts = [_HEADER, _section(cli, context)]
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        parts.append(_section(command, click.Context(command, context, info_name=name, max_content_width=100)))
+    return "\n".join(parts)
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    return f"## {context.command_path}\n\n```\n{command.get_help(context).rstrip()}\n```\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

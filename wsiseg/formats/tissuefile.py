@@ -1,0 +1,51 @@
+"""A slide's tissue on disk, as the tasks of a run share it: one ``.npz`` without pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from wsiseg.geometry import Box, Scale
+from wsiseg.store import write_bytes
+from wsiseg.tissue import Tissue
+
+_MASKS = ("mask", "core", "artefact")
+
+
+def save_tissue(path: Path, tissue: Tissue) -> None:
+    """Write atomically; :func:`load_tissue` gives an equal value back."""
+    region = tissue.region
+    box = isinstance(region, Box)
+    about = {
+        "downsample": tissue.scale.downsample,
+        "box": [region.x0, region.y0, region.x1, region.y1] if box else None,
+        "artefacts": dict(tissue.artefacts),
+        "shape": list(tissue.mask.shape),
+    }
+    arrays = {name: np.packbits(getattr(tissue, name)) for name in _MASKS}
+    wkb = b"" if box else shapely.to_wkb(region)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+        region=np.frombuffer(wkb, dtype=np.uint8),
+        **arrays,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def load_tissue(path: Path) -> Tissue:
+    """What :func:`save_tissue` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(file["about"].tobytes())
+        shape = tuple(about["shape"])
+        masks = {
+            name: np.unpackbits(file[name], count=shape[0] * shape[1]).astype(bool).reshape(shape) for name in _MASKS
+        }
+        box = about["box"]
+        region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
+    return Tissue(**masks, scale=Scale(about["downsample"]), region=region, artefacts=about["artefacts"])
