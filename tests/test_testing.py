@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,12 +75,12 @@ def test_openslide_takes_it_for_aperio(tmp_path: Path, tile: int) -> None:
         assert slide.properties["openslide.level[0].tile-width"] == str(tile)
 
 
-@pytest.mark.parametrize(("subsampling", "tolerance"), [("444", 1.0), ("422", 1.0), ("420", 1.0)])
-def test_colours_survive_jpeg(tmp_path: Path, subsampling: str, tolerance: float) -> None:
+@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
+def test_colours_survive_jpeg(tmp_path: Path, subsampling: Literal["444", "422", "420"]) -> None:
     image = ramp(600, 500)
-    path = write_svs(tmp_path / "a.svs", image, quality=95, subsampling=subsampling)  # type: ignore[arg-type]
+    path = write_svs(tmp_path / "a.svs", image, quality=95, subsampling=subsampling)
     for pixels in (openslide_pixels(path), tifffile.imread(path)):
-        assert np.abs(pixels.astype(int) - image).mean() < tolerance
+        assert np.abs(pixels.astype(int) - image).mean() < 1.0
 
 
 def test_jpeg2000_is_lossless_in_openslide_and_tifffile(tmp_path: Path) -> None:
@@ -125,7 +126,9 @@ def test_windows_with_one_key_are_rendered_once(tmp_path: Path) -> None:
         return np.full((*window.shape, 3), 10 + window.x // 16, dtype=np.uint8)
 
     size = (16 * 7 + 5, 16 * 5)
-    path = write_svs(tmp_path / "a.svs", source, size, codec="jpeg2000", tile=16, levels=(1, 4), key=lambda w: w.x)
+    path = write_svs(
+        tmp_path / "a.svs", source, size, codec="jpeg2000", tile=16, levels=(1, 4), key=lambda w: w.x
+    )
     assert Counter(w.x for w in calls) == dict.fromkeys(range(0, size[0], 16), 1)
     expected = np.broadcast_to((10 + np.arange(size[0]) // 16)[None, :, None], (size[1], size[0], 3))
     np.testing.assert_array_equal(openslide_pixels(path), expected)
@@ -133,7 +136,9 @@ def test_windows_with_one_key_are_rendered_once(tmp_path: Path) -> None:
 
 
 def test_without_mpp_or_associated_images(tmp_path: Path) -> None:
-    path = write_svs(tmp_path / "ü 😐.svs", ramp(300, 300), mpp=None, associated=False, properties={"User": "x"})
+    path = write_svs(
+        tmp_path / "ü 😐.svs", ramp(300, 300), mpp=None, associated=False, properties={"User": "x"}
+    )
     with openslide.OpenSlide(path) as slide:
         assert "openslide.mpp-x" not in slide.properties
         assert not slide.associated_images
@@ -149,7 +154,7 @@ def test_without_mpp_or_associated_images(tmp_path: Path) -> None:
         ({"levels": (1, 4, 16, 64, 256, 1024)}, "nothing left"),
     ],
 )
-def test_refuses_what_does_not_go_together(tmp_path: Path, options: dict, message: str) -> None:
+def test_refuses_what_does_not_go_together(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_svs(tmp_path / "a.svs", ramp(300, 300), **{"tile": 256, **options})
 
@@ -260,7 +265,9 @@ def test_seams_layout_puts_nuclei_across_every_line(tmp_path: Path, mpp: float) 
             assert (a < b).sum() >= 3
 
 
-def test_dense_layout_repeats_the_block_with_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_layout_repeats_the_block_with_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slide larger than its block: the truth must follow every copy, and lower levels too."""
     monkeypatch.setattr(synthetic, "_LARGEST_BLOCK", 1024)
     path = tmp_path / "d.svs"
@@ -315,7 +322,9 @@ print(len(truth), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 @pytest.mark.slow
 def test_large_slide_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.svs"
-    done = subprocess.run([sys.executable, "-c", _LARGE, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _LARGE, str(path)], capture_output=True, text=True, check=True
+    )
     count, megabytes = map(int, done.stdout.split())
     assert count > 15_000
     assert megabytes < 1500

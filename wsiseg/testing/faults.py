@@ -44,7 +44,7 @@ def corrupt_tile(path: str | Path, index: int, level: int = 0) -> None:
 
 
 def drop_tile(path: str | Path, index: int, level: int = 0) -> None:
-    """Let a stored tile have no bytes, in place: offset and length 0, as scanners leave tiles they never saw."""
+    """Let a stored tile have offset and length 0, in place, as scanners leave tiles they never saw."""
     with tifffile.TiffFile(path, mode="r+") as tiff:
         page = _level_page(tiff, level)
         for code in (_TILE_OFFSETS, _TILE_BYTE_COUNTS):

@@ -162,7 +162,9 @@ def _lay_ground(rng: np.random.Generator, period: int, mpp: float, layout: Layou
     # Thick bundles, thin fibres inside them that follow a different bend, and clefts that end somewhere.
     thin = np.sin(2.6 * phase + 1.3 * broken) * _ramp(broken, -1.5, 1.0)
     bundles = 0.5 + 0.36 * np.sin(phase + 0.5 * broken) + 0.16 * thin
-    cleft = _ramp(-bundles + 0.16 * loose + 0.13 * broken, -0.12, 0.02) * _ramp(loose + 0.6 * broken, -0.6, 0.5)
+    cleft = _ramp(-bundles + 0.16 * loose + 0.13 * broken, -0.12, 0.02) * _ramp(
+        loose + 0.6 * broken, -0.6, 0.5
+    )
     cleft = cleft * (1 - epithelium)
     lumen = _ramp(noise(rng, coarse, 120 / unit) + 0.1 * noise(rng, coarse, 16 / unit), 1.75, 1.85)
     space = np.maximum(cleft, lumen * (0.0 if layout == "dense" else 1.0)).astype(np.float32)
@@ -172,7 +174,7 @@ def _lay_ground(rng: np.random.Generator, period: int, mpp: float, layout: Layou
 def _sow(
     rng: np.random.Generator, ground: _Ground, period: int, mpp: float, layout: Layout, seam_px: int
 ) -> nuc.Seeds:
-    """Seeds of all nuclei: those on the seams first, then what the ground asks for, as far as there is room."""
+    """Seeds of all nuclei: those on the seams, then what the ground asks for, as far as there is room."""
     count = max(8, round(_CANDIDATES_PER_MM2 * (period * mpp / 1000) ** 2))
     xy = rng.uniform(0, period, (count, 2))
     column, row = (xy / _COARSE).astype(np.int64).T
@@ -251,7 +253,8 @@ def _stain_ground(
         ((0.09 * stroma + 0.08 * epithelium) * substance, fine),
     )
     haematoxylin = _textured(
-        (0.05 * stroma + 0.30 * epithelium + 0.16 * ground.infiltrate - 0.12 * border + 0.03 * slow) * substance,
+        (0.05 * stroma + 0.30 * epithelium + 0.16 * ground.infiltrate - 0.12 * border + 0.03 * slow)
+        * substance,
         ((0.02 * stroma + 0.07 * epithelium) * substance, medium),
         (0.08 * epithelium * substance, fine),
     )
@@ -310,7 +313,9 @@ def _stain_nuclei(
 def _colour(haematoxylin: Field, eosin: Field, mpp: float) -> npt.NDArray[np.uint8]:
     """Beer–Lambert: 8-bit RGB of the stain amounts, seen through slightly blurring optics."""
     sigma = _BLUR_UM / mpp
-    amounts = [ndimage.gaussian_filter(stain, sigma, mode="wrap", truncate=3.0) for stain in (haematoxylin, eosin)]
+    amounts = [
+        ndimage.gaussian_filter(stain, sigma, mode="wrap", truncate=3.0) for stain in (haematoxylin, eosin)
+    ]
     image = np.empty((*haematoxylin.shape, 3), dtype=np.uint8)
     for channel in range(3):
         light = amounts[0] * np.float32(-HAEMATOXYLIN[channel])

@@ -66,7 +66,7 @@ def draw_seeds(
     flow: FloatArray,
     mpp: float,
 ) -> Seeds:
-    """Seeds at ``xy``, shape (N, 2), with the shape of their ``kind``; spindles lie along ``flow`` (radians)."""
+    """Seeds at ``xy``, shape (N, 2), shaped after their ``kind``; spindles lie along ``flow`` (radians)."""
     n = len(xy)
     low, high = (np.array([k.radius_um[i] for k in KINDS])[kind] for i in (0, 1))
     thin, long = (np.array([k.elongation[i] for k in KINDS])[kind] for i in (0, 1))
@@ -85,7 +85,7 @@ def draw_seeds(
 
 
 def settle(seeds: Seeds, fixed: int, period: int) -> Seeds:
-    """Those seeds, in order, that keep their clearance to all kept before; the first ``fixed`` are always kept."""
+    """The first ``fixed`` seeds, and each further one that keeps its clearance to all kept before it."""
     reach = int(np.ceil(seeds.radius.max() * 2 * _FREE * 1.25)) if len(seeds.x) else 1
     kept = _settle(seeds.x, seeds.y, seeds.radius, seeds.clearance, fixed, period, reach)
     return seeds.take(np.flatnonzero(kept))

@@ -104,8 +104,8 @@ def write_svs(
     """Write a pyramidal SVS that OpenSlide takes for one of Aperio's.
 
     Level 0 is streamed in rows of tiles; a level is the mean of the pixels of the level before (before they
-    are coded), and its size is rounded down, as Aperio's are. What stays in memory is the first reduction of the
-    tiles that differ from each other: 1/16 of level 0 where all do.
+    are coded), and its size is rounded down, as Aperio's are. What stays in memory is the first reduction of
+    the tiles that differ from each other: 1/16 of level 0 where all do.
 
     Parameters
     ----------
@@ -135,8 +135,8 @@ def write_svs(
     associated : bool
         Whether to add thumbnail, label and macro images.
     key : function, optional
-        Windows of the same size with the same key have the same pixels: they are rendered and coded once. None
-        as a key makes no such promise.
+        Windows of the same size with the same key have the same pixels: they are rendered and coded once.
+        None as a key makes no such promise.
 
     Returns
     -------
@@ -301,7 +301,9 @@ def _description(mpp: float | None, app_mag: float | None, properties: Mapping[s
     return "".join(f"|{name} = {value}" for name, value in pairs.items())
 
 
-def _write_image(writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str) -> None:
+def _write_image(
+    writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str
+) -> None:
     """One associated image; readers tell them apart by subfile type and by the description's second line."""
     options: dict[str, Any] = {"compressionargs": {"level": 80}} if compression == "jpeg" else {}
     writer.write(

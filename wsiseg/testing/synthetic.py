@@ -63,7 +63,7 @@ class Truth:
 
     @property
     def nuclei(self) -> Nuclei:
-        """All nuclei in level-0 pixels: 0.65 kB each, so prefer `iter_nuclei` or `within` for large slides."""
+        """All nuclei in level-0 pixels, 0.65 kB each: prefer `iter_nuclei` or `within` on large slides."""
         return self.take(np.arange(len(self)))
 
     def take(self, index: npt.NDArray[np.int64]) -> Nuclei:
@@ -229,7 +229,9 @@ class _Scene:
     def _distance_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """The smooth distance to the tissue's edge at points of level 0, interpolated."""
         at = np.stack([y / _MASK_STEP, x / _MASK_STEP])  # samples lie on multiples of the step
-        return np.asarray(ndimage.map_coordinates(self.distance, at, order=1, mode="nearest"), dtype=np.float64)
+        return np.asarray(
+            ndimage.map_coordinates(self.distance, at, order=1, mode="nearest"), dtype=np.float64
+        )
 
     def key(self, window: Window) -> Hashable | None:
         """Names the content of windows that are all glass, or copies of a part of the block."""
@@ -308,7 +310,9 @@ def _tissue_distance(
     return np.asarray(signed * _MASK_STEP, dtype=np.float32)
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], wavelength: float) -> npt.NDArray[np.float32]:
+def _smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int], wavelength: float
+) -> npt.NDArray[np.float32]:
     """A Gaussian random field, mean 0, deviation 1, with waves of about ``wavelength`` samples."""
     side = fft.next_fast_len(int(max(shape) * 1.2))
     spectrum = fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))

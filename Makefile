@@ -1,0 +1,54 @@
+# make demo   installs wsiseg into .venv and runs it on a slide that it draws itself
+# make test   installs what the tests need and runs them; SLOW=0 leaves out those that take minutes
+# make lint   ruff, mypy, import-linter
+# make clean  removes caches and build products; make distclean the environment as well
+
+PYTHON ?= python3
+VENV ?= .venv
+# Processes that run tests side by side.
+JOBS ?= 2
+SLOW ?= 1
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Its own step, and first: left to the resolver, torch brings the newest release with gigabytes of CUDA along.
+TORCH := torch==2.13.0
+
+.PHONY: demo test lint clean distclean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/wsiseg demo -o demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+ifneq ($(SLOW),0)
+	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+endif
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=cli $(BIN)/lint-imports
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else "wsiseg needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable '.[$*]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find wsiseg cli tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
