@@ -157,9 +157,7 @@ def read_multiscale(path: Path) -> Multiscale:
         if "bioformats2raw.layout" in ome:
             first = read_multiscale(path / "0")
             series = sum(is_omezarr(entry) for entry in path.iterdir() if entry.name.isdecimal())
-            return Multiscale(
-                first.group, first.axes, first.paths, first.mpp_x, first.mpp_y, first.own, series
-            )
+            return Multiscale(first.group, first.axes, first.paths, first.mpp_x, first.mpp_y, first.own, series)
         raise SlideError(f"{path.name}: is zarr without 'multiscales' metadata.\n{_EXPECTED}")
     try:
         return _parse(path, ome, attributes.get("wsiseg", {}))

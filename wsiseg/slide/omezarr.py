@@ -1,12 +1,13 @@
 """OME-Zarr as a slide: what ``wsiseg tile`` wrote, and bright-field images that other tools wrote.
 
-A store of our own (:mod:`wsiseg.tiling`) brings its source's microns per pixel with their provenance, its bounds and
-what of the source was damaged. A shard that is not there is background only if the store says so; in a store
+A store of our own (:mod:`wsiseg.tiling`) brings its source's microns per pixel with their provenance, its bounds
+and what of the source was damaged. A shard that is not there is background only if the store says so; in a store
 whose tiling did not finish, or that was copied in part, it is lost and says why.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from wsiseg.errors import ReadError, SlideError
 from wsiseg.geometry import Box, Window
 from wsiseg.slide import mpp as microns
 from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
+from wsiseg.slide.cache import SHARED
 from wsiseg.slide.ngff import Multiscale, is_omezarr, read_multiscale
 from wsiseg.slide.shards import ENVIRONMENT_ERRNOS, ShardedLevel, ShardLayout, layout_of
 
@@ -36,9 +38,9 @@ class LevelSource(Protocol):
     chunk_width: int
     chunk_height: int
 
-    def read(
-        self, window: Window, background: tuple[int, int, int]
-    ) -> tuple[Pixels, tuple[Unread, ...]]: ...
+    def read(self, window: Window, background: tuple[int, int, int]) -> tuple[Pixels, tuple[Unread, ...]]: ...
+
+    def close(self) -> None: ...
 
 
 class OmeZarrReader:
@@ -57,12 +59,22 @@ class OmeZarrReader:
 
     def __init__(self, path: str | Path) -> None:
         image = read_multiscale(Path(path))
-        records = _level_records(image)
-        self._sources = [
-            _open_level(image, name, record) for name, record in zip(image.paths, records, strict=True)
-        ]
-        self._lost = [_lost_windows(record) for record in records]
-        self.description = _describe(image, self._sources, records)
+        try:
+            records = _level_records(image)
+            self._sources = [
+                _open_level(image, name, record) for name, record in zip(image.paths, records, strict=True)
+            ]
+            self._lost = [_lost_windows(record) for record in records]
+            self._description = _describe(image, self._sources, records)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SlideError(
+                f"{image.group.name}: its wsiseg metadata are damaged ({type(error).__name__}: {error}).\n"
+                "Expected: the zarr.json that wsiseg wrote. Copy the whole folder again."
+            ) from error
+
+    @property
+    def description(self) -> Description:
+        return self._description
 
     def read_level(self, level: int, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
         """Pixels of ``window``, uint8 (h, w, 3), and what of it cannot be read or was damaged in the source."""
@@ -75,7 +87,9 @@ class OmeZarrReader:
         raise ReadError(f"OME-Zarr stores hold no associated image {name!r}")
 
     def close(self) -> None:
-        """Nothing stays open between reads."""
+        """Forget what was decoded; no file stays open between reads."""
+        for source in self._sources:
+            source.close()
 
 
 class ZarrLevel:
@@ -110,6 +124,9 @@ class ZarrLevel:
                     unread.append(Unread(chunk, f"a chunk cannot be decoded ({error})"))
         return pixels, tuple(unread)
 
+    def close(self) -> None:
+        """zarr-python keeps no file open."""
+
     def _pixels(self, window: Window) -> Pixels:
         spans = {"y": slice(window.y, window.y1), "x": slice(window.x, window.x1), "c": slice(None)}
         block = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
@@ -128,7 +145,7 @@ def _level_records(image: Multiscale) -> list[dict[str, Any]]:
         return [{} for _ in image.paths]
     if image.own.get("version") != 1:
         raise SlideError(
-            f"{image.group.name}: was written in version {image.own.get('version')} of {SCHEMA}; expected version 1. "
+            f"{image.group.name}: is version {image.own.get('version')} of {SCHEMA}; expected version 1.\n"
             "Use a newer wsiseg."
         )
     records = {record["path"]: record for record in image.own["levels"]}
@@ -139,7 +156,7 @@ def _open_level(image: Multiscale, path: str, record: dict[str, Any]) -> LevelSo
     folder = image.group / path
     layout = layout_of(_json(folder / "zarr.json"))
     if layout is not None and image.axes == ("c", "y", "x"):
-        return ShardedLevel(folder, layout, _absent(layout, record))
+        return ShardedLevel(folder, layout, _absent(layout, record), SHARED)
     import zarr
 
     try:
@@ -197,7 +214,7 @@ def _describe(image: Multiscale, sources: list[LevelSource], records: list[dict[
         )
         for source, record in zip(sources, records, strict=True)
     )
-    if any(a.width < b.width for a, b in zip(levels, levels[1:], strict=False)):
+    if any(a.width < b.width for a, b in itertools.pairwise(levels)):
         raise SlideError(f"{image.group.name}: its levels are not ordered from the largest to the smallest.")
     value, problem = microns.from_metadata(image.mpp_x, image.mpp_y, "ome-zarr")
     own = image.own if image.own.get("schema") == SCHEMA else {}

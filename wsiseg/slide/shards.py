@@ -1,9 +1,9 @@
 """Shards of zarr v3 [1]_, written and read as bytes: one file holds 8 × 8 chunks, and absent chunks cost nothing.
 
 This is the one array layout that wsiseg writes for pixels: uint8 (c, y, x) with three channels, chunks of 512²
-pixels, shards of 4096², a checksum on every chunk. It is plain zarr, which any implementation of version 3 reads; going
-past zarr-python's event loop makes reads a pread and a decode that scale with threads. Arrays in any other layout
-are read by zarr-python (see :mod:`wsiseg.slide.omezarr`).
+pixels, shards of 4096², a checksum on every chunk. It is plain zarr, which any implementation of version 3 reads;
+going past zarr-python's event loop makes reads a pread and a decode that scale with threads. Arrays in any other
+layout are read by zarr-python (see :mod:`wsiseg.slide.omezarr`).
 
 References
 ----------
@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from wsiseg.geometry import Window
 from wsiseg.slide.base import Pixels, Unread
+from wsiseg.slide.cache import TileCache
 
 Codec: TypeAlias = Literal["zstd", "jpeg"]
 CHUNK_PX = 512
@@ -144,7 +145,7 @@ class ShardLayout:
 
 
 def layout_of(metadata: dict[str, Any]) -> ShardLayout | None:
-    """The layout that an array's ``zarr.json`` describes, or None where it is any other than :class:`ShardLayout`."""
+    """The layout that an array's ``zarr.json`` describes, or None where it is not a :class:`ShardLayout`."""
     try:
         sharding = metadata["codecs"][0]["configuration"]
         _, height, width = metadata["shape"]
@@ -154,9 +155,7 @@ def layout_of(metadata: dict[str, Any]) -> ShardLayout | None:
         layout = ShardLayout(width, height, "jpeg" if "imagecodecs_jpeg" in codecs else "zstd", chunk, shard)
         written = layout.metadata()
         # The options of a compressor matter when writing only.
-        for own, other in zip(
-            written["codecs"][0]["configuration"]["codecs"], sharding["codecs"], strict=True
-        ):
+        for own, other in zip(written["codecs"][0]["configuration"]["codecs"], sharding["codecs"], strict=True):
             if own["name"] != other["name"] or (own["name"] == "transpose" and own != other):
                 return None
         written["codecs"][0]["configuration"]["codecs"] = sharding["codecs"]
@@ -233,12 +232,21 @@ class ShardedLevel:
     layout : ShardLayout
     absent : function
         Why the file of shard (row, column) is missing, ``""`` if it is a shard of background.
+    cache : TileCache, optional
+        Keeps decoded chunks, for windows that meet the same chunk at their edges.
     """
 
-    def __init__(self, array: Path, layout: ShardLayout, absent: Callable[[int, int], str]) -> None:
+    def __init__(
+        self,
+        array: Path,
+        layout: ShardLayout,
+        absent: Callable[[int, int], str],
+        cache: TileCache | None = None,
+    ) -> None:
         self.width, self.height = layout.width, layout.height
         self.chunk_width = self.chunk_height = layout.chunk
-        self._array, self._layout, self._absent = array, layout, absent
+        self._array, self._layout, self._absent, self._cache = array, layout, absent, cache
+        self._owner = object()
         self._indices: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
 
     def read(self, window: Window, background: tuple[int, int, int]) -> tuple[Pixels, tuple[Unread, ...]]:
@@ -250,6 +258,11 @@ class ShardedLevel:
             for column in range(window.x // layout.shard, -(-window.x1 // layout.shard)):
                 unread += self._read_shard(row, column, window, pixels, background)
         return pixels, tuple(unread)
+
+    def close(self) -> None:
+        """Forget the decoded chunks."""
+        if self._cache is not None:
+            self._cache.discard(self._owner)
 
     def _read_shard(
         self, row: int, column: int, window: Window, pixels: Pixels, background: tuple[int, int, int]
@@ -294,7 +307,7 @@ class ShardedLevel:
                 part = window.intersection(place)
                 target = pixels[part.within(window)]
                 try:
-                    chunk = shard.chunk(i, j)
+                    chunk = self._chunk(shard, top + i, left + j)
                 except (OSError, ShardError) as error:
                     unread.append(Unread(place, _damage(error, target, background)))
                     continue
@@ -305,6 +318,16 @@ class ShardedLevel:
                 else:
                     _interleave(chunk, part.y - place.y, part.x - place.x, target)
         return unread
+
+    def _chunk(self, shard: Shard, row: int, column: int) -> npt.NDArray[np.uint8] | None:
+        """Chunk (row, column) of the array, decoded once as long as the cache holds it."""
+        key = (self._owner, row, column)
+        chunk = self._cache.get(key) if self._cache is not None else None
+        if chunk is None:
+            chunk = shard.chunk(row % self._layout.side, column % self._layout.side)
+            if chunk is not None and self._cache is not None:
+                self._cache.put(key, chunk)
+        return chunk
 
 
 def _damage(error: OSError | ShardError, target: Pixels, background: tuple[int, int, int]) -> str:
@@ -323,7 +346,7 @@ def _encode_chunk(layout: ShardLayout, part: Pixels) -> bytes:
     if layout.codec == "zstd":
         planes = np.full((3, size, size), FILL, dtype=np.uint8)
         _separate(part, planes)
-        return _with_checksum(imagecodecs.zstd_encode(planes, level=_ZSTD_LEVEL))
+        return _with_checksum(imagecodecs.zstd_encode(planes.tobytes(), level=_ZSTD_LEVEL))
     # White beyond the edge would ring into the last pixels; what repeats the edge does not.
     bottom, right = size - part.shape[0], size - part.shape[1]
     padded = np.pad(part, ((0, bottom), (0, right), (0, 0)), mode="edge")
@@ -343,8 +366,8 @@ def _decode_chunk(layout: ShardLayout, data: bytes) -> npt.NDArray[np.uint8]:
         raise ShardError(f"a chunk cannot be decoded ({error})") from error
 
 
-def _with_checksum(data: bytes) -> bytes:
-    return data + struct.pack("<I", google_crc32c.value(data))
+def _with_checksum(data: bytes | bytearray) -> bytes:
+    return bytes(data) + struct.pack("<I", google_crc32c.value(data))
 
 
 def _without_checksum(stored: bytes, what: str) -> bytes:
