@@ -1,1 +1,18 @@
 """Slides: one value for every format, pixels at any scale, lazy views that copy nothing."""
+
+from wsiseg.slide.base import Description, Level, Lost, Mpp, Reader, Slide, Unread
+from wsiseg.slide.mpp import MppTable, read_mpp_table
+from wsiseg.slide.open import open_slide
+
+__all__ = [
+    "Description",
+    "Level",
+    "Lost",
+    "Mpp",
+    "MppTable",
+    "Reader",
+    "Slide",
+    "Unread",
+    "open_slide",
+    "read_mpp_table",
+]

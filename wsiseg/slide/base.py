@@ -158,10 +158,18 @@ class Slide:
     agree on it.
     """
 
-    def __init__(self, path: Path, reader: Reader, override: Mpp | None = None) -> None:
+    def __init__(self, path: Path, reader: Reader, override: Mpp | None = None, *, owns: bool = True) -> None:
         self.path = path
         self._reader = reader
         self._override = override
+        self._owns = owns  # the reader of an unpickled slide is shared within the process and stays open
+        self._fingerprint = ""
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __reduce__(self) -> tuple[Callable[[str, Mpp | None], Slide], tuple[str, Mpp | None]]:
         from wsiseg.slide.open import reopen
@@ -220,7 +228,8 @@ class Slide:
         return self.description.associated
 
     def close(self) -> None:
-        self._reader.close()
+        if self._owns:
+            self._reader.close()
 
     def require_mpp(self) -> Mpp:
         """The microns per pixel.
@@ -357,7 +366,11 @@ class Slide:
         """SHA-256 (hex) over the size and sampled content; independent of path and time."""
         from wsiseg.slide.fingerprint import fingerprint
 
-        return fingerprint(self.path)
+        if not self._fingerprint:
+            # OpenSlide's own hash stands for the other files of formats that consist of several.
+            quickhash = self.properties.get("openslide.quickhash-1", "") if self.reader == "openslide" else ""
+            self._fingerprint = fingerprint(self.path, quickhash)
+        return self._fingerprint
 
     def dask(self, level: int = 0) -> dask.array.Array:
         """One level as a lazy array (height, width, 3) of stored tiles; nothing is read or copied yet."""

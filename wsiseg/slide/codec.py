@@ -72,7 +72,9 @@ def decode(data: bytes, stored: TileFormat) -> Pixels:
         else:
             pixels = _plain(data, stored)
     except (RuntimeError, ValueError, struct.error) as error:  # imagecodecs' errors are RuntimeErrors
-        raise TileDamage(f"{NAMES[stored.compression]}: {str(error).splitlines()[0][:120] if str(error) else 'damaged'}") from error
+        raise TileDamage(
+            f"{NAMES[stored.compression]}: {str(error).splitlines()[0][:120] if str(error) else 'damaged'}"
+        ) from error
     if pixels.dtype != np.uint8 or pixels.shape[:2] != (stored.height, stored.width):
         size = f"{pixels.shape[1]}×{pixels.shape[0]}" if pixels.ndim >= 2 else "no"
         raise TileDamage(f"{size} pixels of {pixels.dtype}, not {stored.width}×{stored.height} of uint8")
@@ -112,15 +114,18 @@ def _jpeg2000(data: bytes, stored: TileFormat) -> Pixels:
 
 def _plain(data: bytes, stored: TileFormat) -> Pixels:
     length = stored.width * stored.height * stored.samples
-    if stored.compression == LZW:
-        data = imagecodecs.lzw_decode(data, out=length)
-    elif stored.compression in (DEFLATE, DEFLATE_OLD):
-        data = imagecodecs.zlib_decode(data, out=length)
-    elif stored.compression == ZSTD:
-        data = imagecodecs.zstd_decode(data, out=length)
-    if len(data) < length:
-        raise ValueError(f"{len(data)} bytes of pixels, not {length}")
-    pixels = np.frombuffer(data, dtype=np.uint8, count=length).reshape(stored.height, stored.width, stored.samples)
+    decoders = {
+        LZW: imagecodecs.lzw_decode,
+        DEFLATE: imagecodecs.zlib_decode,
+        DEFLATE_OLD: imagecodecs.zlib_decode,
+        ZSTD: imagecodecs.zstd_decode,
+    }
+    content = data if stored.compression == NONE else decoders[stored.compression](data, out=length)
+    if len(content) < length:
+        raise ValueError(f"{len(content)} bytes of pixels, not {length}")
+    pixels = np.frombuffer(content, dtype=np.uint8, count=length).reshape(
+        stored.height, stored.width, stored.samples
+    )
     return np.cumsum(pixels, axis=1, dtype=np.uint8) if stored.predictor == 2 else pixels
 
 

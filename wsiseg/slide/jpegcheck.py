@@ -192,7 +192,7 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     if components == 1:  # not interleaved: one block a unit, whatever the sampling says
         widest = tallest = 1
     units = (-(-frame[0] // (8 * widest))) * (-(-frame[1] // (8 * tallest)))
-    # The tables of each block of a unit, as offsets into one flat array: unsigned, so that no index can be negative.
+    # The tables of each block of a unit, as offsets into one flat array; unsigned: no index can be negative.
     flat = tables.reshape(-1)
     bases = np.empty((64, 2), dtype=np.uint64)
     blocks = 0
@@ -244,10 +244,7 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
                                 held += 8
                             else:
                                 ended = True
-                if held >= _LOOK:
-                    index = bits >> np.uint64(held - _LOOK)
-                else:
-                    index = bits << np.uint64(_LOOK - held)
+                index = bits >> np.uint64(held - _LOOK) if held >= _LOOK else bits << np.uint64(_LOOK - held)
                 entry = flat[base + (index & np.uint64((1 << _LOOK) - 1))]
                 if entry == 0:
                     entry = _long_code(flat, base, bits, held)
@@ -277,13 +274,13 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _long_code(flat: npt.NDArray[np.int32], base: int, bits: int, held: int) -> int:
+def _long_code(flat: npt.NDArray[np.int32], base: np.uint64, bits: np.uint64, held: np.int64) -> np.int64:
     """The entry of a code that is longer than the lookup; 0 if there is none."""
     for length in range(_LOOK + 1, 17):
         if length > held:
-            return 0
+            return np.int64(0)
         code = np.int64((bits >> np.uint64(held - length)) & np.uint64((1 << length) - 1))
         if code <= flat[base + np.uint64(_MAX + length)]:
             value = flat[base + np.uint64(_VALUES + ((code + flat[base + np.uint64(_OFFSET + length)]) & 255))]
             return np.int64(((length + (value & 15)) << 8) | value)
-    return 0
+    return np.int64(0)

@@ -7,6 +7,7 @@ narrowed down to blocks.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, no
 from wsiseg.slide.mpp import from_metadata
 
 BLOCK = 256  # level pixels: the granularity at which damage is reported
-_LARGEST_READ = 4096  # pixels a side: one call's ARGB buffer stays at 64 MiB
+_CELL = 2048  # pixels a side of one call: its ARGB buffers stay at 16 MiB each
 
 
 class OpenSlideReader:
@@ -34,6 +35,7 @@ class OpenSlideReader:
         self._path = path
         self._local = threading.local()
         self.description = _describe(self._handle())
+        self._exact = [float(value) for value in self._handle().level_downsamples]
 
     def close(self) -> None:
         """Close this thread's handle; those of other threads close with their threads."""
@@ -42,15 +44,17 @@ class OpenSlideReader:
     def read_level(self, level: int, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
         pixels = np.empty((*window.shape, 3), dtype=np.uint8)
         unread: list[Unread] = []
-        for y in range(window.y, window.y1, _LARGEST_READ):
-            for x in range(window.x, window.x1, _LARGEST_READ):
-                part = Window(x, y, _LARGEST_READ, _LARGEST_READ).intersection(window)
-                try:
-                    pixels[part.within(window)] = self._read(level, part)
-                except _Unreadable:
-                    pixels[part.within(window)], found = self._read_blocks(level, part)
-                    unread.extend(found)
-        return pixels, tuple(dict.fromkeys(unread))
+        for part in _cells(window, _CELL, self._size(level)):
+            common = part.intersection(window)
+            # Where OpenSlide's downsample is not a whole number, it interpolates by an amount that depends on the
+            # corner that is asked for. Whole cells of a fixed grid keep a pixel's value independent of the window.
+            asked = common if self._whole(level) else part
+            try:
+                pixels[common.within(window)] = self._read(level, asked)[common.within(asked)]
+            except _Unreadable:
+                pixels[common.within(window)], found = self._read_blocks(level, common)
+                unread.extend(found)
+        return pixels, tuple(unread)
 
     def associated_image(self, name: str) -> Pixels:
         return read_associated(self._path, name)
@@ -59,29 +63,32 @@ class OpenSlideReader:
         """Block by block on the level's own grid, so that any window reports the same blocks."""
         pixels = np.empty((*window.shape, 3), dtype=np.uint8)
         unread = []
-        size = self.description.levels[level]
-        for y in range(window.y // BLOCK * BLOCK, window.y1, BLOCK):
-            for x in range(window.x // BLOCK * BLOCK, window.x1, BLOCK):
-                block = Window(x, y, BLOCK, BLOCK).intersection(Window(0, 0, size.width, size.height))
-                common = block.intersection(window)
-                try:
-                    pixels[common.within(window)] = self._read(level, block)[common.within(block)]
-                except _Unreadable as error:
-                    pixels[common.within(window)] = self.description.background
-                    unread.append(Unread(block, str(error)))
+        for block in _cells(window, BLOCK, self._size(level)):
+            common = block.intersection(window)
+            try:
+                pixels[common.within(window)] = self._read(level, block)[common.within(block)]
+            except _Unreadable as error:
+                pixels[common.within(window)] = self.description.background
+                unread.append(Unread(block, str(error)))
         return pixels, unread
 
     def _read(self, level: int, window: Window) -> Pixels:
-        # OpenSlide takes the corner in level-0 pixels and rounds to the level with its own, unrounded downsample.
+        # OpenSlide takes the corner in level-0 pixels and divides it by its own, unrounded downsample.
         try:
             handle = self._handle()
-            exact = handle.level_downsamples[level]
-            corner = (_level0(window.x, exact), _level0(window.y, exact))
+            exact = self._exact[level]
+            corner = (round(window.x * exact), round(window.y * exact))
             region = handle.read_region(corner, level, (window.width, window.height))
         except (openslide.OpenSlideError, SlideError) as error:
             self._drop()
             raise _Unreadable(str(error)[:120]) from error
         return _opaque(np.asarray(region), self.description.background)
+
+    def _size(self, level: int) -> Window:
+        return Window(0, 0, self.description.levels[level].width, self.description.levels[level].height)
+
+    def _whole(self, level: int) -> bool:
+        return self._exact[level].is_integer()
 
     def _handle(self) -> openslide.OpenSlide:
         handle = getattr(self._local, "handle", None)
@@ -106,7 +113,8 @@ def open_handle(path: Path) -> openslide.OpenSlide:
     except (openslide.OpenSlideError, OSError) as error:
         raise SlideError(
             f"{path}: OpenSlide cannot open it: {str(error)[:200]}.\n"
-            "Expected: an intact whole-slide image. Copy it again and compare its size and checksum with the original's."
+            "Expected: an intact whole-slide image in a compression that OpenSlide supports.\n"
+            "Copy it again and compare its size and checksum with the original's, or convert it."
         ) from error
 
 
@@ -136,12 +144,11 @@ def read_associated(path: Path, name: str) -> Pixels:
         raise ReadError(f"{path.name}: the {name} image cannot be read: {str(error)[:120]}.") from error
 
 
-def _level0(position: int, downsample: float) -> int:
-    """The level-0 coordinate that OpenSlide maps to ``position`` of a level: it divides and truncates."""
-    level0 = int(position * downsample)
-    while int(level0 / downsample) < position:
-        level0 += 1
-    return level0
+def _cells(window: Window, side: int, level: Window) -> Iterator[Window]:
+    """The cells of a grid over the level that ``window`` touches, row by row, clipped to the level."""
+    for y in range(window.y // side * side, window.y1, side):
+        for x in range(window.x // side * side, window.x1, side):
+            yield Window(x, y, side, side).intersection(level)
 
 
 def _describe(handle: openslide.OpenSlide) -> Description:
@@ -196,5 +203,3 @@ def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
     weight = alpha[:, :, None].astype(np.uint16)
     over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
     return ((over + 127) // 255).astype(np.uint8)
-
-

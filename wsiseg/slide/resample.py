@@ -168,7 +168,7 @@ def _filter_columns(
                     red += weight * np.int32(pixels[i, column, 0])
                     green += weight * np.int32(pixels[i, column, 1])
                     blue += weight * np.int32(pixels[i, column, 2])
-            out[i, j, 0] = np.uint8(min(max(red >> shift, 0), 255))
-            out[i, j, 1] = np.uint8(min(max(green >> shift, 0), 255))
-            out[i, j, 2] = np.uint8(min(max(blue >> shift, 0), 255))
+            out[i, j, 0] = min(max(red >> shift, 0), 255)
+            out[i, j, 1] = min(max(green >> shift, 0), 255)
+            out[i, j, 2] = min(max(blue >> shift, 0), 255)
     return out

@@ -1,7 +1,7 @@
 """Tiled TIFF read directly: the stored tiles are located once, then read with pread and decoded without the GIL.
 
-For Aperio SVS and plain pyramids (generic tiled TIFF, OME-TIFF). What other vendors do with TIFF (overlapping tiles,
-several scanned regions) and what has no tiles is left to OpenSlide, see :mod:`wsiseg.slide.open`.
+For Aperio SVS and plain pyramids (generic tiled TIFF, OME-TIFF). What other vendors do with TIFF (overlapping
+tiles, several scanned regions) and what has no tiles is left to OpenSlide, see :mod:`wsiseg.slide.open`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,18 @@ from wsiseg.slide.tiffdir import Directory, TiffDamage
 MAX_TILE_PIXELS = 1 << 26
 _READERS = itertools.count()
 _ENVIRONMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_INCH = 2
+_UNIT_UM = {_INCH: 25400.0, 3: 10000.0}
+_PRINTED = 10.0  # µm per pixel: 2540 pixels per inch
 _MICRONS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}
 
 
 class Unsuited(Exception):
     """Not for direct decoding; the text says what the file has instead."""
+
+
+class NotBrightfield(Exception):
+    """Not for any reader: the pixels are no 8-bit grey or RGB; the text says what they are."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class TiffReader:
         The file contradicts itself or is truncated.
     Unsuited
         It is a TIFF for another reader.
+    NotBrightfield
+        Its pixels are none of a bright-field slide.
     """
 
     def __init__(self, path: Path, vendor: str) -> None:
@@ -95,7 +104,9 @@ class TiffReader:
                 tile = Window(column * width, row * height, width, height)
                 common = tile.intersection(window)
                 try:
-                    pixels[common.within(window)] = self._tile(level, row * tiles.columns + column)[common.within(tile)]
+                    pixels[common.within(window)] = self._tile(level, row * tiles.columns + column)[
+                        common.within(tile)
+                    ]
                 except codec.TileDamage as damage:
                     pixels[common.within(window)] = WHITE
                     size = self.description.levels[level]
@@ -152,7 +163,9 @@ def _pyramid(directories: list[Directory]) -> list[Directory]:
     base = max(tiled, key=lambda directory: directory.width * directory.height)
     if not (base.width and base.height):
         raise TiffDamage(f"an image of {base.width} × {base.height} pixels; expected a positive size")
-    levels = {(directory.width, directory.height): directory for directory in reversed(tiled) if _reduces(directory, base)}
+    levels = {
+        (directory.width, directory.height): directory for directory in reversed(tiled) if _reduces(directory, base)
+    }
     return [levels[size] for size in sorted(levels, reverse=True)]
 
 
@@ -172,9 +185,8 @@ def _locate(directory: Directory, size: int) -> _Tiles:
     for name, array in (("offsets", offsets), ("byte counts", counts)):
         if array is None or len(array) != expected:
             got = 0 if array is None else len(array)
-            raise TiffDamage(
-                f"{got} tile {name} for an image of {directory.width} × {directory.height} pixels; expected {expected}"
-            )
+            extent = f"{directory.width} × {directory.height} pixels"
+            raise TiffDamage(f"{got} tile {name} for an image of {extent}; expected {expected}")
     assert offsets is not None
     assert counts is not None
     start, length = offsets.astype(np.uint64), counts.astype(np.uint64)
@@ -197,16 +209,18 @@ def _locate(directory: Directory, size: int) -> _Tiles:
 
 
 def _require_suited(directory: Directory) -> None:
-    if not (0 < directory.tile_width and 0 < directory.tile_height):
-        raise TiffDamage(f"tiles of {directory.tile_width} × {directory.tile_height} pixels; expected a positive size")
+    if min(directory.tile_width, directory.tile_height) < 1:
+        raise TiffDamage(
+            f"tiles of {directory.tile_width} × {directory.tile_height} pixels; expected a positive size"
+        )
     if directory.tile_width * directory.tile_height > MAX_TILE_PIXELS:
         raise TiffDamage(
-            f"tiles of {directory.tile_width} × {directory.tile_height} pixels; expected at most {MAX_TILE_PIXELS} pixels"
+            f"tiles of {directory.tile_width} × {directory.tile_height} pixels; expected at most {MAX_TILE_PIXELS}"
         )
     if directory.bits != 8 or directory.number(tiffdir.SAMPLE_FORMAT, 1) != 1:
-        raise Unsuited(f"{directory.bits or 'mixed'}-bit samples")
-    if directory.samples not in (1, 3):
-        raise Unsuited(f"{directory.samples} channels")
+        raise NotBrightfield(f"{directory.bits or 'mixed'}-bit samples")
+    if directory.samples not in (1, 3, 4):
+        raise NotBrightfield(f"{directory.samples} channels")
     if directory.number(tiffdir.PLANAR, 1) != 1:
         raise Unsuited("separate colour planes")
     if directory.compression not in codec.NAMES:
@@ -226,7 +240,7 @@ def _describe(path: Path, vendor: str, directories: list[Directory], pyramid: li
     text = directories[0].text(tiffdir.DESCRIPTION)
     if not properties and text:
         properties = {"tiff.ImageDescription": text}
-    mpp, problem = _mpp(vendor, properties, directories[0], text)
+    mpp, problem = declared_mpp(directories[0])
     return Description(
         reader="tiff",
         vendor=vendor,
@@ -248,22 +262,28 @@ def _describe(path: Path, vendor: str, directories: list[Directory], pyramid: li
     )
 
 
-def _mpp(vendor: str, properties: dict[str, str], directory: Directory, text: str) -> tuple[Mpp | None, str]:
-    if vendor == "aperio" or text.startswith("Aperio"):
+def declared_mpp(directory: Directory) -> tuple[Mpp | None, str]:
+    """The microns per pixel that a TIFF image declares: Aperio's, OME's or the resolution tags."""
+    text = directory.text(tiffdir.DESCRIPTION)
+    if text.startswith("Aperio"):
         fields = dict(part.split("=", 1) for part in text.split("|")[1:] if "=" in part)
         known = {name.strip(): value.strip() for name, value in fields.items()}
-        declared = known.get("MPP")
-        return from_metadata(declared, None, "aperio.MPP", known.get("AppMag"))
+        return from_metadata(known.get("MPP"), None, "aperio.MPP", known.get("AppMag"))
     sizes = [_physical_size(text, axis) for axis in "XY"]
     if any(size is not None for size in sizes):
         return from_metadata(sizes[0], sizes[1], "ome.PhysicalSize")
-    unit = {2: 25400.0, 3: 10000.0}.get(directory.number(tiffdir.RESOLUTION_UNIT, 2))
-    ratios = [directory.ratio(tag) for tag in (tiffdir.X_RESOLUTION, tiffdir.Y_RESOLUTION)]
-    if unit is None or not all(ratios):
+    unit = directory.number(tiffdir.RESOLUTION_UNIT, 2)
+    x, y = (directory.ratio(tag) for tag in (tiffdir.X_RESOLUTION, tiffdir.Y_RESOLUTION))
+    if unit not in _UNIT_UM or not (x and y):
         return None, ""
     # Ten decimals: the tag is a fraction of two 32-bit numbers, and 0.25 should not read as 0.25000000001.
-    values = [round(unit / ratio, 10) if ratio else float("nan") for ratio in ratios]
-    return from_metadata(values[0], values[1], "tiff.resolution")
+    values = round(_UNIT_UM[unit] / x, 10), round(_UNIT_UM[unit] / y, 10)
+    if unit == _INCH and min(values) > _PRINTED:
+        return (
+            None,
+            f"its resolution of {x:g} pixels per inch is one for printing ({values[0]:g} microns per pixel)",
+        )
+    return from_metadata(*values, "tiff.resolution")
 
 
 def _physical_size(text: str, axis: str) -> str | float | None:

@@ -152,7 +152,9 @@ def read_directories(fd: int, size: int) -> list[Directory]:
 
 def _read_one(fd: int, size: int, start: int, order: str, big: bool, seen: set[int]) -> tuple[Directory, int]:
     if start in seen:
-        raise TiffDamage(f"image directories that loop (the one at byte {start} follows itself); expected a chain that ends")
+        raise TiffDamage(
+            f"image directories that loop (the one at byte {start} follows itself); expected a chain that ends"
+        )
     if len(seen) >= MAX_DIRECTORIES:
         raise TiffDamage(f"more than {MAX_DIRECTORIES} image directories; expected a pyramid of a few")
     seen.add(start)
@@ -191,7 +193,9 @@ def _value(
 
 def _read(fd: int, size: int, offset: int, length: int, what: str) -> bytes:
     if offset + length > size:
-        raise TiffDamage(f"{what} at byte {offset} to {offset + length} of a file of {size} bytes; expected it inside: truncated?")
+        raise TiffDamage(
+            f"{what} at bytes {offset} to {offset + length} of a file of {size}; expected it inside: truncated?"
+        )
     data = os.pread(fd, length, offset)
     if len(data) != length:
         raise TiffDamage(f"{len(data)} of {length} bytes of {what} at byte {offset}; the file ended")
