@@ -1,0 +1,110 @@
+"""End-to-end speed of `wsiseg segment` against the network alone, on the same cores, in one run.
+
+    python benchmarks/pipeline.py                     a synthetic slide of 16,384² pixels at 0.25 mpp
+    python benchmarks/pipeline.py --slide big.svs     a slide of yours
+    python benchmarks/pipeline.py --rounds 3 --json
+
+The ceiling: as many processes as the run has workers, each passing tiles of the run's own size through the network
+and doing nothing else, same precision, same malloc settings, same threads. The ratio counts the same tiles for
+both, so halos and blank rims weigh the same; "slide Mpx/s" counts what the tiles own, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from wsiseg.cluster import ClusterOptions, open_executor
+from wsiseg.models.registry import DEFAULT_MODEL
+from wsiseg.pipeline import SegmentOptions, segment_slides
+from wsiseg.schedule import Executor
+from wsiseg.segment import ModelChoice, resident_segmenter
+from wsiseg.testing import write_slide
+
+
+def network_seconds(job: tuple[ModelChoice, int, int]) -> float:
+    """Seconds of the network alone for some tiles of a side, in one worker."""
+    import numpy as np
+
+    choice, side, count = job
+    segmenter: Any = resident_segmenter(choice)
+    image = np.random.default_rng(0).integers(100, 255, (side, side, 3), dtype=np.uint8)
+    segmenter.maps([image])
+    started = time.perf_counter()
+    for _ in range(count):
+        segmenter.maps([image])
+    return time.perf_counter() - started
+
+
+def measure_network(executor: Executor, choice: ModelChoice, side: int, tiles: int) -> float:
+    """Tiles a second of the network alone on all workers."""
+    each = max(2, tiles // executor.slots)
+    jobs = [(choice, side, each)] * executor.slots
+    list(executor.map_bounded(network_seconds, [(choice, side, 1)] * executor.slots, "warm-up"))
+    started = time.perf_counter()
+    seconds = list(executor.map_bounded(network_seconds, jobs, "network-alone"))
+    del started
+    return each * len(jobs) / max(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path)
+    parser.add_argument("--side", type=int, default=16384, help="of the synthetic slide")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--tile", type=int, default=2048)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        slide = options.slide or Path(folder) / "slide.svs"
+        if options.slide is None:
+            write_slide(slide, width=options.side, height=options.side, layout="dense")
+        rounds = []
+        with open_executor(ClusterOptions(workers=options.workers, dashboard="127.0.0.1:0")) as executor:
+            choice = ModelChoice(options.model, executor.device, "auto", executor.torch_threads)
+            for number in range(options.rounds):
+                out = Path(folder) / f"out{number}"
+                stages: dict[str, float] = {}
+                result = segment_slides([slide], out, SegmentOptions(choice, options.tile), executor)
+                (record,) = result.records
+                stages.update(record["timings_s"])
+                tiles = record["tiles"]["done"]
+                side = options.tile + 2 * record["specification"]["halo_px"]
+                ceiling = measure_network(executor, choice, side, min(tiles, 8))
+                end_to_end = tiles / result.seconds
+                owned = record["tiles"]["done"] * options.tile**2 / 1e6
+                rounds.append(
+                    {
+                        "tiles": tiles,
+                        "seconds": result.seconds,
+                        "ratio": end_to_end / ceiling,
+                        "network_mpx_s": ceiling * side**2 / 1e6,
+                        "slide_mpx_s": owned / result.seconds,
+                        "level0_mpx_s": owned * record["specification"]["downsample"] ** 2 / result.seconds,
+                        "nuclei": record["nuclei"],
+                        "timings_s": stages,
+                    }
+                )
+    summary = {name: statistics.median(r[name] for r in rounds) for name in ("ratio", "network_mpx_s", "slide_mpx_s")}
+    if options.json:
+        print(json.dumps({"rounds": rounds, "median": summary}, indent=1))
+        return
+    for r in rounds:
+        print(
+            f"{r['tiles']} tiles, {r['nuclei']} nuclei in {r['seconds']:.1f} s: {r['slide_mpx_s']:.2f} Mpx/s of the "
+            f"slide at the model's mpp ({r['level0_mpx_s']:.1f} at level 0); network alone {r['network_mpx_s']:.2f} "
+            f"Mpx/s with halos; end to end is {r['ratio']:.2f} of it"
+        )
+    print(f"median ratio {summary['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m wsiseg_cli`` is ``wsiseg``."""
+
+from wsiseg_cli.main import main
+
+main()
