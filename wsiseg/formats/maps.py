@@ -187,7 +187,7 @@ def write_masks(
 
 
 def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: float) -> None:
-    """Make ``maps.zarr`` an image, uint8 (h, w, 3) on the lattice of ``scale``: viewers show it below the labels."""
+    """Make ``maps.zarr`` an image, uint8 (h, w, 3) on the lattice ``scale``: viewers show it below the labels."""
     with environment_faults(path):
         group = _root(path)
         depth = _pyramid_depth(image.shape[1], image.shape[0])

@@ -1,0 +1,1 @@
+"""What people read: thumbnails, overlays, cohort tables and ``report.html``."""
