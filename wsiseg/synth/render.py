@@ -1,0 +1,305 @@
+"""Rendered patches: texture, layout and paint put together, deterministic in (seed, index)."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from wsiseg.synth.layout import Layout, sample_layout
+from wsiseg.synth.paint import (
+    LOOK_FIELDS,
+    MAX_NUCLEOLI,
+    NOISE_SIZE,
+    NUCLEOLUS_FIELDS,
+    fibre_field,
+    noise_fields,
+    paint_body,
+    paint_field,
+    paint_nucleus,
+    turned,
+)
+from wsiseg.synth.shapes import KINDS, Float32, Int32, NucleusKind, place_shapes, sample_shape
+from wsiseg.synth.textures import Texture, to_rgb
+
+MPP = 0.25
+DEBRIS = NucleusKind("debris", (1.0, 2.8), (0.4, 1.0), 0.08, 0.2, 0.0, 0.0)
+STRAND = NucleusKind("strand", (10.0, 45.0), (0.03, 0.07), 0.02, 0.25, 0.0, 0.95)
+RED_CELL = NucleusKind("red cell", (5.5, 8.0), (0.7, 1.0), 0.02, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What a patch is rendered with.
+
+    Attributes
+    ----------
+    size : int
+        Side in pixels of 0.25 µm; even.
+    stain_transfer : float
+        Probability that the patch takes the stain statistics of another texture (Reinhard et al. 2001,
+        doi:10.1109/38.946629, here in optical density).
+    distractors : float
+        Multiplies the probability of each kind of unlabelled structure.
+    """
+
+    size: int = 416
+    stain_transfer: float = 0.5
+    distractors: float = 1.0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """``image`` uint8 (H, W, 3) and ``labels`` int32 (H, W) at 0.25 µm a pixel, labels 1 … n."""
+
+    image: npt.NDArray[np.uint8]
+    labels: Int32
+
+
+def render_patch(
+    textures: Sequence[Texture], seed: int, index: int, options: RenderOptions = RenderOptions()
+) -> Patch:
+    """Render patch ``index`` of the endless sequence that ``seed`` names.
+
+    Raises
+    ------
+    ValueError
+        Without textures.
+    """
+    if not textures:
+        raise ValueError("no textures: rendering needs at least one")
+    rng = np.random.default_rng([seed, index])
+    texture = textures[int(rng.integers(len(textures)))]
+    size = options.size
+    density = _background(rng, texture, size)
+    layout = sample_layout(rng, size, MPP)
+    if rng.random() < 0.03:  # tissue without nuclei exists too
+        layout = Layout(layout.shapes[:1], layout.kinds[:1], layout.group[:1], [])
+    labels = np.zeros((size, size), dtype=np.int32)
+    overlap = rng.choice([0.0, 0.06, 0.18], size=len(layout.shapes), p=[0.3, 0.4, 0.3])
+    limit = int(rng.choice([60, 150, 400], p=[0.25, 0.35, 0.4]))
+    placed = place_shapes(labels, layout.shapes, overlap, limit)
+    colours, groups = _group_colours(rng, texture, layout, placed)
+    _distractors(rng, density, texture, layout, options.distractors)
+    _bodies(rng, density, layout, placed, colours)
+    _nuclei(rng, density, layout, placed, colours, groups)
+    density = _optics(rng, density)
+    if rng.random() < options.stain_transfer:
+        density = _restain(rng, density, textures[int(rng.integers(len(textures)))])
+    density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
+    image = to_rgb(density + rng.normal(0.0, rng.uniform(0.0, 0.02), density.shape).astype(np.float32))
+    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels)
+
+
+def halve(patch: Patch) -> tuple[npt.NDArray[np.uint8], Int32, Float32]:
+    """The patch at 0.5 mpp: image by 2 × 2 means, labels by majority, and the covered fraction of each pixel."""
+    image, labels = patch.image, patch.labels
+    h, w = labels.shape[0] // 2, labels.shape[1] // 2
+    small = image.reshape(h, 2, w, 2, 3).mean(axis=(1, 3))
+    four = np.sort(labels.reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4), axis=2)
+    # Sorted, zeros come first: two equal neighbours among the upper three are a majority, else the top one.
+    half = np.where((four[..., 1] == four[..., 2]) & (four[..., 1] > 0), four[..., 1], four[..., 3])
+    covered = (four > 0).mean(axis=2).astype(np.float32)
+    half = np.where(covered >= 0.5, half, 0).astype(np.int32)
+    return np.rint(small).astype(np.uint8), half, covered
+
+
+def _background(rng: np.random.Generator, texture: Texture, size: int) -> Float32:
+    """The texture's background, turned, mirrored, enlarged; two textures' regions may meet."""
+    source = texture.background
+    angle, zoom = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.3)
+    flip = 1 if rng.random() < 0.5 else -1
+    c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
+    matrix = np.array([[c, -s * flip], [s, c * flip]])
+    centre = rng.uniform(0.3, 0.7, 2) * source.shape[:2]
+    offset = centre - matrix @ np.array([size / 2, size / 2])
+    return np.stack(
+        [
+            ndimage.affine_transform(
+                source[..., k], matrix, offset=offset, output_shape=(size, size), order=1, mode="mirror"
+            )
+            for k in range(3)
+        ],
+        axis=2,
+    ).astype(np.float32)
+
+
+def _group_colours(
+    rng: np.random.Generator, texture: Texture, layout: Layout, placed: npt.NDArray[np.int64]
+) -> tuple[Float32, npt.NDArray[np.int64]]:
+    """Mean optical density of each placed nucleus: a real nucleus' colour, shared in part by its group."""
+    groups = layout.group[placed]
+    means = texture.nuclear_mean
+    per_group = means[rng.integers(len(means), size=int(layout.group.max()) + 1)]
+    own = means[rng.integers(len(means), size=len(placed))]
+    strength = np.exp(rng.normal(0.0, 0.16, (int(layout.group.max()) + 1, 1)))
+    mix = rng.uniform(0.3, 0.9)
+    colours = mix * per_group[groups] * strength[groups] + (1 - mix) * own
+    colours = colours * np.exp(rng.normal(0.0, 0.10, (len(placed), 1)) + rng.normal(0.0, 0.03, (len(placed), 3)))
+    return np.maximum(colours, 0.05).astype(np.float32), groups
+
+
+def _distractors(
+    rng: np.random.Generator, density: Float32, texture: Texture, layout: Layout, amount: float
+) -> None:
+    """Structures that are not nuclei: basophilic smears, fibres, lumens, debris, strands, red cells."""
+    size, noise = density.shape[0], noise_fields()
+    nuclear = texture.nuclear_mean.mean(axis=0)
+    lowest = float(texture.nuclear_mean[:, 0].min())
+    local = density.mean(axis=(0, 1))
+    if rng.random() < 0.55 * amount:  # basophilic cytoplasm or stroma: dark, textured, without outlines
+        field = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(0.7, 2.2), tuple(rng.uniform(0, 512, 2)))
+        field = field + 0.35 * turned(noise[2], size, 0.0, rng.uniform(0.7, 1.6), tuple(rng.uniform(0, 512, 2)))
+        colour = _toward(local, nuclear, rng.uniform(0.25, 0.85))
+        colour = colour * min(1.0, 0.9 * lowest / max(float(colour[0]), 1e-3))
+        grain = turned(noise[1], size, 0.0, rng.uniform(0.8, 2.0), tuple(rng.uniform(0, 512, 2)))
+        textured = colour * (1 + rng.uniform(0.04, 0.2) * grain[..., None])
+        paint_field(
+            density,
+            field,
+            rng.uniform(-1.5, 1.0),
+            textured.astype(np.float32),
+            rng.uniform(0.4, 0.9),
+            rng.uniform(0.2, 2.0),
+        )
+    if rng.random() < 0.45 * amount:
+        fibres = turned(
+            fibre_field(), size, rng.uniform(0, math.pi), rng.uniform(0.7, 1.8), tuple(rng.uniform(0, 512, 2))
+        )
+        colour = _toward(local, nuclear, rng.uniform(0.0, 0.6)) * rng.uniform(0.8, 1.35)
+        paint_field(
+            density,
+            fibres,
+            rng.uniform(0.0, 1.6),
+            colour.astype(np.float32),
+            rng.uniform(0.3, 0.8),
+            rng.uniform(0.5, 2.0),
+        )
+    if rng.random() < 0.12 * amount:  # tears and vacuoles
+        field = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(0.5, 1.5), tuple(rng.uniform(0, 512, 2)))
+        paint_field(
+            density, field, rng.uniform(0.7, 1.6), np.full(3, 0.05, np.float32), 0.95, rng.uniform(0.1, 0.4)
+        )
+    for x, y, rx, ry, tilt in layout.lumens:
+        if rng.random() < 0.6:
+            shape = sample_shape(rng, KINDS[1], (x, y), tilt, MPP, 1.0)
+            shape[2], shape[3] = rx, ry
+            colour = (local * rng.uniform(0.1, 0.6)).astype(np.float32)
+            _body(rng, density, shape, colour, rng.uniform(0.5, 0.95), 0.08)
+    for kind, most, tint in ((DEBRIS, 25, "dark"), (STRAND, 25, "eosin"), (RED_CELL, 20, "red")):
+        if rng.random() > 0.3 * amount:
+            continue
+        for _ in range(int(rng.integers(1, most))):
+            shape = sample_shape(rng, kind, tuple(rng.uniform(0, size, 2)), rng.uniform(0, 3.2), MPP, 1.0)
+            if tint == "dark":
+                colour = nuclear * rng.uniform(0.7, 1.4)
+            elif tint == "eosin":
+                colour = _toward(local, nuclear, rng.uniform(0.0, 0.8)) * rng.uniform(1.0, 1.4)
+            else:
+                colour = local * np.array([0.5, 1.5, 1.3]) * rng.uniform(0.7, 1.2)
+            _body(rng, density, shape, colour.astype(np.float32), rng.uniform(0.4, 0.95), 0.1)
+
+
+def _bodies(
+    rng: np.random.Generator, density: Float32, layout: Layout, placed: npt.NDArray[np.int64], colours: Float32
+) -> None:
+    """Cytoplasm or a clear halo around the nuclei of some groups."""
+    local = density.mean(axis=(0, 1))
+    for group in np.unique(layout.group[placed]):
+        style = rng.choice(["none", "basophilic", "eosin", "clear"], p=[0.45, 0.25, 0.15, 0.15])
+        if style == "none":
+            continue
+        grow, opacity, blend = rng.uniform(1.25, 2.3), rng.uniform(0.3, 0.85), rng.uniform(0.2, 0.7)
+        for n in np.flatnonzero(layout.group[placed] == group):
+            shape = layout.shapes[placed[n]].copy()
+            shape[2:4] = shape[2:4] * grow * rng.uniform(0.85, 1.15) + 2.0
+            shape[:2] += rng.normal(0, 0.2 * shape[3], 2)
+            if style == "basophilic":
+                colour = _toward(local, colours[n], blend)
+            elif style == "eosin":
+                colour = local * np.array([0.9, 1.3, 1.15])
+            else:
+                colour = local * 0.35
+            _body(rng, density, shape, colour.astype(np.float32), opacity, 0.1)
+
+
+def _nuclei(
+    rng: np.random.Generator,
+    density: Float32,
+    layout: Layout,
+    placed: npt.NDArray[np.int64],
+    colours: Float32,
+    groups: npt.NDArray[np.int64],
+) -> None:
+    noise = noise_fields()
+    softness = rng.uniform(1.2, 4.0)
+    chromatin = np.abs(rng.normal(0.10, 0.07, int(groups.max()) + 1 if len(groups) else 1))
+    pale_group = rng.random(chromatin.size) < 0.35
+    for n in range(len(placed) - 1, -1, -1):  # the first to be placed lies on top, as its label does
+        kind = KINDS[layout.kinds[placed[n]]]
+        shape = layout.shapes[placed[n]]
+        look = np.zeros(LOOK_FIELDS, dtype=np.float32)
+        defocused = rng.random() < 0.08
+        look[0] = rng.uniform(0.55, 0.85) if defocused else rng.uniform(0.8, 1.0)
+        look[1] = softness * rng.uniform(0.7, 1.4) * (2.2 if defocused else 1.0)
+        look[2] = chromatin[groups[n]] * rng.uniform(0.5, 1.5)
+        look[5] = rng.uniform(1.0, 2.8)
+        look[6] = rng.uniform(0.1, 0.7)
+        look[7:9] = rng.integers(0, NOISE_SIZE, 2)
+        nucleoli = np.zeros((MAX_NUCLEOLI, NUCLEOLUS_FIELDS), dtype=np.float32)
+        vesicular = rng.random() < (kind.vesicular * 1.8 if pale_group[groups[n]] else kind.vesicular * 0.4)
+        if vesicular:
+            look[3] = rng.uniform(0.2, 0.65)
+            look[4] = rng.uniform(0.0, 0.35)
+        elif rng.random() < 0.3:
+            look[4] = rng.uniform(0.0, 0.25)
+        if rng.random() < (0.7 if vesicular else 0.15):
+            count = int(rng.integers(1, MAX_NUCLEOLI + 1))
+            look[9] = count
+            nucleoli[:count, :2] = rng.uniform(-0.55, 0.55, (count, 2))
+            nucleoli[:count, 2] = rng.uniform(1.2, 4.5, count)
+            nucleoli[:count, 3] = rng.uniform(0.2, 0.8, count)
+        paint_nucleus(density, shape, colours[n], look, nucleoli, noise)
+
+
+def _optics(rng: np.random.Generator, density: Float32) -> Float32:
+    """The blur of the objective and the scanner; now and then out of focus."""
+    sigma = rng.uniform(0.4, 1.2) if rng.random() < 0.85 else rng.uniform(1.2, 2.4)
+    return ndimage.gaussian_filter(density, (sigma, sigma, 0))
+
+
+def _restain(rng: np.random.Generator, density: Float32, other: Texture) -> Float32:
+    weight = rng.uniform(0.3, 1.0)
+    mean, sd = density.mean(axis=(0, 1)), density.std(axis=(0, 1))
+    ratio = np.clip(other.sd / np.maximum(sd, 1e-3), 0.6, 1.6)
+    moved = (density - mean) * ratio + other.mean
+    return np.maximum(density + weight * (moved - density), 0.0).astype(np.float32)
+
+
+def _toward(a: Float32, b: Float32, weight: float) -> Float32:
+    return (a + weight * (b - a)).astype(np.float32)
+
+
+def _body(
+    rng: np.random.Generator,
+    density: Float32,
+    shape: npt.NDArray[np.float64],
+    colour: Float32,
+    opacity: float,
+    grain: float,
+) -> None:
+    row, column = (int(v) for v in rng.integers(0, NOISE_SIZE, 2))
+    paint_body(density, shape, colour, opacity, float(rng.lognormal(1.6, 0.7)), noise_fields(), grain, row, column)
+
+
+def _jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
