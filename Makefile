@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Its own step, and first: left to the resolver, torch brings the newest release with gigabytes of CUDA along.
-TORCH := torch==2.13.0
+TORCH := 2.13.0
 
 .PHONY: demo test lint clean distclean
 .DELETE_ON_ERROR:
@@ -30,25 +30,25 @@ endif
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PYTHONPATH=cli $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
-$(VENV)/.torch:
+$(VENV)/.torch-$(TORCH):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else "wsiseg needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH)
+	$(PIP) torch==$(TORCH)
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch-$(TORCH)
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-%: pyproject.toml $(VENV)/.torch
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.torch-$(TORCH)
 	$(PIP) --editable '.[$*]'
 	@touch $@ $(VENV)/.installed
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find wsiseg cli tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)

@@ -306,6 +306,13 @@ def test_without_mpp_in_the_metadata(tmp_path: Path) -> None:
         assert "openslide.mpp-x" not in slide.properties
 
 
+@pytest.mark.parametrize(
+    ("mpp", "seam"), [(0.25, 1024), (0.252, 1024), (0.5, 512), (0.499, 512), (1.0, 256), (0.23, 1120)]
+)
+def test_default_seams_follow_the_scale_at_which_slides_are_read(mpp: float, seam: int) -> None:
+    assert synthetic._default_seam(mpp) == seam
+
+
 def test_tiny_block_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seam_px"):
         write_slide(tmp_path / "s.svs", width=100, height=100, seam_px=100)

@@ -138,7 +138,8 @@ def write_slide(
     jpeg_quality, levels, tile, codec, subsampling
         As in `write_svs`.
     seam_px : int, optional
-        By default 512 pixels at 0.5 mpp, that is 1024 level-0 pixels at 0.25 mpp.
+        By default 512 pixels at 0.5 mpp (1024 level-0 pixels at 0.25 mpp), the downsample snapped to whole
+        numbers within 5% as slides are read, and then rounded to a multiple of 16.
     describe_mpp : bool
         False leaves mpp and magnification out of the metadata.
 
@@ -148,7 +149,7 @@ def write_slide(
         Sizes that do not go together.
     """
     if seam_px is None:
-        seam_px = round(512 * max(round(0.5 / mpp * 4), 1) / 4)
+        seam_px = _default_seam(mpp)
     period = _period(width, height, seam_px)
     rng = np.random.default_rng([seed, ("tissue", "seams", "dense").index(layout)])
     block = render_block(rng, period, mpp, layout, seam_px)
@@ -166,6 +167,14 @@ def write_slide(
         key=scene.key,
     )
     return scene.truth(mpp)
+
+
+def _default_seam(mpp: float) -> int:
+    downsample = 0.5 / mpp
+    whole = max(1, round(downsample))
+    if abs(downsample - whole) <= 0.05 * whole:
+        downsample = whole
+    return max(16, round(512 * downsample / 16) * 16)
 
 
 def _period(width: int, height: int, seam_px: int) -> int:
