@@ -154,17 +154,16 @@ def _codestream_size(data: bytes) -> tuple[int, int, tuple[int, ...]]:
 
 
 def _ycbcr_to_rgb(pixels: Pixels) -> Pixels:
-    """JFIF's conversion in libjpeg's fixed point (16 bits), as OpenSlide does it."""
-    y, cb, cr = (pixels[..., n].astype(np.int32) for n in range(3))
-    red = y + _rounded(1.40200, cr)
-    green = y + ((-_fixed(0.34414) * (cb - 128) - _fixed(0.71414) * (cr - 128) + (1 << 15)) >> 16)
-    blue = y + _rounded(1.77200, cb)
-    return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
+    """JFIF's conversion in 16-bit fixed point, rounded where OpenSlide's tables are."""
+    y = pixels[..., 0].astype(np.int32)
+    chroma = np.arange(-128, 128)
+    red = (round(1.40200 * 65536) * chroma + _HALF) >> 16
+    green_b = np.rint(-0.34414 * 65536 * chroma).astype(np.int32)
+    green_r = np.rint(-0.71414 * 65536 * chroma).astype(np.int32)
+    blue = (round(1.77200 * 65536) * chroma + _HALF) >> 16
+    cb, cr = pixels[..., 1], pixels[..., 2]
+    rgb = [y + red[cr], y + ((green_b[cb] + green_r[cr] + _HALF) >> 16), y + blue[cb]]
+    return np.clip(np.stack(rgb, axis=-1), 0, 255).astype(np.uint8)
 
 
-def _rounded(factor: float, chroma: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    return (_fixed(factor) * (chroma - 128) + (1 << 15)) >> 16
-
-
-def _fixed(factor: float) -> int:
-    return int(factor * (1 << 16) + 0.5)
+_HALF = 1 << 15

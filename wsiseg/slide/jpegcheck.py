@@ -1,9 +1,10 @@
 """Is a baseline JPEG tile intact? The entropy-coded part is walked through without reconstructing pixels.
 
-Decoders answer damage with grey or shifted blocks and a warning that bindings drop; a segmentation of such a tile
-looks plausible and is wrong. A flipped bit or a zeroed sector nearly always ends in an undefined code, in a
-coefficient outside its block, in data that ends early or in data left over; those are what is looked for. A walk
-costs about a quarter of a decode.
+Decoders answer damage with grey or shifted blocks and a warning that bindings drop; a segmentation of such a
+tile looks plausible and is wrong. What is looked for are undefined codes, coefficients outside their block, data
+that end early and data left over. A cut tile and a zeroed disk sector are found; of single flipped bits a fifth to
+a half, because Huffman codes fall back into step and nothing in the stream can tell. A walk costs about a quarter
+of a decode.
 
 .. [1] ITU-T T.81 (1992), annexes B, C and F.
 """

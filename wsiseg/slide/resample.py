@@ -103,15 +103,16 @@ def _coefficients(
 
 @numba.njit(cache=True, nogil=True)
 def _halve(pixels: Pixels, out: Pixels) -> None:
-    height, width = out.shape
-    sums = np.empty(width * 2, dtype=np.uint16)
-    for i in range(height):
+    two = np.uint32(2)
+    for i in range(out.shape[0]):
         upper, lower, row = pixels[2 * i], pixels[2 * i + 1], out[i]
-        for j in range(width * 2):
-            sums[j] = np.uint16(upper[j]) + np.uint16(lower[j])
-        for j in range(width // 3):
+        for j in range(out.shape[1] // 3):
             for c in range(3):
-                row[3 * j + c] = np.uint8((sums[6 * j + c] + sums[6 * j + 3 + c] + 2) >> 2)
+                n = 6 * j + c
+                total = (
+                    np.uint32(upper[n]) + np.uint32(upper[n + 3]) + np.uint32(lower[n]) + np.uint32(lower[n + 3])
+                )
+                row[3 * j + c] = np.uint8((total + two) >> two)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -154,6 +155,11 @@ def _filter_rows(
 
 
 @numba.njit(cache=True, nogil=True)
+def _clamp(value: np.int32) -> np.uint8:
+    return np.uint8(0) if value < 0 else np.uint8(255) if value > 255 else np.uint8(value)
+
+
+@numba.njit(cache=True, nogil=True)
 def _filter_columns(
     pixels: npt.NDArray[np.int16], start: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]
 ) -> Pixels:
@@ -168,7 +174,7 @@ def _filter_columns(
                     red += weight * np.int32(pixels[i, column, 0])
                     green += weight * np.int32(pixels[i, column, 1])
                     blue += weight * np.int32(pixels[i, column, 2])
-            out[i, j, 0] = min(max(red >> shift, 0), 255)
-            out[i, j, 1] = min(max(green >> shift, 0), 255)
-            out[i, j, 2] = min(max(blue >> shift, 0), 255)
+            out[i, j, 0] = _clamp(red >> shift)
+            out[i, j, 1] = _clamp(green >> shift)
+            out[i, j, 2] = _clamp(blue >> shift)
     return out
