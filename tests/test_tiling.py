@@ -510,6 +510,12 @@ def test_a_cohort_survives_a_slide_that_fails(source: Path, tmp_path: Path) -> N
     assert records[0]["error"]["kind"] == "SlideError"
     assert (tmp_path / "out" / "slide.ome.zarr" / "zarr.json").exists()
     assert not (tmp_path / "out" / "broken.ome.zarr").exists()
+    with pytest.raises(UsageError, match="finer than"):  # alone: the request's fault, not the slide's
+        tile_slides([source], tmp_path / "out", TilingOptions(mpp=0.1), SerialExecutor())
+    two = tile_slides([source, broken], tmp_path / "fine", TilingOptions(mpp=0.1), SerialExecutor())
+    assert [record["status"] for record in two] == ["failed", "failed"]
+    (override,) = tile_slides([source], tmp_path / "o.zarr", TilingOptions(), SerialExecutor(), mpp=0.4)
+    assert override["mpp"] == 0.4
     with pytest.raises(UsageError, match="one store for 2 slides"):
         tile_slides([broken, source], tmp_path / "one.zarr", TilingOptions(), SerialExecutor())
 

@@ -8,8 +8,8 @@ are not stored. The store lies under its final name from the start and says ``co
 shard is done once its file has its name, so a kill at any moment costs the shards being computed, and the same call
 goes on.
 
-The default codec is zstd: exact, and known to every reader of zarr v3. It makes a store of 4 to 6 times the SVS;
-jpeg makes 1 to 1.5 times, loses what a second JPEG coding loses, and needs the package imagecodecs to be read.
+The default codec is zstd: exact, and known to every reader of zarr v3. It makes a store of 5 to 10 times the SVS;
+jpeg makes 1.3 to 2 times, loses what a second JPEG coding loses, and needs zarr-python with imagecodecs to be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import filelock
 
-from wsiseg.errors import EnvironmentFault, UsageError, WsisegError
+from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.slide.base import Slide
 from wsiseg.slide.ngff import group_metadata, image_attributes
@@ -87,7 +87,9 @@ def tile_slides(
     options: TilingOptions,
     executor: Executor,
     on_event: Callable[[TilingEvent], None] | None = None,
-    open_slide: Callable[[Path], Slide] | None = None,
+    *,
+    mpp: float | None = None,
+    mpp_table: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Write each slide to a store; a slide that fails leaves the others alone.
 
@@ -99,24 +101,37 @@ def tile_slides(
     options : TilingOptions
     executor : Executor
     on_event : function, optional
-    open_slide : function, optional
-        How to open a path, for example with a table of mpp; by default :func:`wsiseg.slide.open_slide`.
+    mpp, mpp_table : optional
+        Microns per level-0 pixel of the slides, instead of what their metadata say; see
+        :func:`wsiseg.slide.open_slide`.
 
     Returns
     -------
     list of dict
         As :func:`tile_slide` returns, in the order of ``paths``; a slide that failed has ``status`` "failed" and
         ``error``.
+
+    Raises
+    ------
+    UsageError
+        A request that makes no sense; of several slides, only one that makes none for any of them.
+    EnvironmentFault
+        The disk or the cluster gives out; the same call goes on from there.
     """
+    from wsiseg.slide import open_slide, read_mpp_table
+
     if not paths:
         raise UsageError("no slides given")
-    if open_slide is None:
-        from wsiseg.slide import open_slide as default_open
+    table = read_mpp_table(mpp_table) if mpp_table is not None else None
 
-        open_slide = default_open
+    def opened(path: Path) -> Slide:
+        return open_slide(path, mpp=mpp, mpp_table=table)
+
     stores = store_paths(paths, out)
     report = on_event or _ignore
-    steps = (_guarded_steps(path, store, options, report, open_slide) for path, store in stores.items())
+    steps = (
+        _guarded_steps(path, store, options, report, opened, len(stores) == 1) for path, store in stores.items()
+    )
     ended = dict(run_stages(executor, steps))
     return [ended[i] for i in sorted(ended)]
 
@@ -191,13 +206,19 @@ def _guarded_steps(
     options: TilingOptions,
     on_event: Callable[[TilingEvent], None],
     open_slide: Callable[[Path], Slide],
+    alone: bool,
 ) -> Steps:
-    """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
+    """One slide from start to record; its own failures end here, the environment's go on up.
+
+    So does a request that makes no sense, if it is for this slide alone.
+    """
     try:
         record = yield from _locked_steps(store, lambda: plan_tiling(open_slide(path), store, options), on_event)
     except EnvironmentFault:
         raise
-    except WsisegError as error:
+    except Exception as error:  # a fault of ours in one slide must not cost the others
+        if alone and isinstance(error, UsageError):
+            raise
         failure = {"kind": type(error).__name__, "message": str(error)}
         record = {"status": "failed", "path": str(store), "slide": path.name, "error": failure}
         on_event(TilingEvent("finished", path.name, {"record": record}))
