@@ -1,0 +1,131 @@
+"""The automatic check of a slide's patches, in pieces that can be judged anywhere and in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.errors import ReadError
+from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.geometry import Box, Scale, Window
+from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
+from wsiseg.qc.patches import Patches
+from wsiseg.raster import rasterize
+
+if TYPE_CHECKING:
+    import os
+
+    from wsiseg.slide import Slide
+    from wsiseg.tissue import Tissue
+
+CHECK_VERSION = "haematoxylin-agreement 1"
+"""Name and version of the check; raised with every change of its measurements or limits."""
+CHECK_MPP = 1.0
+"""Microns per pixel that patches are judged at: enough for nuclei as wholes, a sixteenth of the pixels at 40x."""
+
+_CALIBRATION_PATCHES = 32
+
+
+@dataclass(frozen=True)
+class _View:
+    """A patch as it is judged."""
+
+    image: npt.NDArray[np.uint8]
+    window: Window
+    scale: Scale
+    lost: float
+
+
+def judge_patches(
+    slide: Slide,
+    patches: Patches,
+    nuclei_path: str | os.PathLike[str],
+    tissue: Tissue,
+    constants: Constants,
+    indices: Sequence[int] | npt.NDArray[np.integer] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The verdict on every patch, or on the patches at ``indices``: patches are independent of one another.
+
+    Parameters
+    ----------
+    slide : Slide
+    patches : Patches
+    nuclei_path : path
+        GeoParquet file of the slide's nuclei in level-0 coordinates.
+    tissue : Tissue
+        What the slide was segmented with; outside its mask and region nothing is expected.
+    constants : Constants
+        From :func:`calibrate_slide`; the same for all calls about a slide.
+
+    Returns
+    -------
+    dict of arrays (P,)
+        ``index`` (int64), the columns of :class:`Patches`, the ``FEATURES`` (float32), ``reason`` (str, ""
+        for a good patch) and ``bad`` (bool).
+    """
+    limits = limits or Limits()
+    chosen = np.arange(len(patches)) if indices is None else np.asarray(indices, dtype=np.int64)
+    rows = [_measure(slide, patches, int(i), nuclei_path, tissue, constants, limits) for i in chosen]
+    reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
+    columns: dict[str, npt.NDArray[np.generic]] = {"index": chosen.astype(np.int64)}
+    columns |= {name: column[chosen] for name, column in patches.columns().items()}
+    columns |= {name: np.array([row[name] for row in rows], dtype=np.float32) for name in FEATURES}
+    return {**columns, "reason": reasons, "bad": reasons != ""}
+
+
+def calibrate_slide(slide: Slide, patches: Patches) -> Constants:
+    """:func:`calibrate` on at most 32 patches, evenly spaced in their order; unreadable ones are left out."""
+    count = min(len(patches), _CALIBRATION_PATCHES)
+    chosen = np.unique(np.linspace(0, max(len(patches) - 1, 0), count).round().astype(np.int64))
+    views = [_view(slide, patches.box(int(index))) for index in chosen]
+    mpp = views[0].scale.downsample * slide.require_mpp().value if views else CHECK_MPP
+    return calibrate([view.image for view in views if view.lost == 0], mpp)
+
+
+def _measure(
+    slide: Slide,
+    patches: Patches,
+    index: int,
+    nuclei_path: str | os.PathLike[str],
+    tissue: Tissue,
+    constants: Constants,
+    limits: Limits,
+) -> dict[str, float]:
+    box = patches.box(index)
+    view = _view(slide, box)
+    nuclei = read_nuclei(nuclei_path, box, columns=())
+    lattice = replace(nuclei, vertices=view.scale.from_level0(nuclei.vertices))
+    shape = view.window.shape
+    origin = (float(view.window.x), float(view.window.y))
+    labels = rasterize(lattice, np.arange(1, len(nuclei) + 1), shape, origin)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    centres = np.column_stack([x.ravel() + view.window.x + 0.5, y.ravel() + view.window.y + 0.5])
+    wanted = tissue.contains(view.scale.to_level0(centres)).reshape(shape)
+    mpp = view.scale.downsample * slide.require_mpp().value
+    return measure_patch(
+        view.image,
+        labels,
+        wanted,
+        constants,
+        mpp,
+        lost=view.lost,
+        artefact=float(patches.artefact[index]),
+        limits=limits,
+    )
+
+
+def _view(slide: Slide, box: Box) -> _View:
+    scale = slide.scale(max(CHECK_MPP, slide.require_mpp().value))
+    window = scale.window(box)
+    try:
+        image, lost = slide.read_lossy(window, scale)
+    except ReadError:
+        return _View(np.full((*window.shape, 3), 255, dtype=np.uint8), window, scale, 1.0)
+    area = sum(part.box.intersection(box).area for part in lost)
+    return _View(image, window, scale, min(area / box.area, 1.0))
