@@ -1,0 +1,147 @@
+"""Training: targets after symmetries, losses at their ends, a loop that resumes where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from wsiseg.models.registry import load_segmenter  # noqa: E402
+from wsiseg.models.unet import UNetConfig  # noqa: E402
+from wsiseg.train import loop  # noqa: E402
+from wsiseg.train.augment import colour_jitter, crop, learning_rate, targets  # noqa: E402
+from wsiseg.train.losses import LossWeights, offset_loss  # noqa: E402
+from wsiseg.train.patches import PatchPool  # noqa: E402
+from wsiseg.train.pseudo import pseudo_pool  # noqa: E402
+
+TINY = UNetConfig(widths=(4, 8))
+
+
+def disc_pool(count: int = 3, size: int = 48) -> PatchPool:
+    """Dark discs on a light ground, one of them cut by the border."""
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((count, size, size), dtype=np.int16)
+    for n in range(count):
+        for k, (cy, cx, r) in enumerate([(14 + n, 15, 6), (30, 32 - n, 8), (47, 10, 5)]):
+            labels[n][np.hypot(y - cy, x - cx) < r] = k + 1
+    images = np.where(labels[..., None] > 0, (90, 60, 130), (230, 190, 215)).astype(np.uint8)
+    return PatchPool(images, labels, (labels > 0).astype(np.uint8) * 255, np.ones_like(labels, np.uint8))
+
+
+def test_offsets_lead_to_the_centroid_and_cut_nuclei_do_not_count() -> None:
+    pool = disc_pool()
+    target = targets(pool.labels[0], pool.covered[0], pool.known[0])
+    for label in (1, 2):
+        rows, columns = np.nonzero(pool.labels[0] == label)
+        assert (rows + target[1][rows, columns]) == pytest.approx(rows.mean())
+        assert (columns + target[2][rows, columns]) == pytest.approx(columns.mean())
+        assert target[3][rows, columns].max() == 1.0
+        assert (target[5][rows, columns] == 1).all()
+    assert (target[5][pool.labels[0] == 3] == 0).all()
+    assert (target[3] > 0).sum() == (pool.labels[0] > 0).sum()
+
+
+def test_every_symmetry_keeps_offsets_true() -> None:
+    """Offsets are computed after the turn: each still ends inside its own disc's centre."""
+    pool = disc_pool()
+    seen = set()
+    for seed in range(60):
+        image, target = crop(pool, 0, 48, np.random.default_rng(seed))
+        seen.add(image.tobytes())
+        inside = target[5] > 0
+        rows, columns = np.nonzero(inside)
+        ends = np.stack([rows + target[1][inside], columns + target[2][inside]], axis=1)
+        centres = np.unique(ends.round(3), axis=0)
+        assert len(centres) == 2
+        for y, x in centres:
+            assert (image[round(y), round(x)] == (90, 60, 130)).all()
+    assert len(seen) == 8
+
+
+def test_a_perfect_prediction_costs_nothing() -> None:
+    pool = disc_pool()
+    target = torch.from_numpy(targets(pool.labels[0], pool.covered[0], pool.known[0]))[None]
+    output = torch.stack([(target[:, 0] - 0.5) * 60, target[:, 1] / 8, target[:, 2] / 8, target[:, 3]], dim=1)
+    terms = offset_loss(output, target, 8.0, LossWeights())
+    assert float(terms["total"]) < 1e-3
+    wrong = offset_loss(-output, target, 8.0, LossWeights())
+    assert all(float(wrong[name]) > 0.1 for name in ("cross_entropy", "dice", "offset", "depth"))
+
+
+def test_unknown_pixels_do_not_count() -> None:
+    pool = disc_pool()
+    known = np.zeros_like(pool.known[0])
+    target = torch.from_numpy(targets(pool.labels[0] * 0, pool.covered[0], known))[None]
+    one, other = torch.full((1, 4, 48, 48), 3.0), torch.full((1, 4, 48, 48), -3.0)
+    values = [float(offset_loss(x, target, 8.0, LossWeights())["total"]) for x in (one, other)]
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    rates = [learning_rate(step, 500, 1.0, warmup=50) for step in range(500)]
+    assert rates[0] == pytest.approx(0.02)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 1e-3
+    assert (np.diff(rates[50:]) <= 0).all()
+
+
+def test_colour_jitter_is_reproducible_and_stays_in_range() -> None:
+    images = torch.from_numpy(disc_pool().images.transpose(0, 3, 1, 2).astype(np.float32))
+    a, b = (colour_jitter(images, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert float(a.min()) >= 0
+    assert float(a.max()) <= 255
+    still = colour_jitter(images, torch.Generator().manual_seed(1), strength=0.0)
+    assert float((still - images).abs().median()) < 3
+
+
+def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped and started again gives the weights of one that was not."""
+    pool = disc_pool()
+    options = loop.TrainOptions(steps=8, batch=2, side=32, checkpoint_s=0.0, threads=1)
+    whole = loop.train(pool, pool, tmp_path / "whole", TINY, options)
+
+    log, written = loop._log, []
+
+    def stop_after_three(out: Path, row: dict[str, object]) -> None:
+        log(out, row)
+        written.append(row)
+        if len(written) == 4:  # the first step's losses, then one validation a step
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_log", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(pool, pool, tmp_path / "stopped", TINY, options)
+    monkeypatch.setattr(loop, "_log", log)
+    resumed = loop.train(pool, pool, tmp_path / "stopped", TINY, options)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value.float(), resumed.state_dict()[name].float(), atol=1e-4), name
+
+    longer = loop.TrainOptions(steps=60, batch=2, side=32, rate=1e-2, average=0.9, threads=1)
+    before = loop.validate(whole, pool, options)["total"]
+    after = loop.validate(loop.train(pool, pool, tmp_path / "long", TINY, longer), pool, options)["total"]
+    assert after < 0.7 * before
+
+
+def test_pools_are_kept(tmp_path: Path) -> None:
+    pool = PatchPool.join([disc_pool(2), disc_pool(1)])
+    pool.save(tmp_path / "pool.npz")
+    read = PatchPool.load(tmp_path / "pool.npz")
+    assert len(read) == 3
+    assert all(np.array_equal(getattr(pool, n), getattr(read, n)) for n in ("images", "labels", "covered", "known"))
+
+
+def test_pseudo_labels_are_the_sure_nuclei() -> None:
+    segmenter = load_segmenter("unet-0.5", device="cpu", precision="fp32")
+    pool = disc_pool(1, 64)
+    (image,) = pool.images
+    labelled = pseudo_pool(segmenter, [image], sure=0.0)
+    none = pseudo_pool(segmenter, [image], sure=1.1)
+    assert labelled.labels.max() >= 2
+    overlap = ((labelled.labels > 0) & (pool.labels > 0)).sum() / (pool.labels > 0).sum()
+    assert overlap > 0.6
+    assert none.labels.max() == 0
+    assert none.known.mean() < labelled.known.mean()  # rejected nuclei are unknown, not background
