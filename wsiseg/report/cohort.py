@@ -21,6 +21,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, tuple[str | int, ...]], ...] = (
     ("path", _TEXT, ("slide", "path")),
     ("status", _TEXT, ("status",)),
     ("grade", _TEXT, ("grade", "grade")),
+    ("grade_low", _TEXT, ("grade", "grade_low")),
+    ("grade_high", _TEXT, ("grade", "grade_high")),
     ("grade_kind", _TEXT, ("grade", "kind")),
     ("bad_patches", _WHOLE, ("grade", "bad")),
     ("patches", _WHOLE, ("grade", "patches")),

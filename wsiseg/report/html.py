@@ -1,0 +1,274 @@
+"""``report.html``: the cohort in one file that needs no network, no server and no script.
+
+Names of files, messages and metadata come from outside: the template escapes everything, and a content security
+policy allows this file's own style sheet and script by their hashes and nothing else, so that even a mistake could
+not run or fetch anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+from PIL import Image
+
+from wsiseg.qc.rubric import GRADES, Rubric
+from wsiseg.report.cohort import lookup
+from wsiseg.report.rows import Row, duration, make_row
+from wsiseg.store import write_bytes
+
+_EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
+_LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
+_SMALLEST_PX = 220
+_JPEG_QUALITY = 72
+_STAGES = ("tissue", "segment", "stitch", "maps", "grade")
+
+
+def write_report(out: Path, records: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Path:
+    """Write ``report.html`` into ``out``, atomically.
+
+    Parameters
+    ----------
+    out : Path
+        The results folder; thumbnails are taken from ``<slide-id>/thumbnail.png``. They are embedded smaller the
+        more slides there are; 1,000 slides stay below 40 MB.
+    records : sequence of mappings
+        As in ``slide.json`` (``docs/format.md``); failed ones included.
+    title : str, optional
+        By default the folder's name.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    EnvironmentFault
+        The disk refuses.
+    """
+    path = out / "report.html"
+    page = render_report(records, _thumbnails(out, records), title or out.resolve().name)
+    write_bytes(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def render_report(records: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, str], title: str) -> str:
+    """The page as text; ``thumbnails`` are data URIs by the slides' ids."""
+    rows = [make_row(record, thumbnails.get(str(record.get("id")))) for record in records]
+    style, script = _resource("report.css"), _resource("report.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("report.html.jinja")).render(
+        title=title,
+        policy=policy,
+        style=markupsafe.Markup(style),
+        script=markupsafe.Markup(script),
+        rows=rows,
+        failed=[row for row in rows if row.status == "failed"],
+        partial=[row for row in rows if row.status == "partial"],
+        totals=_totals(records, rows),
+        histogram=_histogram(rows),
+        grades=GRADES,
+        kinds=sorted({str(lookup(r, "grade", "kind")) for r in records if lookup(r, "grade", "kind")}),
+        reasons=_reasons(records),
+        limits=_limits(records),
+        specifications=_specifications(records),
+        timings=_timings(records),
+        mpp_sources=Counter(row.mpp_source for row in rows).most_common(),
+        seams=_seams(records),
+        versions=_versions(records),
+        created=_day(max((str(record.get("created") or "") for record in records), default="")),
+    )
+
+
+def _thumbnails(out: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Data URIs by slide id, until the room is used up; the folders hold them all."""
+    long_side = next((px for count, px in _LONG_SIDES_PX if len(records) <= count), _SMALLEST_PX)
+    found, used = {}, 0
+    for record in records:
+        name = str(record.get("id"))
+        jpeg = _small_jpeg(out / name / "thumbnail.png", long_side)
+        if jpeg is None or used + len(jpeg) > _EMBEDDED_BYTES:
+            continue
+        used += len(jpeg)
+        found[name] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    return found
+
+
+def _small_jpeg(path: Path, long_side: int) -> bytes | None:
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError:  # none, or one that cannot be read: the table does without
+        return None
+    small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def _totals(records: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, str]:
+    nuclei = sum(row.nuclei.value or 0 for row in rows)
+    areas = [row.tissue.value for row in rows if row.tissue.value is not None]
+    tissue = sum(areas)
+    lost = sum(lookup(record, "lost", "area_mm2") or 0 for record in records)
+    seconds = [row.seconds.value for row in rows if row.seconds.value is not None]
+    return {
+        "slides": f"{len(rows):,}",
+        "complete": f"{sum(row.status == 'complete' for row in rows):,}",
+        "partial": f"{sum(row.status == 'partial' for row in rows):,}",
+        "failed": f"{sum(row.status == 'failed' for row in rows):,}",
+        "nuclei": f"{nuclei:,.0f}",
+        "tissue": f"{tissue:,.1f}",
+        "median_tissue": f"{statistics.median(areas):,.1f}" if areas else "–",
+        "density": f"{nuclei / tissue:,.0f}" if tissue else "–",
+        "lost": f"{lost:,.2f}" if lost else "0",
+        "lost_share": f"{lost / tissue:.2%}" if lost and tissue else "",
+        "time": duration(sum(seconds)) if seconds else "–",
+        "median_time": duration(statistics.median(seconds)) if seconds else "–",
+    }
+
+
+def _histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    counts = Counter(row.grade for row in rows)
+    most = max((counts[grade] for grade in GRADES), default=0) or 1
+    graded = sum(counts[grade] for grade in GRADES) or 1
+    return [
+        {
+            "grade": grade,
+            "count": counts[grade],
+            "share": f"{counts[grade] / graded:.0%}",
+            "width": round(300 * counts[grade] / most, 1),
+            "y": 30 * place,
+        }
+        for place, grade in enumerate(GRADES)
+    ]
+
+
+def _reasons(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update({str(k): int(v) for k, v in (lookup(record, "grade", "reasons") or {}).items()})
+    return [(name, f"{count:,}") for name, count in counts.most_common()]
+
+
+def _limits(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The grades' limits as the records state them, in words."""
+    stated = [lookup(record, "grade", "rubric") for record in records]
+    rubric = next((value for value in stated if isinstance(value, Mapping)), Rubric().to_dict())
+    limits = [_share(rubric.get(name)) for name in ("good", "adequate", "problematic")]
+    texts = ["no bad patch", *(f"at most {limit} of the patches bad" for limit in limits)]
+    return list(zip(GRADES, [*texts, f"more than {limits[-1]}, or a slide that fails as a whole"], strict=True))
+
+
+def _share(stated: Any) -> str:
+    """ "1/15" as "1/15 (6.7%)"; what is no share as it stands."""
+    try:
+        return f"{stated} ({float(Fraction(str(stated))):.1%})"
+    except (ValueError, ZeroDivisionError):
+        return str(stated)
+
+
+def _specifications(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each distinct specification once, with the number of its slides; what differs by slide is in its row."""
+    texts: Counter[str] = Counter()
+    for record in records:
+        specification = record.get("specification")
+        if isinstance(specification, Mapping):
+            varying = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256")
+            common = {key: value for key, value in specification.items() if key not in varying}
+            texts[json.dumps(common, sort_keys=True, ensure_ascii=False)] += 1
+    found = []
+    for text, count in texts.most_common():
+        value = json.loads(text)
+        pairs = [
+            ("Model", lookup(value, "model", "name")),
+            ("Licence", lookup(value, "model", "licence")),
+            ("Weights (SHA-256)", lookup(value, "model", "weights_sha256")),
+            ("Microns per pixel", value.get("mpp_requested")),
+            ("Tile", f"{value['tile_px']} px" if value.get("tile_px") else None),
+            ("Halo", f"{value['halo_px']} px" if value.get("halo_px") is not None else None),
+        ]
+        shown = [(name, str(item)) for name, item in pairs if item not in (None, "")]
+        found.append(
+            {
+                "slides": count,
+                "pairs": shown,
+                "json": json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False),
+            }
+        )
+    return found
+
+
+def _timings(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in (record.get("timings_s") or {}).items():
+            if name != "total" and isinstance(value, int | float):
+                seconds.setdefault(str(name), []).append(float(value))
+    total = sum(map(sum, seconds.values())) or 1.0
+    order = sorted(seconds, key=lambda name: (_STAGES.index(name) if name in _STAGES else len(_STAGES), name))
+    return [
+        {
+            "stage": name,
+            "total": duration(sum(seconds[name])),
+            "median": duration(statistics.median(seconds[name])),
+            "share": f"{sum(seconds[name]) / total:.0%}",
+            "width": round(160 * sum(seconds[name]) / total, 1),
+        }
+        for name in order
+    ]
+
+
+def _seams(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    def spread(name: str) -> str:
+        values = [v for r in records if isinstance(v := lookup(r, "seams", name), int | float)]
+        if not values:
+            return "–"
+        return f"median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}"
+
+    def total(name: str) -> str:
+        return f"{sum(lookup(record, 'seams', name) or 0 for record in records):,}"
+
+    return [
+        ("Density at seams against the interior", spread("density_ratio")),
+        ("Straight edges at seams against the interior", spread("straight_edge_ratio")),
+        ("Nuclei in seam bands", total("band_nuclei")),
+        ("Duplicates removed", total("duplicates_removed")),
+        ("Adopted from a neighbouring tile", total("adopted")),
+    ]
+
+
+def _versions(records: Sequence[Mapping[str, Any]]) -> str:
+    versions = {str(lookup(record, "versions", "wsiseg") or "") for record in records} - {""}
+    return ", ".join(sorted(versions))
+
+
+def _day(time: str) -> str:
+    """ "2026-01-31T12:00:00Z" as "2026-01-31 12:00 UTC"."""
+    return f"{time[:10]} {time[11:16]} UTC" if time.endswith("Z") and len(time) >= 17 else time
+
+
+def _resource(name: str) -> str:
+    return (importlib.resources.files("wsiseg.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _source_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

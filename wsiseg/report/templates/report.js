@@ -1,0 +1,81 @@
+"use strict";
+(() => {
+  document.documentElement.classList.add("scripted");
+  const table = document.querySelector("table.slides");
+  if (!table) return;
+  const slides = [...table.tBodies];
+
+  // Details are native disclosures without this script; with it a whole row opens and closes.
+  for (const slide of slides) {
+    const detail = slide.querySelector(".detail");
+    const button = slide.querySelector(".open");
+    detail.hidden = true;
+    detail.querySelector("details").open = true;
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", () => {
+      detail.hidden = !detail.hidden;
+      button.setAttribute("aria-expanded", String(!detail.hidden));
+      button.textContent = detail.hidden ? "Details" : "Hide details";
+    });
+  }
+
+  const key = (slide, column) => {
+    const cell = slide.rows[0].cells[column];
+    if (!("value" in cell.dataset)) return cell.textContent.trim().toLowerCase();
+    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+  };
+  for (const button of table.querySelectorAll(".sort")) {
+    button.addEventListener("click", () => {
+      const heading = button.closest("th");
+      const column = heading.cellIndex;
+      const up = heading.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const keyed = slides.map((slide, place) => ({ slide, place, key: key(slide, column) }));
+      keyed.sort((a, b) => {
+        // What is missing comes last in both directions.
+        if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.place - b.place;
+        const order = typeof a.key === "number" ? a.key - b.key : a.key.localeCompare(b.key);
+        return (up ? order : -order) || a.place - b.place;
+      });
+      table.append(...keyed.map((item) => item.slide));
+    });
+  }
+
+  const search = document.getElementById("search");
+  const status = document.getElementById("status");
+  const grade = document.getElementById("grade");
+  const shown = document.getElementById("shown");
+  const filter = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let count = 0;
+    for (const slide of slides) {
+      const fits = words.every((word) => slide.dataset.search.includes(word))
+        && (!status.value || slide.dataset.status === status.value)
+        && (!grade.value || slide.dataset.grade === grade.value);
+      slide.hidden = !fits;
+      count += fits;
+    }
+    shown.value = `${count.toLocaleString("en")} of ${slides.length.toLocaleString("en")} slides`;
+  };
+  for (const control of [search, status, grade]) control.addEventListener("input", filter);
+  document.getElementById("clear").addEventListener("click", () => {
+    search.value = status.value = grade.value = "";
+    filter();
+  });
+  filter();
+
+  const dialog = document.getElementById("enlarged");
+  table.addEventListener("click", (event) => {
+    const link = event.target.closest(".thumbnail a");
+    const modified = event.ctrlKey || event.metaKey || event.shiftKey;
+    if (!link || modified || !dialog.showModal) return;
+    event.preventDefault();
+    const image = link.querySelector("img");
+    dialog.querySelector("img").src = image.src;
+    dialog.querySelector("img").alt = image.alt;
+    dialog.querySelector("span").textContent = link.title;
+    dialog.showModal();
+  });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+})();
