@@ -24,7 +24,8 @@ def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     UsageError
         If there are none.
     """
-    folders = [run] if (run / RECORD_NAME).exists() else sorted(path.parent for path in run.glob(f"*/{RECORD_NAME}"))
+    records_below = sorted(run.glob(f"*/{RECORD_NAME}"))
+    folders = [run] if (run / RECORD_NAME).exists() else [path.parent for path in records_below]
     records = [(folder, read_json(folder / RECORD_NAME)) for folder in folders]
     usable = [(folder, record) for folder, record in records if record and record.get("status") != "failed"]
     if not usable:

@@ -10,10 +10,11 @@ from pathlib import Path
 from wsiseg.errors import UsageError
 
 SLIDE_SUFFIXES = frozenset(
-    # whole-slide formats of OpenSlide, then ordinary images
-    ".svs .svslide .tif .tiff .ndpi .vms .vmu .scn .mrxs .bif .czi .dcm .isyntax "
-    ".png .jpg .jpeg .webp .bmp".split()
-)
+    (
+        ".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".czi", ".dcm",
+        ".isyntax", ".png", ".jpg", ".jpeg", ".webp", ".bmp",
+    )
+)  # fmt: skip
 
 
 def find_slides(given: Iterable[str]) -> list[Path]:

@@ -10,15 +10,17 @@ from typing import Any
 
 from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
+    PublishJob,
     failure_record,
     judge,
     judge_jobs,
     label_jobs,
+    plan_grading,
     publish_slide,
     stitch_slide,
     write_label_pyramid,
-    write_labels,
 )
+from wsiseg.formats import maps
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
@@ -107,6 +109,17 @@ class CohortResult:
     tiles_computed: int
     seconds: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "out": str(self.out),
+            "report": str(self.report),
+            "exit_code": self.exit_code,
+            "tiles_computed": self.tiles_computed,
+            "seconds": self.seconds,
+            "slides": list(self.records),
+        }
+
     def count(self, status: str) -> int:
         return sum(record["status"] == status for record in self.records)
 
@@ -188,8 +201,10 @@ def _segment_slide(
         on_event(Event("stage", folder.id, {"name": name}))
         return Stage(name, function, arguments)
 
-    job = PlanJob(folder, _request(path, options), options.retry_partial)
-    (planned,) = yield stage("plan-slide", plan_or_reuse, [job])
+    started = time.perf_counter()
+    request = _request(path, options)
+    plan_job = PlanJob(folder, request, options.retry_partial)
+    (planned,) = yield stage("plan-slide", plan_or_reuse, [plan_job])
     if planned.unchanged is not None:
         on_event(Event("unchanged", folder.id))
         return planned.unchanged
@@ -197,7 +212,7 @@ def _segment_slide(
     plan = planned.plan
     on_event(Event("planned", folder.id, {"total": len(plan.tiles)}))
 
-    missing, resumed = _missing_batches(work, plan, job.request.choice)
+    missing, resumed = _missing_batches(work, plan, request.choice)
     for summary in resumed:
         on_event(_progress(folder, summary, computed=False))
     yield Stage(
@@ -208,10 +223,12 @@ def _segment_slide(
         retry=_retry_batch,
     )
     yield stage("stitch-slide", stitch_slide, [work])
-    yield stage("label-map", write_labels, label_jobs(work))
+    yield stage("label-map", maps.write_label_shard, label_jobs(work))
     yield stage("label-pyramid", write_label_pyramid, [work])
+    yield stage("plan-grading", plan_grading, [work])
     yield stage("grade-patches", judge, judge_jobs(work))
-    (record,) = yield stage("publish-slide", publish_slide, [(folder, work)])
+    job = PublishJob(folder, work, time.perf_counter() - started)
+    (record,) = yield stage("publish-slide", publish_slide, [job])
     return record
 
 
@@ -265,7 +282,8 @@ def _progress(folder: SlideFolder, summary: BatchSummary, *, computed: bool) -> 
 def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:
     """Record a failure; a result of an earlier run stays where it is."""
     record = failure_record(path, folder.id, error)
-    if folder.record() is None or folder.record()["status"] == "failed":
+    earlier = folder.record()
+    if earlier is None or earlier["status"] == "failed":
         with environment_faults(folder.final):
             folder.final.mkdir(parents=True, exist_ok=True)
         write_json(folder.final / RECORD_NAME, record)

@@ -15,9 +15,9 @@ from wsiseg_cli import options
     "-o", "--output", "out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True,
     help="Folder for the slide and the results.",
 )  # fmt: skip
-@click.option("--size", default=6144, show_default=True, type=click.IntRange(512), help="Side of the slide in pixels.")
+@click.option("--size", default=6144, show_default=True, type=click.IntRange(512), help="Side of the slide, px.")
 @click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
-@click.option("-m", "--model", default=None, help="A model of `wsiseg models`, or a weights file.")
+@options.model_option
 @options.cluster_options
 @options.json_option
 def command(
@@ -57,7 +57,8 @@ def command(
         click.echo(f"grade: {grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {grade['kind']})")
         click.echo(
             f"against the truth: {result.true_nuclei} nuclei drawn, {result.found_nuclei} found, "
-            f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} (precision {result.precision:.3f}, recall {result.recall:.3f})"
+            f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} "
+            f"(precision {result.precision:.3f}, recall {result.recall:.3f})"
         )
     click.echo(f"report: {result.cohort.report}")
     return result.cohort.exit_code

@@ -17,8 +17,9 @@ from wsiseg_cli import options
 )  # fmt: skip
 @options.output_option("Folder for the files; default: inside each slide's own folder.", required=False)
 @click.option(
-    "--split", type=click.IntRange(min=1), help="At most this many nuclei a GeoJSON file (QuPath reads a file whole)."
-)
+    "--split", type=click.IntRange(min=1),
+    help="At most this many nuclei a GeoJSON file (QuPath reads a file whole).",
+)  # fmt: skip
 def command(run: Path, target: str, out: Path | None, split: int | None) -> int:
     """Write the nuclei of RUN, a results folder or one slide's folder in it, in another format.
 

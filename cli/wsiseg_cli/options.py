@@ -12,11 +12,15 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Decorator = Callable[[F], F]
-
 
 def slides_argument(function: F) -> F:
     return click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")(function)
+
+
+def model_option(function: F) -> F:
+    return click.option(
+        "-m", "--model", metavar="NAME|FILE", help="A model of `wsiseg models`, or a file of weights."
+    )(function)
 
 
 def mpp_options(function: F) -> F:
@@ -82,7 +86,7 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
 
 
-def output_option(help_text: str, *, required: bool = True) -> Decorator[F]:
+def output_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
     return click.option(
         "-o", "--output", "out", type=click.Path(path_type=Path), required=required, help=help_text
     )

@@ -28,7 +28,7 @@ class Roi(click.ParamType):
 @click.command("segment")
 @options.slides_argument
 @options.output_option("Folder for the results; a run with the same settings goes on where it stopped.")
-@click.option("-m", "--model", default=None, metavar="NAME|FILE", help="A model of `wsiseg models`, or a weights file.")
+@options.model_option
 @options.mpp_options
 @click.option("--roi", type=Roi(), help="Only this rectangle, in level-0 pixels.")
 @click.option(
@@ -108,5 +108,8 @@ def command(
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:
-        click.echo(result.summary())
+        counts = ", ".join(f"{result.count(status)} {status}" for status in ("complete", "partial", "failed"))
+        tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
+        click.echo(f"{len(result.records)} slides: {counts}; {tiles}")
+        click.echo(f"report: {result.report}")
     return result.exit_code

@@ -29,12 +29,9 @@ def save_tissue(path: Path, tissue: Tissue) -> None:
     arrays = {name: np.packbits(getattr(tissue, name)) for name in _MASKS}
     wkb = b"" if box else shapely.to_wkb(region)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
-        region=np.frombuffer(wkb, dtype=np.uint8),
-        **arrays,
-    )
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    arrays["region"] = np.frombuffer(wkb, dtype=np.uint8)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -43,9 +40,8 @@ def load_tissue(path: Path) -> Tissue:
     with np.load(path, allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
         shape = tuple(about["shape"])
-        masks = {
-            name: np.unpackbits(file[name], count=shape[0] * shape[1]).astype(bool).reshape(shape) for name in _MASKS
-        }
+        bits = {name: np.unpackbits(file[name], count=shape[0] * shape[1]) for name in _MASKS}
+        masks = {name: flat.astype(bool).reshape(shape) for name, flat in bits.items()}
         box = about["box"]
         region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
     return Tissue(**masks, scale=Scale(about["downsample"]), region=region, artefacts=about["artefacts"])

@@ -1,0 +1,208 @@
+"""`segment_slides` as a whole, in this process, with the segmenter that needs no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+
+from wsiseg.errors import UsageError
+from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.metrics import match_polygons
+from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
+from wsiseg.schedule import SerialExecutor
+from wsiseg.segment import ModelChoice
+from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
+
+CLASSICAL = ModelChoice("classical", "cpu")
+
+
+def run(
+    slides: list[Path], out: Path, executor: SerialExecutor | None = None, **settings: Any
+) -> tuple[CohortResult, list[Event]]:
+    events: list[Event] = []
+    options = SegmentOptions(CLASSICAL, **{"tile": 512, **settings})
+    return segment_slides(slides, out, options, executor or SerialExecutor(), events.append), events
+
+
+def same_results(first: Path, second: Path) -> None:
+    """All files equal; slide.json but for times."""
+    names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
+    assert names == sorted(str(p.relative_to(second)) for p in second.rglob("*") if p.is_file())
+    for name in names:
+        one, other = (first / name).read_bytes(), (second / name).read_bytes()
+        if name.endswith("slide.json"):
+            records = [json.loads(text) for text in (one, other)]
+            for record in records:
+                record.pop("timings_s")
+                record.pop("created")
+            assert records[0] == records[1]
+        else:
+            assert one == other, name
+
+
+@pytest.fixture(scope="module")
+def finished(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    result, _ = run([drawn[0]], out)
+    assert result.exit_code == 0
+    return out
+
+
+def test_a_run_finds_the_drawn_nuclei_and_records_all(finished: Path, drawn: tuple[Path, Truth]) -> None:
+    folder = finished / "drawn"
+    record = json.loads((folder / "slide.json").read_text())
+    assert record["status"] == "complete"
+    assert record["tiles"] == {"total": 9, "done": 9, "blank": 0, "failed": 0}
+    found = read_nuclei(folder / "nuclei.parquet")
+    assert record["nuclei"] == len(found)
+    assert np.array_equal(found.columns["id"], np.arange(1, len(found) + 1))
+    assert shapely.is_valid(found.geometry()).all()
+    match = match_polygons(drawn[1].nuclei, found, iou=0.5)
+    assert match.f1 > 0.8  # the drawn tissue is easy; a shift by half a nucleus would halve it
+    for name in ("maps.zarr", "patches.parquet", "thumbnail.png"):
+        assert (folder / name).exists()
+    for name in ("report.html", "cohort.csv", "cohort.parquet"):
+        assert (finished / name).exists()
+    assert not (finished / ".work").exists()
+
+
+def test_a_finished_run_computes_nothing(finished: Path, drawn: tuple[Path, Truth]) -> None:
+    before = (finished / "drawn" / "slide.json").read_bytes()
+    result, events = run([drawn[0]], finished)
+    assert result.tiles_computed == 0
+    assert [e.kind for e in events if e.kind in ("tiles", "unchanged")] == ["unchanged"]
+    assert (finished / "drawn" / "slide.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("tile", [768, 1536])
+def test_other_tile_sizes_find_the_same_nuclei(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tile: int
+) -> None:
+    run([drawn[0]], tmp_path, tile=tile)
+    first = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    other = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    match = match_polygons(first, other, iou=0.9)
+    assert min(match.precision, match.recall) >= 0.999
+    assert abs(len(first) - len(other)) <= 0.001 * len(first) + 1
+
+
+class _StopAfter(SerialExecutor):
+    """Stops like a kill: after some tasks nothing more happens, and nothing is cleaned up."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.left = tasks
+
+    def next_done(self) -> Any:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().next_done()
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7])
+def test_a_stopped_run_goes_on_and_ends_the_same(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tasks: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run([drawn[0]], tmp_path, _StopAfter(tasks))
+    assert not (tmp_path / "drawn" / "slide.json").exists()
+    result, events = run([drawn[0]], tmp_path)
+    resumed = sum(e.detail["done"] for e in events if e.kind == "tiles" and not e.detail["computed"])
+    assert result.tiles_computed + resumed == 9
+    assert resumed > 0 or tasks < 2
+    same_results(finished / "drawn", tmp_path / "drawn")
+
+
+def test_a_changed_specification_computes_again_and_replaces(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    roi = (1024.0, 1024.0, 512.0, 512.0)
+    run([drawn[0]], tmp_path, roi=roi)
+    inside = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    assert len(inside)
+    assert ((inside.centroids() >= 1024) & (inside.centroids() < 1536)).all()
+    result, _ = run([drawn[0]], tmp_path)
+    assert result.tiles_computed == 9
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)
+
+
+def test_a_roi_holds_exactly_the_whole_runs_nuclei(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    run([drawn[0]], tmp_path, roi=(700.0, 900.0, 1111.0, 777.0))
+    whole = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    x, y = whole.centroids().T
+    expected = whole.take((x >= 700) & (x < 1811) & (y >= 900) & (y < 1677))
+    found = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    match = match_polygons(expected, found, iou=0.99)
+    assert len(found) == len(expected)
+    assert match.f1 == 1.0
+
+
+def test_damage_costs_its_own_stored_tile_alone(finished: Path, drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    damaged = tmp_path / "drawn.svs"
+    shutil.copy(drawn[0], damaged)
+    corrupt_tile(damaged, 5 * 12 + 5)
+    result, _ = run([damaged], tmp_path / "out")
+    (record,) = result.records
+    assert result.exit_code == 3
+    assert record["status"] == "partial"
+    ((x0, y0, x1, y1, reason),) = record["lost"]["boxes"]
+    assert (x0, y0, x1, y1) == (1280, 1280, 1536, 1536)
+    assert reason
+    assert record["lost"]["area_mm2"] == pytest.approx(0.064**2, rel=1e-6)
+    clean = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    found = read_nuclei(tmp_path / "out" / "drawn" / "nuclei.parquet")
+    away = _outside(clean, (x0 - 120, y0 - 120, x1 + 120, y1 + 120))
+    match = match_polygons(clean.take(away), found, iou=0.9)
+    assert match.recall >= 0.999
+    assert not (~_outside(found, (x0, y0, x1, y1))).any()
+
+
+def _outside(nuclei: Any, box: tuple[float, ...]) -> Any:
+    b = nuclei.bounds()
+    return (b[:, 0] >= box[2]) | (b[:, 2] <= box[0]) | (b[:, 1] >= box[3]) | (b[:, 3] <= box[1])
+
+
+def test_a_failed_slide_leaves_the_others_alone(finished: Path, drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    bad, nameless = tmp_path / "bad.svs", tmp_path / "nameless.svs"
+    bad.write_bytes(b"not a slide")
+    write_slide(nameless, width=512, height=512, describe_mpp=False)
+    result, _ = run([bad, drawn[0], nameless], tmp_path / "out")
+    assert result.exit_code == 3
+    assert [r["status"] for r in result.records] == ["failed", "complete", "failed"]
+    assert "--mpp" in result.records[2]["error"]["message"]
+    same_results(finished / "drawn", tmp_path / "out" / "drawn")
+    statuses = pq.read_table(tmp_path / "out" / "cohort.parquet").column("status").to_pylist()
+    assert sorted(statuses) == ["complete", "failed", "failed"]
+    assert run([bad], tmp_path / "other")[0].exit_code == 4
+
+
+def test_a_failure_does_not_remove_an_earlier_result(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    slide, out = tmp_path / "s.svs", tmp_path / "out"
+    write_slide(slide, width=1024, height=1024, layout="dense")
+    assert run([slide], out)[0].exit_code == 0
+    slide.write_bytes(b"overwritten")
+    assert run([slide], out)[0].exit_code == 4
+    assert json.loads((out / "s" / "slide.json").read_text())["status"] == "complete"
+
+
+def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> None:
+    write_svs(tmp_path / "white.svs", np.full((1500, 1200, 3), 244, np.uint8), mpp=0.5)
+    result, _ = run([tmp_path / "white.svs"], tmp_path / "out")
+    (record,) = result.records
+    assert (record["status"], record["nuclei"], record["tiles"]["done"]) == ("complete", 0, 0)
+    assert record["grade"]["grade"] == "Unacceptable"
+    assert record["grade"]["failure"]
+    assert len(read_nuclei(tmp_path / "out" / "white" / "nuclei.parquet")) == 0
+
+
+def test_a_tile_size_off_the_stride_is_a_usage_error(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tile"):
+        run([drawn[0]], tmp_path, tile=-5)
