@@ -1,6 +1,7 @@
 # make demo   installs wsiseg into .venv and runs it on a slide that it draws itself
 # make test   installs what the tests need and runs them; SLOW=0 leaves out those that take minutes
 # make lint   ruff, mypy, import-linter
+# make docs   writes docs/cli.md from the commands' help
 # make clean  removes caches and build products; make distclean the environment as well
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Its own step, and first: left to the resolver, torch brings the newest release with gigabytes of CUDA along.
 TORCH := 2.13.0
 
-.PHONY: demo test lint clean distclean
+.PHONY: demo test lint docs clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +32,9 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m wsiseg_cli.reference > docs/cli.md
 
 $(VENV)/.torch-$(TORCH):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else "wsiseg needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v[:2])'

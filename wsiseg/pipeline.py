@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied, WsisegError
+from wsiseg.errors import EnvironmentFault, ModelError, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
     PublishJob,
     failure_record,
@@ -144,7 +144,7 @@ def segment_slides(
 
     Raises
     ------
-    UsageError
+    UsageError, ModelError
         If a request makes no sense whatever the slide (tile size, mask file, model).
     EnvironmentFault
         If the disk or the cluster gives out; the same call goes on from there.
@@ -184,7 +184,7 @@ def _slide_steps(
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
     try:
         record = yield from _segment_slide(path, folder, options, on_event)
-    except (EnvironmentFault, UsageError):
+    except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
         record = _failed(path, folder, error)

@@ -26,12 +26,14 @@ Made from `--help` by `make docs`; a test keeps it in step.
 
 def reference() -> str:
     """The text of docs/cli.md."""
-    context = click.Context(cli, info_name="wsiseg", max_content_width=100)
+    context = click.Context(
+        cli, info_name="wsiseg", terminal_width=100, help_option_names=["-h", "--help"]
+    )
     parts = [_HEADER, _section(cli, context)]
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        parts.append(_section(command, click.Context(command, context, info_name=name, max_content_width=100)))
+        parts.append(_section(command, click.Context(command, context, info_name=name, terminal_width=100)))
     return "\n".join(parts)
 
 

@@ -85,10 +85,10 @@ def command(
     wsiseg segment slides -o results --scheduler tcp://head:8786
     """
     from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.inputs import find_slides
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.pipeline import SegmentOptions, segment_slides
     from wsiseg.segment import ModelChoice
-    from wsiseg.inputs import find_slides
     from wsiseg_cli.progress import watch
 
     cluster = ClusterOptions(
