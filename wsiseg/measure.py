@@ -185,9 +185,7 @@ def _hull_area(points: FloatArray) -> float:
     for k in range(1, count):  # equal x: by y
         m, moving = k, order[k]
         while (
-            m > 0
-            and points[order[m - 1], 0] == points[moving, 0]
-            and points[order[m - 1], 1] > points[moving, 1]
+            m > 0 and points[order[m - 1], 0] == points[moving, 0] and points[order[m - 1], 1] > points[moving, 1]
         ):
             order[m] = order[m - 1]
             m -= 1

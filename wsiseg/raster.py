@@ -56,12 +56,18 @@ def largest_components(labels: npt.NDArray[np.integer]) -> Labels:
     return _starts(np.ascontiguousarray(labels, dtype=np.int32))[3]
 
 
-def component_sizes(mask: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """The horizontal runs of ``mask`` (h, w): row, first column, stop, and pixels in the run's 4-connected component."""
-    rows, firsts, stops, names = _runs(mask.view(np.int8))
-    root, _ = _components(rows, firsts, stops, np.zeros_like(names), 1)
-    sizes = np.bincount(root, weights=stops - firsts, minlength=len(root)).astype(np.int64)
-    return rows, firsts, stops, sizes[root]
+def components(mask: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """The horizontal runs of a bool image (h, w) and the 4-connected components that they form.
+
+    Returns
+    -------
+    rows, firsts, stops : int64 arrays (R,)
+        Run r is ``mask[rows[r], firsts[r]:stops[r]]``; in raster order.
+    roots : int64 array (R,)
+        The first run of r's component, which names the component.
+    """
+    rows, firsts, stops, names = _runs(np.ascontiguousarray(mask).view(np.int8))
+    return rows, firsts, stops, _components(rows, firsts, stops, np.zeros_like(names), 1)[0]
 
 
 def rasterize(
@@ -100,10 +106,8 @@ def _starts(image: Labels) -> tuple[IntArray, IntArray, Labels, Labels]:
     """Row, column and name of the first pixel of each label's largest component; and the image without the rest."""
     rows, firsts, stops, names = _runs(image)
     dense = names
-    known = np.empty(0, dtype=np.int32)
     if len(names) and names.max() > image.size:  # a table by label would be larger than the image
-        known, inverse = np.unique(names, return_inverse=True)
-        dense = inverse.astype(np.int32)
+        dense = np.unique(names, return_inverse=True)[1]
     root, chosen = _components(rows, firsts, stops, dense, int(dense.max()) + 1 if len(dense) else 0)
     heads = chosen[chosen >= 0]
     if np.count_nonzero(root == np.arange(len(root))) > len(heads):

@@ -45,7 +45,7 @@ class OffsetDecoder:
         A pixel whose vote is farther than this from every seed belongs to none.
     min_area_um2, max_diameter_um : float
         Smaller and larger objects (by the longer side of their bounds) are rejected. A pixel that claims its
-        centre to be farther away than half the largest diameter does not vote.
+        centre to be farther away than 0.6 of the largest diameter does not vote.
     min_score : float
         Least mean foreground probability of an object.
     upsample : int
@@ -54,19 +54,22 @@ class OffsetDecoder:
 
     mpp: float = 0.5
     threshold: float = 0.5
-    vote_sigma_px: float = 1.5
-    seed_radius_px: float = 4.0
-    min_votes: float = 0.5
+    vote_sigma_px: float = 1.25
+    seed_radius_px: float = 3.5
+    min_votes: float = 0.35
     assign_radius_px: float = 8.0
-    min_area_um2: float = 8.0
+    min_area_um2: float = 4.0
     max_diameter_um: float = 32.0
     min_score: float = 0.0
     upsample: int = 2
 
     @property
     def reach_px(self) -> float:
-        """How far from a pixel its centre can be."""
-        return self.max_diameter_um / 2 / self.mpp
+        """How far from a pixel its centre can be.
+
+        More than half the largest diameter: what is cut off at this distance is still too large and rejected.
+        """
+        return 0.6 * self.max_diameter_um / self.mpp
 
     @property
     def margin_px(self) -> int:

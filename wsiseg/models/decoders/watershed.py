@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from wsiseg.models.decoders.maps import Map, enlarge, kernel_radius, maxima, smooth
 from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import component_sizes, trace
+from wsiseg.raster import components, trace
 
 Mask = npt.NDArray[np.bool_]
 
@@ -53,11 +53,11 @@ class WatershedDecoder:
 
     mpp: float = 0.5
     threshold: float = 0.5
-    smoothing_um: float = 0.5
-    seed_radius_um: float = 2.5
-    min_distance_um: float = 0.75
+    smoothing_um: float = 0.3
+    seed_radius_um: float = 2.0
+    min_distance_um: float = 0.5
     max_hole_um2: float = 12.0
-    min_area_um2: float = 12.0
+    min_area_um2: float = 6.0
     max_diameter_um: float = 32.0
     upsample: int = 2
 
@@ -76,7 +76,7 @@ class WatershedDecoder:
         return self.mpp / self.upsample
 
     def decode(self, foreground: Map) -> Nuclei:
-        """Nuclei in pixels of ``foreground``, float32 (h, w), with the float32 column ``score``: their mean of it."""
+        """Nuclei in pixels of ``foreground``, float32 (h, w); column ``score`` is their mean of it."""
         probability = enlarge(foreground, self.upsample)
         mask = fill_holes(probability > np.float32(self.threshold), self.max_hole_um2 / self._pixel**2)
         labels = decode_mask(mask, self)
@@ -85,9 +85,7 @@ class WatershedDecoder:
         nuclei = Nuclei(nuclei.vertices / self.upsample, nuclei.offsets, {"score": score})
         bounds = nuclei.bounds() * self.mpp
         extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
-        return nuclei.take(
-            (nuclei.areas() * self.mpp**2 >= self.min_area_um2) & (extent <= self.max_diameter_um)
-        )
+        return nuclei.take((nuclei.areas() * self.mpp**2 >= self.min_area_um2) & (extent <= self.max_diameter_um))
 
 
 def decode_mask(mask: Mask, params: WatershedDecoder) -> npt.NDArray[np.int32]:
@@ -112,7 +110,7 @@ def decode_mask(mask: Mask, params: WatershedDecoder) -> npt.NDArray[np.int32]:
     rows, columns = maxima(
         np.where(mask, surface, np.float32(0)), params.seed_radius_um / pixel, params.min_distance_um / pixel
     )
-    return _flood(mask, surface, rows, columns)
+    return _flood(mask, surface, rows, columns, *_flood_order(mask, rows, columns))
 
 
 def distance_transform(mask: Mask, limit_px: float) -> Map:
@@ -126,7 +124,8 @@ def distance_transform(mask: Mask, limit_px: float) -> Map:
 
 def fill_holes(mask: Mask, max_area_px: float) -> Mask:
     """``mask`` with every 4-connected part of its complement up to ``max_area_px`` pixels added."""
-    rows, firsts, stops, sizes = component_sizes(~mask)
+    rows, firsts, stops, roots = components(~mask)
+    sizes = np.bincount(roots, weights=stops - firsts, minlength=len(roots))[roots]
     filled = mask.copy()
     _set(filled, rows, firsts, stops, sizes <= max_area_px)
     return filled
@@ -167,38 +166,53 @@ def _distance(mask: Mask, limit: int) -> Map:
     return out
 
 
+def _flood_order(mask: Mask, rows: IntArray, columns: IntArray) -> tuple[IntArray, IntArray]:
+    """The seeds sorted by the mask's component that they are in, and where each component's seeds begin."""
+    run_rows, firsts, _, roots = components(mask)
+    width = mask.shape[1]
+    run = np.searchsorted(run_rows * width + firsts, rows * width + columns, side="right") - 1
+    order = np.argsort(roots[run], kind="stable")
+    starts = np.flatnonzero(np.diff(roots[run][order], prepend=-1))
+    return order, np.append(starts, len(order))
+
+
 @numba.njit(cache=True, nogil=True)
-def _flood(mask: Mask, surface: Map, rows: IntArray, columns: IntArray) -> npt.NDArray[np.int32]:
+def _flood(
+    mask: Mask, surface: Map, rows: IntArray, columns: IntArray, order: IntArray, starts: IntArray
+) -> npt.NDArray[np.int32]:
     """Flood the mask from the seeds, high surface first; first come, first served within a level.
 
     The order is that of the seeds and the neighbours (up, left, right, down), so it does not depend on the
-    origin. Queues are linked lists through one array: a pixel enters exactly one queue once.
+    origin. Queues are linked lists through one array: a pixel enters exactly one queue once. Components of the
+    mask do not touch; they are flooded one after the other to stay in the processor's cache.
     """
     height, width = mask.shape
     labels = np.zeros((height, width), dtype=np.int32)
-    if len(rows) == 0:
-        return labels
-    top = 0
+    after = np.empty(height * width, dtype=np.int32)
+    highest = 0
     for n in range(len(rows)):
-        top = max(top, int(surface[rows[n], columns[n]] * _LEVELS_PER_PX))
-    head = np.full(top + 1, -1, dtype=np.int32)
-    tail = np.full(top + 1, -1, dtype=np.int32)
-    after = np.full(height * width, -1, dtype=np.int32)
-    for n in range(len(rows)):
-        labels[rows[n], columns[n]] = n + 1
-        level = int(surface[rows[n], columns[n]] * _LEVELS_PER_PX)
-        _push(head, tail, after, level, rows[n] * width + columns[n])
-    for level in range(top, -1, -1):
-        while head[level] >= 0:
-            pixel = head[level]
-            head[level] = after[pixel]
-            i, j = pixel // width, pixel % width
-            for k in range(4):
-                y, x = i + (k == 3) - (k == 0), j + (k == 2) - (k == 1)
-                if 0 <= y < height and 0 <= x < width and mask[y, x] and labels[y, x] == 0:
-                    labels[y, x] = labels[i, j]
-                    lower = min(level, max(0, int(surface[y, x] * _LEVELS_PER_PX)))
-                    _push(head, tail, after, lower, y * width + x)
+        highest = max(highest, int(surface[rows[n], columns[n]] * _LEVELS_PER_PX))
+    head = np.full(highest + 1, -1, dtype=np.int32)
+    tail = np.full(highest + 1, -1, dtype=np.int32)
+    for part in range(len(starts) - 1):
+        top = 0
+        for s in range(starts[part], starts[part + 1]):
+            n = order[s]
+            labels[rows[n], columns[n]] = n + 1
+            level = int(surface[rows[n], columns[n]] * _LEVELS_PER_PX)
+            top = max(top, level)
+            _push(head, tail, after, level, rows[n] * width + columns[n])
+        for level in range(top, -1, -1):
+            while head[level] >= 0:
+                pixel = head[level]
+                head[level] = after[pixel]
+                i, j = pixel // width, pixel % width
+                for k in range(4):
+                    y, x = i + (k == 3) - (k == 0), j + (k == 2) - (k == 1)
+                    if 0 <= y < height and 0 <= x < width and mask[y, x] and labels[y, x] == 0:
+                        labels[y, x] = labels[i, j]
+                        lower = min(level, max(0, int(surface[y, x] * _LEVELS_PER_PX)))
+                        _push(head, tail, after, lower, y * width + x)
     return labels
 
 
@@ -206,6 +220,7 @@ def _flood(mask: Mask, surface: Map, rows: IntArray, columns: IntArray) -> npt.N
 def _push(
     head: npt.NDArray[np.int32], tail: npt.NDArray[np.int32], after: npt.NDArray[np.int32], level: int, pixel: int
 ) -> None:
+    after[pixel] = -1
     if head[level] < 0:
         head[level] = pixel
     else:
