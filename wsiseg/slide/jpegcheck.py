@@ -21,7 +21,9 @@ Bytes = npt.NDArray[np.uint8]
 Tables = npt.NDArray[np.int32]
 
 _LOOK = 9  # bits resolved by one table access; longer codes are rare
-# A lookup entry: the bits of code and value together << 8 | the symbol; 0 where the code is longer or undefined.
+# A lookup entry is what _entry packs; 0 where the code is longer or undefined.
+_ENOUGH = 32  # bits for any symbol: a code of up to 16 and a value of up to 15
+_END, _INVALID = 192, 65  # advances of an end of block and of a symbol that none may be, apart from each other
 _ROW = (1 << _LOOK) + 18 + 18 + 256 + 1  # lookup, largest code and value offset by length, values, defined?
 _MAX, _OFFSET, _VALUES, _DEFINED = 1 << _LOOK, (1 << _LOOK) + 18, (1 << _LOOK) + 36, (1 << _LOOK) + 36 + 256
 
@@ -88,8 +90,9 @@ def _define(data: Bytes, position: int, end: int, tables: Tables) -> int:
                 row[_VALUES + index] = value
                 if length <= _LOOK:
                     first = code << (_LOOK - length)
+                    packed = _entry(length, value, kind)
                     for entry in range(first, min(first + (1 << (_LOOK - length)), 1 << _LOOK)):
-                        row[entry] = ((length + (value & 15)) << 8) | value
+                        row[entry] = packed
                 code += 1
                 index += 1
             row[_MAX + length] = code - 1 if count else -1
@@ -206,7 +209,7 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     interval = frame[4]
     position, size = np.uint64(frame[5]), np.uint64(len(data))
     bits, held, ended = np.uint64(0), np.int64(0), False
-    one, two, byte = np.uint64(1), np.uint64(2), np.uint64(8)
+    one, two, mask = np.uint64(1), np.uint64(2), np.uint64((1 << _LOOK) - 1)
     for unit in range(units):
         if interval and unit and unit % interval == 0:
             marker = 0xD0 + (unit // interval - 1) % 8
@@ -219,52 +222,24 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
         for block in range(blocks):
             base, k = bases[block, 0], 0
             while k < 64:
-                if held < 32 and not ended:  # a code of up to 16 bits and up to 15 more
-                    if position + np.uint64(4) <= size and not (
-                        data[position] == 0xFF
-                        or data[position + one] == 0xFF
-                        or data[position + two] == 0xFF
-                        or data[position + np.uint64(3)] == 0xFF
-                    ):
-                        word = np.uint64(data[position]) << np.uint64(24)
-                        word |= np.uint64(data[position + one]) << np.uint64(16)
-                        word |= np.uint64(data[position + two]) << byte
-                        word |= np.uint64(data[position + np.uint64(3)])
-                        bits = (bits << np.uint64(32)) | word
-                        held += 32
-                        position += np.uint64(4)
-                    else:
-                        while held <= 48 and not ended:
-                            if position < size and data[position] != 0xFF:
-                                bits = (bits << byte) | np.uint64(data[position])
-                                position += one
-                                held += 8
-                            elif position + one < size and data[position + one] == 0:
-                                bits = (bits << byte) | np.uint64(0xFF)
-                                position += two
-                                held += 8
-                            else:
-                                ended = True
+                if held < _ENOUGH:
+                    if held < 0:
+                        return 6
+                    if not ended:
+                        bits, held, position, ended = _refill(data, size, position, bits, held)
                 index = bits >> np.uint64(held - _LOOK) if held >= _LOOK else bits << np.uint64(_LOOK - held)
-                entry = flat[base + (index & np.uint64((1 << _LOOK) - 1))]
+                entry = flat[base + (index & mask)]
                 if entry == 0:
                     entry = _long_code(flat, base, bits, held)
                     if entry == 0:
                         return 4 if held > 16 else 6
-                held -= entry >> 8
-                if held < 0:
-                    return 6
-                value = entry & 255
-                if k == 0:
-                    base, k = bases[block, 1], 1
-                    if value > 11:
-                        return 5
-                elif value == 0:
-                    break
-                else:
-                    k += (value >> 4) + 1
-                    if k > 64 or (value & 15 == 0 and value != 0xF0):
-                        return 5
+                held -= entry & 63
+                k += entry >> 6
+                base = bases[block, 1]
+            if 64 < k < _END:
+                return 5
+    if held < 0:
+        return 6
     if held >= 8 or (not ended and position < size and data[position] != 0xFF):
         return 7
     while position + one < size and data[position] == 0xFF and data[position + one] == 0xFF:
@@ -272,6 +247,50 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     if position + one >= size:
         return 6
     return 0 if data[position] == 0xFF and data[position + one] == 0xD9 else 7
+
+
+@numba.njit(cache=True, nogil=True)
+def _refill(
+    data: Bytes, size: np.uint64, position: np.uint64, bits: np.uint64, held: np.int64
+) -> tuple[np.uint64, np.int64, np.uint64, bool]:
+    """Bits enough for the next symbol, with stuffed zeros dropped; ended at a marker or at the end of the data."""
+    one, two, three, four, byte = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(8)
+    if position + four <= size:
+        a, b, c, d = data[position], data[position + one], data[position + two], data[position + three]
+        if a != 0xFF and b != 0xFF and c != 0xFF and d != 0xFF:
+            word = (
+                (np.uint64(a) << np.uint64(24))
+                | (np.uint64(b) << np.uint64(16))
+                | (np.uint64(c) << byte)
+                | np.uint64(d)
+            )
+            return (bits << np.uint64(32)) | word, held + 32, position + four, False
+    while held <= 48:
+        if position < size and data[position] != 0xFF:
+            bits = (bits << byte) | np.uint64(data[position])
+            position += one
+        elif position + one < size and data[position + one] == 0:
+            bits = (bits << byte) | np.uint64(0xFF)
+            position += two
+        else:
+            return bits, held, position, True
+        held += 8
+    return bits, held, position, False
+
+
+@numba.njit(cache=True, nogil=True)
+def _entry(length: int, value: int, kind: int) -> int:
+    """Bits of code and value together, and how far the symbol goes in its block << 6; kind 0 is DC."""
+    size, run = value & 15, value >> 4
+    if kind == 0:
+        advance = 1 if value <= 11 else _INVALID
+    elif size:
+        advance = run + 1
+    elif run == 15:
+        advance = 16
+    else:
+        advance = _END if run == 0 else _INVALID
+    return (advance << 6) | (length + size)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -283,5 +302,5 @@ def _long_code(flat: npt.NDArray[np.int32], base: np.uint64, bits: np.uint64, he
         code = np.int64((bits >> np.uint64(held - length)) & np.uint64((1 << length) - 1))
         if code <= flat[base + np.uint64(_MAX + length)]:
             value = flat[base + np.uint64(_VALUES + ((code + flat[base + np.uint64(_OFFSET + length)]) & 255))]
-            return np.int64(((length + (value & 15)) << 8) | value)
+            return np.int64(_entry(length, value, 0 if base < np.uint64(4 * _ROW) else 1))
     return np.int64(0)

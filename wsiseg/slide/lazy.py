@@ -36,7 +36,11 @@ def dask_level(slide: Slide, level: int) -> dask.array.Array:
     """One level as uint8 (height, width, 3), in chunks of whole stored tiles."""
     view = LevelView(slide, level)
     return dask.array.from_array(
-        view, chunks=(*chunk_size(slide, level), 3), name=f"slide-level-{tokenize(slide, level)}", asarray=False
+        view,
+        chunks=(*chunk_size(slide, level), 3),
+        name=f"slide-level-{tokenize(slide, level)}",
+        asarray=False,
+        meta=np.empty((0, 0, 0), dtype=np.uint8),
     )
 
 

@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import re
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,25 +75,23 @@ class TiffReader:
         self._path = path
         self._identity = next(_READERS)
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._release = weakref.finalize(self, _release, self._fd, self._identity)
         try:
             size = os.fstat(self._fd).st_size
             directories = tiffdir.read_directories(self._fd, size)
+            for directory in directories:
+                _require_whole(directory, size)
             pyramid = _pyramid(directories)
-            self._tiles = [_locate(directory, size) for directory in pyramid]
+            self._tiles = [_locate(directory) for directory in pyramid]
             self._refuse_subsampled()
             self.description = _describe(path, vendor, directories, pyramid)
         except BaseException:
             self.close()
             raise
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
-        descriptor, self._fd = getattr(self, "_fd", -1), -1
-        if descriptor >= 0:
-            os.close(descriptor)
-            SHARED.discard(self._identity)
+        self._fd = -1
+        self._release()
 
     def read_level(self, level: int, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
         tiles = self._tiles[level]
@@ -132,6 +131,8 @@ class TiffReader:
         offset, count = int(tiles.offsets[index]), int(tiles.counts[index])
         if count == 0 or offset == 0:
             raise codec.TileDamage(MISSING)
+        if self._fd < 0:
+            raise ValueError(f"{self._path.name} has been closed")
         try:
             data = os.pread(self._fd, count, offset)
         except OSError as error:
@@ -177,7 +178,32 @@ def _reduces(directory: Directory, base: Directory) -> bool:
     return abs(base.height / ratio - directory.height) <= 1 + directory.height / directory.width
 
 
-def _locate(directory: Directory, size: int) -> _Tiles:
+def _release(descriptor: int, identity: int) -> None:
+    os.close(descriptor)
+    SHARED.discard(identity)
+
+
+def _require_whole(directory: Directory, size: int) -> None:
+    """Refuse a file that ends before its pixels do, be they only those of the label: it was not copied whole."""
+    values = directory.values
+    for offsets_tag, counts_tag in (
+        (tiffdir.TILE_OFFSETS, tiffdir.TILE_COUNTS),
+        (tiffdir.STRIP_OFFSETS, tiffdir.STRIP_COUNTS),
+    ):
+        if offsets_tag not in values or counts_tag not in values:
+            continue
+        start, length = values[offsets_tag].astype(np.uint64), values[counts_tag].astype(np.uint64)
+        common = min(len(start), len(length))
+        start, length = start[:common], length[:common]
+        beyond = (length > np.uint64(size)) | (start > np.uint64(size) - np.minimum(length, np.uint64(size)))
+        if (beyond & (length > 0)).any():
+            raise TiffDamage(
+                f"{int(beyond.sum())} of {common} tiles or strips beyond the end of a file of {size} bytes; "
+                f"expected at least {int(start[beyond].max()) + int(length[beyond].max())} bytes: truncated?"
+            )
+
+
+def _locate(directory: Directory) -> _Tiles:
     _require_suited(directory)
     expected = directory.columns * directory.rows
     offsets = directory.values.get(tiffdir.TILE_OFFSETS, directory.values.get(tiffdir.STRIP_OFFSETS))
@@ -189,13 +215,6 @@ def _locate(directory: Directory, size: int) -> _Tiles:
             raise TiffDamage(f"{got} tile {name} for an image of {extent}; expected {expected}")
     assert offsets is not None
     assert counts is not None
-    start, length = offsets.astype(np.uint64), counts.astype(np.uint64)
-    beyond = (length > np.uint64(size)) | (start > np.uint64(size) - np.minimum(length, np.uint64(size)))
-    if beyond.any():
-        raise TiffDamage(
-            f"{int(beyond.sum())} of {expected} tiles beyond the end of a file of {size} bytes; "
-            f"expected at least {int(start[beyond].max()) + int(length[beyond].max())} bytes: truncated?"
-        )
     stored = codec.TileFormat(
         compression=directory.compression,
         photometric=directory.photometric,
@@ -205,7 +224,7 @@ def _locate(directory: Directory, size: int) -> _Tiles:
         predictor=directory.number(tiffdir.PREDICTOR, 1),
         jpeg_tables=directory.raw(tiffdir.JPEG_TABLES),
     )
-    return _Tiles(start, length, directory.columns, stored)
+    return _Tiles(offsets.astype(np.uint64), counts.astype(np.uint64), directory.columns, stored)
 
 
 def _require_suited(directory: Directory) -> None:
