@@ -4,8 +4,8 @@
 
 Perfect maps are what a faultless network would give at 0.5 µm: the mean of the labels' 2 × 2 pixels, and the
 offsets to their centroids. Without MoNuSeg's folder they are made of discs, 1,500 a megapixel; with it of its
-labels, halved from 0.25 to 0.5 µm, and the scores are against the labels as they are. Compilation is not timed, and time is the
-processor's, so that a busy machine does not count.
+labels, halved from 0.25 to 0.5 µm, and the scores are against the labels as they are. Compilation is not
+timed, and time is the processor's, so that a busy machine does not count.
 """
 
 from __future__ import annotations
