@@ -35,7 +35,7 @@ TISSUE_MPP = 8.0
 TISSUE_OD = (0.009, 0.03)
 """Smoothed excess of green optical density above which a place is tissue: the least and the most that the noise
 of the glass may ask for. Pale fat has a median of 0.012; glass of one tint less than 0.004 nearly everywhere."""
-SATURATION_OD = 0.05
+SATURATION_OD = 0.03
 """A larger excess counts as this much: strong stain must not leak into the glass beside it."""
 SMOOTHING_UM = 12.0
 """Standard deviation of the Gaussian that joins threads of fat and loose stroma."""
@@ -201,7 +201,7 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     artefact = pen | dark
     ndimage.gaussian_filter(excess, SMOOTHING_UM / mpp, output=excess, mode="nearest", truncate=3.0)
     tissue = (excess > threshold) & ~artefact
-    tissue = _without_small(tissue, OBJECT_UM2 / cell)
+    tissue = _without_small(tissue, min(OBJECT_UM2 / cell, tissue.size / 4))  # a tiny image may be one object
     holes = ~tissue & ~artefact
     tissue |= holes & ~_without_small(holes, HOLE_UM2 / cell, keep_border=True)
     return TissueMask(tissue, pen, dark)
@@ -262,11 +262,11 @@ def _excess_and_kind(
             red, green, blue = tables[0, image[i, j, 0]], tables[1, image[i, j, 1]], tables[2, image[i, j, 2]]
             total = red + green + blue
             signal = green - min(red, blue)
-            excess[i, j] = min(max(signal, np.float32(0.0)), np.float32(saturation))
+            excess[i, j] = min(max(signal, np.float32(-saturation)), np.float32(saturation))
             if total > 0.4 and signal < 0.08 * total and abs(red - green) < 0.12 * total:
                 kind[i, j] = 3
                 excess[i, j] = 0.0
-            elif total > 0.2 and red >= green:
+            elif total > 0.2 and red - green > 0.01:
                 kind[i, j] = 1
                 excess[i, j] = 0.0
             elif total > 0.6 and ((blue > 0.36 * total and red < 0.12 * total) or green - blue < 0.13 * total):
@@ -436,7 +436,8 @@ def read_mask_geojson(path: str | os.PathLike[str]) -> shapely.Geometry:
     except ValueError as error:  # also UnicodeDecodeError
         raise UsageError(f"The mask {name} is not JSON: {error}.\n{expected}") from error
     try:
-        shapes = [shape(geometry) for geometry in _geometries(document)]
+        with np.errstate(invalid="ignore"):
+            shapes = [shape(geometry) for geometry in _geometries(document)]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
         raise UsageError(f"The mask {name} is not GeoJSON of polygons: {error!r}.\n{expected}") from error
     others = sorted({part.geom_type for part in shapes} - {"Polygon", "MultiPolygon"})
