@@ -163,15 +163,19 @@ def test_odd_records_do_not_cost_the_table(tmp_path: Path) -> None:
 
 def test_report_shows_what_happened(tmp_path: Path) -> None:
     lost = {"area_mm2": 0.5, "fraction_of_tissue": 0.0125, "boxes": [[0, 0, 9, 9, "JPEG data are damaged"]] * 3}
-    records = [record("a"), record("p", "partial", lost=lost), failure("f", message="Give it with --mpp 0.25.")]
+    records = [
+        record("a"),
+        record("p", "partial", lost=lost, artefacts={"pen": 0.02, "fold": 0.0}),
+        failure("f", message="Give it with --mpp 0.25."),
+    ]
     text = " ".join(Page(write_report(tmp_path, records).read_text("utf-8")).text)
     text = re.sub(r"\s+", " ", text)
     for expected in (
-        "1 complete · 1 partial · 1 failed", "246,912", "automatic, 1 of 20 patches bad", 
+        "1 complete · 1 partial · 1 failed", "246,912", "automatic, 1 of 20 patches bad",
         "could be Good to Unacceptable",
         "Give it with --mpp 0.25.", "MissingMppError", "--mpp-table", "3 areas: JPEG data are damaged", "1.25%",
         "metadata:aperio.MPP", "Apache-2.0", "b" * 64, "2026-01-31 12:34 UTC", "2/15 (13.3%)", "unet-s",
-        "No person has looked at", "median 1.010, from 1.010 to 1.010", "1 min 10 s",
+        "No person has looked at", "pen 2.0%", "median 1.010, from 1.010 to 1.010", "1 min 10 s",
     ):  # fmt: skip
         assert expected in text, expected
 

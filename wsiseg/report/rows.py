@@ -183,6 +183,7 @@ def _details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     tiles = get("tiles") or {}
     timings = get("timings_s") or {}
     reasons = get("grade", "reasons") or {}
+    artefacts = get("artefacts") or {}
     seams = get("seams")
     return [
         ("Path", str(get("slide", "path") or "")),
@@ -201,6 +202,7 @@ def _details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Check", str(get("grade", "check") or "")),
         ("Tiles", ", ".join(f"{name} {count:,}" for name, count in tiles.items())),
         ("Lost area", f"{number(',.3f', 'lost', 'area_mm2')} mm²" if get("lost", "area_mm2") else ""),
+        ("Artefacts", ", ".join(f"{k} {v:.1%}" for k, v in artefacts.items() if _number(v))),
         ("Seams", _seam_text(seams) if seams else ""),
         ("Calibration", ", ".join(f"{k} {v}" for k, v in (get("specification", "calibration") or {}).items())),
         ("Timings", ", ".join(f"{k} {duration(v)}" for k, v in timings.items() if _number(v) is not None)),
