@@ -199,9 +199,11 @@ def plan_slide(
     scale = Scale(specification["downsample"])
     width, height = scale.size(slide.width, slide.height)
     grid = TileGrid(width, height, request.tile, specification["halo_px"], segmenter.stride_px)
-    tissue = _region(slide, request)
+    everything = find_tissue(slide)
+    tissue = _region(everything, request)
     tiles = grid.touching(tissue.mask, tissue.scale.downsample / scale.downsample)
-    calibration = segmenter.calibrate(_samples(slide, scale, tissue))
+    # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
+    calibration = segmenter.calibrate(_samples(slide, scale, everything))
     plan = SlidePlan(
         path=str(slide.path),
         mpp=mpp.value,
@@ -364,9 +366,8 @@ def _covers(core: Box, boxes: list[Box]) -> bool:
     return sum(core.intersection(box).area for box in boxes) >= core.area * (1 - 1e-9)
 
 
-def _region(slide: Slide, request: SlideRequest) -> Tissue:
+def _region(tissue: Tissue, request: SlideRequest) -> Tissue:
     """Where nuclei are wanted: tissue, inside the region of interest and the mask."""
-    tissue = find_tissue(slide)
     if not request.tissue_only:
         tissue = replace(tissue, mask=np.ones_like(tissue.mask), core=np.ones_like(tissue.core))
     if request.roi is not None:
