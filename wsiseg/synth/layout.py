@@ -52,7 +52,7 @@ def sample_layout(rng: np.random.Generator, size: int, mpp: float) -> Layout:
     for group, arrangement in enumerate(arrangements):
         kind_index = by_name[_kind_for(rng, str(arrangement))]
         kind = KINDS[kind_index]
-        scale = float(np.clip(rng.lognormal(0.0, 0.13), 0.72, 1.35))
+        scale = float(np.clip(rng.lognormal(-0.03, 0.2), 0.6, 1.5))
         pitch = scale * 0.5 * sum(kind.major_um) / mpp
         if arrangement == "scatter":
             spots = _scatter(rng, size, base)

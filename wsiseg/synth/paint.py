@@ -45,11 +45,15 @@ def paint_nucleus(
     density: Float32,
     shape: npt.NDArray[np.float64],
     colour: Float32,
+    clear: Float32,
     look: Float32,
     nucleoli: Float32,
     noise: Float32,
 ) -> None:
-    """Blend one nucleus of mean optical density ``colour`` (3,) into ``density`` (H, W, 3), in place."""
+    """Blend one nucleus of mean optical density ``colour`` (3,) into ``density`` (H, W, 3), in place.
+
+    A pale centre has the optical density ``clear`` (3,) between the clumps of chromatin.
+    """
     height, width, _ = density.shape
     opacity, soft, chromatin, pale, rim, rim_width, fine = (
         look[0],
@@ -72,14 +76,16 @@ def paint_nucleus(
             a, b = (i + row) % 512, (j + column) % 512
             grain = fine * noise[0, a, b] + (1.0 - fine) * noise[1, a, b] + 0.5 * noise[2, a, b]
             depth = min(max(d, 0.0) / (2.0 * rim_width), 1.0)
-            level = 1.0 + chromatin * grain - pale * depth + rim * math.exp(-((d / rim_width) ** 2))
+            level = 1.0 + chromatin * grain + rim * math.exp(-((d / rim_width) ** 2))
             for n in range(count):
                 dx = (j + 0.5 - shape[0]) - nucleoli[n, 0] * shape[3]
                 dy = (i + 0.5 - shape[1]) - nucleoli[n, 1] * shape[3]
                 level += nucleoli[n, 3] * math.exp(-(dx * dx + dy * dy) / (nucleoli[n, 2] ** 2))
             level = max(level, 0.12)
+            empty = min(max(pale * depth - 0.8 * (level - 1.0), 0.0), 1.0)
             for c in range(3):
-                density[i, j, c] += alpha * (colour[c] * level - density[i, j, c])
+                value = colour[c] * level + empty * (clear[c] - colour[c])
+                density[i, j, c] += alpha * (max(value, 0.0) - density[i, j, c])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -236,26 +236,29 @@ def _nuclei(
     colours: Float32,
     groups: npt.NDArray[np.int64],
 ) -> None:
-    noise = noise_fields()
+    noise, local = noise_fields(), density.mean(axis=(0, 1))
     softness = rng.uniform(1.2, 4.0)
     chromatin = np.abs(rng.normal(0.10, 0.07, int(groups.max()) + 1 if len(groups) else 1))
-    pale_group = rng.random(chromatin.size) < 0.35
+    pale_group = rng.random(chromatin.size) < 0.45
+    emptiness = rng.uniform(0.3, 1.0, chromatin.size)
     for n in range(len(placed) - 1, -1, -1):  # the first to be placed lies on top, as its label does
         kind = KINDS[layout.kinds[placed[n]]]
         shape = layout.shapes[placed[n]]
         look = np.zeros(LOOK_FIELDS, dtype=np.float32)
-        defocused = rng.random() < 0.08
-        look[0] = rng.uniform(0.55, 0.85) if defocused else rng.uniform(0.8, 1.0)
+        defocused = rng.random() < 0.10
+        look[0] = rng.uniform(0.4, 0.85) if defocused else rng.uniform(0.8, 1.0)
         look[1] = softness * rng.uniform(0.7, 1.4) * (2.2 if defocused else 1.0)
         look[2] = chromatin[groups[n]] * rng.uniform(0.5, 1.5)
         look[5] = rng.uniform(1.0, 2.8)
         look[6] = rng.uniform(0.1, 0.7)
         look[7:9] = rng.integers(0, NOISE_SIZE, 2)
         nucleoli = np.zeros((MAX_NUCLEOLI, NUCLEOLUS_FIELDS), dtype=np.float32)
-        vesicular = rng.random() < (kind.vesicular * 1.8 if pale_group[groups[n]] else kind.vesicular * 0.4)
+        vesicular = rng.random() < (kind.vesicular * 2.2 if pale_group[groups[n]] else kind.vesicular * 0.4)
         if vesicular:
-            look[3] = rng.uniform(0.2, 0.65)
-            look[4] = rng.uniform(0.0, 0.35)
+            look[2] = look[2] + rng.uniform(0.0, 0.12)
+            look[6] = rng.uniform(0.0, 0.35)
+            look[3] = emptiness[groups[n]] * rng.uniform(0.7, 1.0)
+            look[4] = rng.uniform(0.0, 0.5)
         elif rng.random() < 0.3:
             look[4] = rng.uniform(0.0, 0.25)
         if rng.random() < (0.7 if vesicular else 0.15):
@@ -264,7 +267,8 @@ def _nuclei(
             nucleoli[:count, :2] = rng.uniform(-0.55, 0.55, (count, 2))
             nucleoli[:count, 2] = rng.uniform(1.2, 4.5, count)
             nucleoli[:count, 3] = rng.uniform(0.2, 0.8, count)
-        paint_nucleus(density, shape, colours[n], look, nucleoli, noise)
+        clear = _toward(local, colours[n], rng.uniform(0.0, 0.45)) * np.float32(rng.uniform(0.35, 1.05))
+        paint_nucleus(density, shape, colours[n], clear, look, nucleoli, noise)
 
 
 def _optics(rng: np.random.Generator, density: Float32) -> Float32:

@@ -65,8 +65,9 @@ def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = 
     ----------
     rgb : uint8 array (H, W, 3)
     nuclear : bool array (H, W), optional
-        Pixels known to be nuclear, for example by an earlier network; they join those found by optical density.
-        Nuclei left in the background would be taught as background.
+        Pixels that may be nuclear, for example by an earlier network, in place of those found by optical density.
+        Pale nuclei left in the background would be taught as background; dark structures that are not nuclei
+        stay there as they are.
     """
     density = optical_density(rgb)
     red = ndimage.gaussian_filter(density[..., 0], 1.0)  # haematoxylin absorbs red, eosin hardly does
@@ -76,8 +77,8 @@ def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = 
     generous = ndimage.binary_opening(red > base + 0.7 * (threshold - base), iterations=2)
     core = ndimage.binary_opening(dark, iterations=3)
     if nuclear is not None:
-        generous |= nuclear
-        core &= nuclear
+        generous = nuclear
+        core = ndimage.binary_opening(ndimage.binary_erosion(nuclear, iterations=2), iterations=2)
     hole = ndimage.binary_dilation(generous, iterations=4)
     mean, sd = _components(density, core)
     return Texture(

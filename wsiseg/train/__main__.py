@@ -38,7 +38,7 @@ def split(textures: list[Texture], held_out: bool) -> list[Texture]:
 
 def _render(o: argparse.Namespace) -> None:
     textures = split(load_textures(o.textures, o.masks), o.held_out)
-    render_pool(textures, o.count, o.seed, RenderOptions(), o.workers).save(o.out)
+    render_pool(textures, o.count, o.seed, RenderOptions(size=o.size), o.workers).save(o.out)
 
 
 def _fit(o: argparse.Namespace) -> None:
@@ -69,7 +69,7 @@ def _masks(o: argparse.Namespace) -> None:
 
 def _export(o: argparse.Namespace) -> None:
     card = ModelCard.from_dict(json.loads(o.card.read_text()))
-    decoder = OffsetDecoder(threshold=o.threshold)
+    decoder = OffsetDecoder(**json.loads(o.decoder))
     print(export_run(o.run_folder, card, o.out, UNetConfig(), decoder))
 
 
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--masks", type=Path, help="folder of <texture>.png: pixels that may be nuclear")
     render.add_argument("--held-out", action="store_true", help="use the textures kept for validation")
     render.add_argument("--count", type=int, default=1600)
+    render.add_argument("--size", type=int, default=400, help="side in pixels of 0.25 µm; the textures' suits")
     render.add_argument("--seed", type=int, default=1)
     render.add_argument("--workers", type=int, default=2)
     render.add_argument("--out", type=Path, required=True)
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     export = steps.add_parser("export", help="write a weight file and its page from a run")
     export.add_argument("--run-folder", type=Path, required=True)
     export.add_argument("--card", type=Path, required=True, help="JSON of the model card")
-    export.add_argument("--threshold", type=float, default=0.5)
+    export.add_argument("--decoder", default="{}", help="JSON of OffsetDecoder parameters")
     export.add_argument("--out", type=Path, required=True)
     export.set_defaults(run=_export)
     return parser

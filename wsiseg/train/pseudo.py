@@ -16,8 +16,8 @@ def pseudo_pool(
     segmenter: NetworkSegmenter,
     images: Sequence[npt.NDArray[np.uint8]],
     *,
-    sure: float = 0.8,
-    unknown: tuple[float, float] = (0.25, 0.75),
+    sure: float = 0.85,
+    unknown: float = 0.1,
 ) -> PatchPool:
     """Patches labelled by ``segmenter``.
 
@@ -27,15 +27,16 @@ def pseudo_pool(
         At the segmenter's mpp, all of one size.
     sure : float
         Least score of a nucleus that is kept. Where there was another one, nothing is known.
-    unknown : (float, float)
-        Pixels whose foreground probability lies between are not known.
+    unknown : float
+        Pixels outside the nuclei that were kept are background below this foreground probability, else unknown:
+        the pale parts of nuclei must not be taught as background.
     """
     parts = [_label(segmenter, image, sure, unknown) for image in images]
     return PatchPool.join(parts)
 
 
 def probable_nuclei(
-    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8], threshold: float = 0.3
+    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8], threshold: float = 0.1
 ) -> npt.NDArray[np.bool_]:
     """Pixels (h, w) that may be nuclear: what must not remain in a background for rendering."""
     foreground, _ = _maps(segmenter, image)
@@ -46,7 +47,7 @@ def _label(
     segmenter: NetworkSegmenter,
     image: npt.NDArray[np.uint8],
     sure: float,
-    unknown: tuple[float, float],
+    unknown: float,
 ) -> PatchPool:
     foreground, offsets = _maps(segmenter, image)
     nuclei = segmenter.decoder.decode(foreground, offsets)
@@ -54,7 +55,7 @@ def _label(
     shape = foreground.shape
     labels = rasterize(nuclei.take(kept), np.arange(1, len(kept) + 1), shape)
     # Without a kept nucleus, any likely pixel is unknown; inside one, the target is its own probability.
-    known = (foreground <= unknown[0]) | (labels > 0)
+    known = (foreground < unknown) | (labels > 0)
     covered = np.where(labels > 0, foreground, 0.0)
     return PatchPool(
         image[None],
