@@ -206,3 +206,13 @@ def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> Non
 def test_a_tile_size_off_the_stride_is_a_usage_error(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tile"):
         run([drawn[0]], tmp_path, tile=-5)
+
+
+def test_a_slide_of_which_nothing_can_be_read_fails(tmp_path: Path) -> None:
+    slide = tmp_path / "ruined.svs"
+    write_svs(slide, np.full((512, 512, 3), 200, np.uint8), mpp=0.5, levels=(1,), tile=256)
+    for index in range(4):
+        corrupt_tile(slide, index)
+    result, _ = run([slide], tmp_path / "out")
+    assert result.exit_code == 4
+    assert "none of its pixels" in result.records[0]["error"]["message"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import WsisegError
+from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats.tissuefile import load_tissue, save_tissue
 from wsiseg.geometry import Box, Scale, Window
 from wsiseg.grid import TileGrid, round_up
@@ -202,6 +202,8 @@ def plan_slide(
     everything = find_tissue(slide)
     tissue = _region(everything, request)
     tiles = grid.touching(tissue.mask, tissue.scale.downsample / scale.downsample)
+    if len(tiles) == 0:
+        _require_readable(slide)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(_samples(slide, scale, everything))
     plan = SlidePlan(
@@ -376,6 +378,27 @@ def _region(tissue: Tissue, request: SlideRequest) -> Tissue:
     if request.mask is not None:
         tissue = tissue.restrict(read_mask_geojson(Path(request.mask)))
     return tissue
+
+
+def _require_readable(slide: Slide) -> None:
+    """Tell a slide without tissue from one of which nothing can be read, by some places spread over it.
+
+    Raises
+    ------
+    SlideError
+        None of the places can be read.
+    """
+    reasons: list[str] = []
+    for y in np.linspace(0, slide.height - 1, 8).astype(int):
+        for x in np.linspace(0, slide.width - 1, 8).astype(int):
+            _, lost = slide.read_lossy(Window(int(x), int(y), 1, 1), Scale(1.0))
+            if not lost:
+                return
+            reasons.append(lost[0].reason)
+    raise SlideError(
+        f"{slide.name}: its metadata can be read, but none of its pixels ({reasons[0]}).\n"
+        "Expected: an intact slide. Copy it again and compare its size and checksum with the original's."
+    )
 
 
 def _samples(slide: Slide, scale: Scale, tissue: Tissue) -> Iterator[npt.NDArray[np.uint8]]:
