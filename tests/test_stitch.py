@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import Voronoi
 
-from wsiseg import stitch as stitching
 from wsiseg.errors import EnvironmentFault
 from wsiseg.geometry import Scale
 from wsiseg.grid import TileGrid
 from wsiseg.nuclei import Nuclei
 from wsiseg.stitch import (
     SeamAudit,
-    common_area,
     read_part,
     read_part_summary,
     resolve_seam,
     select_candidates,
     stitch,
+    stream,
     write_part,
 )
+from wsiseg.stitch.overlap import common_area
 
 SPACING = 20.0
 BAND = 24.0
@@ -339,9 +339,9 @@ def test_memory_is_bounded_by_rows_of_tiles(monkeypatch: pytest.MonkeyPatch) -> 
     grid = TileGrid(300, 3000, 100, 40)
     tiles = predictions(truth, grid, 1)
     sizes = []
-    settle = stitching._Pending.settle
+    settle = stream._Pending.settle
     monkeypatch.setattr(
-        stitching._Pending,
+        stream._Pending,
         "settle",
         lambda self, *rest: (sizes.append(len(self.candidates)), settle(self, *rest))[1],
     )
@@ -390,7 +390,7 @@ def test_tiles_follow_the_grid_and_nuclei_a_hilbert_curve() -> None:
 def test_hilbert_curve_visits_neighbouring_cells_one_after_the_other() -> None:
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     cells = np.stack([x.ravel(), y.ravel()], 1)
-    distance = stitching._hilbert(cells * 4096 + 7)
+    distance = stream._hilbert(cells * 4096 + 7)
     assert len(np.unique(distance)) == 256
     path = cells[np.argsort(distance)]
     np.testing.assert_array_equal(np.abs(np.diff(path, axis=0)).sum(1), 1)

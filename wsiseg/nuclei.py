@@ -12,6 +12,7 @@ import shapely
 
 from wsiseg.geometry import Box, FloatArray, Scale
 
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 
