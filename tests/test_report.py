@@ -173,7 +173,7 @@ def test_report_shows_what_happened(tmp_path: Path) -> None:
     for expected in (
         "1 complete · 1 partial · 1 failed", "246,912", "automatic, 1 of 20 patches bad",
         "could be Good to Unacceptable",
-        "Give it with --mpp 0.25.", "MissingMppError", "--mpp-table", "3 areas: JPEG data are damaged", "1.25%",
+        "Give it with --mpp 0.25.", "MissingMppError", "--mpp-csv", "3 areas: JPEG data are damaged", "1.25%",
         "metadata:aperio.MPP", "Apache-2.0", "b" * 64, "2026-01-31 12:34 UTC", "2/15 (13.3%)", "unet-s",
         "No person has looked at", "pen 2.0%", "median 1.010, from 1.010 to 1.010", "1 min 10 s",
     ):  # fmt: skip

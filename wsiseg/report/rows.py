@@ -12,7 +12,7 @@ from wsiseg.report.cohort import density_per_mm2, lookup
 
 #: What to do about an error, by its kind, beside what the message itself says.
 REMEDIES: Mapping[str, str] = {
-    "MissingMppError": "Give the slide's microns per pixel with --mpp, or those of many slides with --mpp-table.",
+    "MissingMppError": "Give the slide's microns per pixel with --mpp, or those of many slides with --mpp-csv.",
     "ReadError": "Check the file against its source (checksum, size) and copy it again.",
     "SlideError": "Check that the file is a complete slide in a supported format; copy it again if it is cut off.",
     "ModelError": "Check the model's name or file with `wsiseg models`.",
