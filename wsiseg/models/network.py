@@ -16,7 +16,11 @@ from wsiseg.models.unet import UNet, UNetConfig
 from wsiseg.models.weights_io import WeightFile
 from wsiseg.nuclei import Nuclei
 
-MARGIN_PX = 32
+MARGIN_PX = 48
+"""What a tile reads beyond the largest nucleus. The default network's field reaches 94 px. Measured on a slide,
+the foreground 64 px from a window's edge is off by .2 at most, 80 px by .05, from 96 px on by nothing at all.
+With this margin a tile's halo is 112 px; tiles of 512 and of 2048 px then gave identical nuclei (bf16, float32).
+"""
 
 
 class NetworkSegmenter:
