@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -71,14 +72,14 @@ class Nuclei:
     def take(self, index: npt.ArrayLike) -> Nuclei:
         """The nuclei at ``index``: integers in any order, or a boolean mask of length N."""
         chosen = np.asarray(index)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
-        chosen = chosen.astype(np.int64)
+        if chosen.dtype != bool:
+            chosen = chosen.astype(np.int64)
+        chosen = np.arange(len(self))[chosen]
         counts = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
-        columns = {name: column[chosen] for name, column in self.columns.items()}
-        return Nuclei(self.vertices[rows], offsets, columns)
+        vertices = np.empty((int(offsets[-1]), 2), dtype=self.vertices.dtype)
+        _copy_rings(np.ascontiguousarray(self.vertices), self.offsets, chosen, vertices)
+        return Nuclei(vertices, offsets, {name: column[chosen] for name, column in self.columns.items()})
 
     def with_columns(self, **columns: npt.NDArray[np.generic]) -> Nuclei:
         """The same nuclei with columns added or replaced."""
@@ -93,19 +94,15 @@ class Nuclei:
 
     def areas(self) -> FloatArray:
         """Area of each polygon in squared coordinate units (shoelace formula)."""
-        return self._moments()[0]
+        return _moments(*self._rings())[0]
 
     def centroids(self) -> FloatArray:
         """Area centroid of each polygon, shape (N, 2): the reference point that decides ownership."""
-        return self._moments()[1]
+        return _moments(*self._rings())[1]
 
     def bounds(self) -> FloatArray:
         """x0, y0, x1, y1 of each polygon, shape (N, 4)."""
-        if len(self) == 0:
-            return np.empty((0, 4))
-        low = np.minimum.reduceat(self.vertices, self.offsets[:-1], axis=0)
-        high = np.maximum.reduceat(self.vertices, self.offsets[:-1], axis=0)
-        return np.hstack([low, high])
+        return _bounds(*self._rings())
 
     def within(self, box: Box) -> npt.NDArray[np.bool_]:
         """Which nuclei have their bounds inside ``box``."""
@@ -121,9 +118,7 @@ class Nuclei:
         """The polygons as shapely geometries, shape (N,)."""
         if len(self) == 0:
             return np.empty(0, dtype=object)
-        rings = shapely.linearrings(
-            self.vertices, indices=np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        )
+        rings = shapely.linearrings(self.vertices, indices=np.repeat(np.arange(len(self)), np.diff(self.offsets)))
         return np.asarray(shapely.polygons(rings))
 
     @classmethod
@@ -162,18 +157,53 @@ class Nuclei:
             columns,
         )
 
-    def _moments(self) -> tuple[FloatArray, FloatArray]:
-        if len(self) == 0:
-            return np.empty(0), np.empty((0, 2))
-        start, counts = self.offsets[:-1], np.diff(self.offsets)
-        # Relative to each ring's first vertex: level-0 coordinates of 1e5 would cost 10 digits otherwise.
-        origin = self.vertices[start]
-        here = self.vertices - np.repeat(origin, counts, axis=0)
-        following = np.arange(len(here)) + 1
-        following[self.offsets[1:] - 1] = start
-        there = here[following]
-        cross = here[:, 0] * there[:, 1] - there[:, 0] * here[:, 1]
-        doubled = np.add.reduceat(cross, start)
-        first = np.add.reduceat((here + there) * cross[:, None], start, axis=0)
-        safe = np.where(doubled == 0, 1.0, doubled)
-        return np.abs(doubled) / 2, origin + first / (3 * safe[:, None])
+    def _rings(self) -> tuple[FloatArray, IntArray]:
+        """Vertices and offsets as the kernels take them: one memory layout, compiled once."""
+        return np.ascontiguousarray(self.vertices, dtype=np.float64), self.offsets
+
+
+@numba.njit(cache=True, nogil=True)
+def _moments(vertices, offsets):  # type: ignore[no-untyped-def]
+    """Area (N,) and area centroid (N, 2) of each ring; of a ring without area, its first vertex."""
+    count = len(offsets) - 1
+    areas, centroids = np.zeros(count), np.empty((count, 2))
+    for n in range(count):
+        first, last = offsets[n], offsets[n + 1]
+        # Relative to the ring's first vertex: level-0 coordinates of 1e5 would cost 10 digits otherwise.
+        x0, y0 = vertices[first, 0], vertices[first, 1]
+        doubled, moment_x, moment_y = 0.0, 0.0, 0.0
+        px, py = vertices[last - 1, 0] - x0, vertices[last - 1, 1] - y0
+        for v in range(first, last):
+            qx, qy = vertices[v, 0] - x0, vertices[v, 1] - y0
+            cross = px * qy - qx * py
+            doubled += cross
+            moment_x += (px + qx) * cross
+            moment_y += (py + qy) * cross
+            px, py = qx, qy
+        safe = doubled if doubled != 0.0 else 1.0
+        areas[n] = abs(doubled) / 2
+        centroids[n, 0] = x0 + moment_x / (3 * safe)
+        centroids[n, 1] = y0 + moment_y / (3 * safe)
+    return areas, centroids
+
+
+@numba.njit(cache=True, nogil=True)
+def _bounds(vertices, offsets):  # type: ignore[no-untyped-def]
+    bounds = np.empty((len(offsets) - 1, 4))
+    for n in range(len(bounds)):
+        x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+        for v in range(offsets[n], offsets[n + 1]):
+            x, y = vertices[v, 0], vertices[v, 1]
+            x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+        bounds[n, 0], bounds[n, 1], bounds[n, 2], bounds[n, 3] = x0, y0, x1, y1
+    return bounds
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_rings(vertices, offsets, chosen, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with the rings ``chosen``, one after the other."""
+    at = 0
+    for n in chosen:
+        for v in range(offsets[n], offsets[n + 1]):
+            out[at, 0], out[at, 1] = vertices[v, 0], vertices[v, 1]
+            at += 1
