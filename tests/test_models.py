@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,15 @@ from wsiseg.models.weights_io import load_weights, read_header, save_weights  # 
 
 TINY = UNetConfig(widths=(4, 8, 8))
 FP32 = Placement("cpu", "fp32", 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks on many threads wait more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_network(seed: int = 0) -> UNet:

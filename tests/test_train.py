@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from wsiseg.train.patches import PatchPool  # noqa: E402
 from wsiseg.train.pseudo import pseudo_pool  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks on many threads wait more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def disc_pool(count: int = 3, size: int = 48) -> PatchPool:

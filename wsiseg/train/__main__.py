@@ -46,7 +46,7 @@ def _fit(o: argparse.Namespace) -> None:
     start = dict(load_weights(o.start).state) if o.start else None
     if start is not None:
         start = {k: v.float() if v.is_floating_point() else v for k, v in start.items()}
-    options = TrainOptions(steps=o.steps, rate=o.rate, seed=o.seed, threads=o.threads)
+    options = TrainOptions(steps=o.steps, rate=o.rate, seed=o.seed, threads=o.threads, device=o.device)
     train(pool, PatchPool.load(o.validation), o.out, UNetConfig(), options, start)
 
 
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--steps", type=int, default=1500)
     fit.add_argument("--rate", type=float, default=2e-3)
     fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--device", default="cpu", help="cpu or cuda")
     fit.add_argument("--threads", type=int, default=2)
     fit.add_argument("--out", type=Path, required=True)
     fit.set_defaults(run=_fit)

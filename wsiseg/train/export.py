@@ -24,7 +24,7 @@ def export_run(run: Path, card: ModelCard, out: Path, config: UNetConfig, decode
     out : Path
         ``<name>.safetensors``; ``<name>.md`` is written too.
     """
-    state = torch.load(run / "checkpoint.pt", weights_only=True)["average"]
+    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")["average"]
     network = json.loads(json.dumps(asdict(config)))
     save_weights(out, state, card, network, asdict(decoder))
     written = load_weights(out)

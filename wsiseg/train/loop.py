@@ -35,6 +35,8 @@ class TrainOptions:
         Seconds between checkpoints.
     threads : int
         Threads of torch.
+    device : str
+        ``cpu`` or ``cuda``.
     """
 
     steps: int = 1500
@@ -46,6 +48,7 @@ class TrainOptions:
     seed: int = 0
     checkpoint_s: float = 120.0
     threads: int = 2
+    device: str = "cpu"
     weights: LossWeights = field(default_factory=LossWeights)
 
 
@@ -64,8 +67,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    network = channels_last(UNet(config))
-    average = channels_last(UNet(config))
+    network = channels_last(UNet(config).to(options.device))
+    average = channels_last(UNet(config).to(options.device))
     if start is not None:
         network.load_state_dict(start)
     average.load_state_dict(network.state_dict())
@@ -73,7 +76,7 @@ def train(
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
@@ -83,7 +86,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
         network.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        images, target = images.to(options.device), target.to(options.device)
+        with torch.autocast(options.device, torch.bfloat16):
             output = network(network_input(images).to(memory_format=torch.channels_last))
         terms = offset_loss(output, target, config.offset_scale_px, options.weights)
         optimiser.zero_grad(set_to_none=True)
@@ -112,11 +116,13 @@ def validate(network: UNet, pool: PatchPool, options: TrainOptions) -> dict[str,
     sums: dict[str, float] = {}
     side = pool.images.shape[1] // network.config.stride_px * network.config.stride_px
     for n in range(len(pool)):
-        target = targets(pool.labels[n], pool.covered[n], pool.known[n])[None, :, :side, :side]
+        whole = targets(pool.labels[n], pool.covered[n], pool.known[n])[None, :, :side, :side]
+        target = torch.from_numpy(whole).to(options.device)
         image = torch.from_numpy(pool.images[n, :side, :side].transpose(2, 0, 1)[None].astype(np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        image = image.to(options.device)
+        with torch.autocast(options.device, torch.bfloat16):
             output = network(network_input(image).to(memory_format=torch.channels_last))
-        terms = offset_loss(output, torch.from_numpy(target), network.config.offset_scale_px, options.weights)
+        terms = offset_loss(output, target, network.config.offset_scale_px, options.weights)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return {name: round(value / len(pool), 4) for name, value in sums.items()}
