@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsiseg.histogram import otsu
 from wsiseg.metrics import evaluate
 from wsiseg.models.base import Segmenter
-from wsiseg.models.classical import ClassicalSegmenter, otsu
+from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.nuclei import Nuclei
 from wsiseg.raster import rasterize
 

@@ -16,6 +16,7 @@ from wsiseg.errors import UsageError
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.geometry import Box, Scale
 from wsiseg.nuclei import Nuclei
+from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
 from wsiseg.qc.check import calibrate_slide, judge_patches
 from wsiseg.qc.grade import grade_slide
@@ -206,6 +207,19 @@ def test_patches_are_chosen_by_their_tissue_and_by_the_region() -> None:
     assert patches.tissue == pytest.approx([1.0, 576 / 1024], abs=1e-5)
 
 
+def test_blocks_hold_every_patch_once_and_only_near_ones() -> None:
+    patches = plan_patches(20_000, 9_000, 0.25, all_tissue(20_000, 9_000, 0.25))
+    blocks = patches.blocks()
+    assert sorted(np.concatenate(blocks)) == list(range(len(patches)))
+    assert len(blocks) == 8
+    for block in blocks:
+        assert np.ptp(patches.x[block]) < 6 * 1024
+        assert np.ptp(patches.y[block]) < 6 * 1024
+    some = np.array([7, 3, 30])
+    assert sorted(np.concatenate(patches.blocks(some))) == [3, 7, 30]
+    assert patches.blocks(np.array([], dtype=np.int64)) == []
+
+
 def test_no_tissue_no_patches() -> None:
     tissue = all_tissue(2048, 2048, 0.25)
     none = Tissue(~tissue.core, ~tissue.core, tissue.artefact, tissue.scale, tissue.region, {})
@@ -389,6 +403,25 @@ def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_
         np.testing.assert_array_equal(joined[name][order], column, err_msg=name)
     empty = judge_patches(slide, patches, path, tissue, constants, [])
     assert {name: column.shape for name, column in empty.items()} == dict.fromkeys(whole, (0,))
+
+
+def test_nuclei_are_read_once_for_patches_side_by_side(
+    drawn_slide: tuple[Slide, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, truth = drawn_slide
+    tissue = find_tissue(slide)
+    patches = plan_patches(slide.width, slide.height, 0.25, tissue)
+    read = check.read_nuclei
+    boxes = []
+
+    def counted(path: Path, box: Box, *, columns: tuple[str, ...]) -> Nuclei:
+        boxes.append(box)
+        return read(path, box, columns=columns)
+
+    monkeypatch.setattr(check, "read_nuclei", counted)
+    path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
+    judge_patches(slide, patches, path, tissue, calibrate_slide(slide, patches))
+    assert boxes == [Box(0.0, 0.0, 3072.0, 2048.0)]
 
 
 def test_a_region_of_interest_is_judged_by_what_is_in_it(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:

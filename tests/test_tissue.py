@@ -13,8 +13,9 @@ import shapely
 from PIL import Image
 
 from wsiseg.errors import UsageError
-from wsiseg.geometry import Box, Scale
-from wsiseg.tissue import Tissue, find_tissue, make_tissue, read_mask_geojson, tissue_mask
+from wsiseg.geometry import Box, Scale, Window
+from wsiseg.region import read_mask_geojson
+from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MPP = 8.0
@@ -232,6 +233,37 @@ def test_polygons_are_exact_with_holes_and_slivers(tissue: Tissue) -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        Box(0, 0, 3000, 2000),
+        Box(333.3, 250.5, 801, 700.25),
+        shapely.Polygon([(100, 100), (1500, 180), (900, 1700)], [[(600, 300), (800, 300), (700, 600)]]),
+        shapely.MultiPolygon([shapely.box(0, 0, 640, 640), shapely.box(900, 900, 1300, 1400)]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("window", "downsample"),
+    [
+        (Window(0, 0, 90, 70), 32.0),
+        (Window(-8, -5, 60, 40), 4.0),
+        (Window(20, 30, 100, 80), 4.0),  # inside the polygon's and the boxes' edges, and across them
+        (Window(700, 400, 90, 90), 4.0),  # beyond the mask's right edge
+        (Window(10, 40, 33, 21), 4.1),
+        (Window(90, 90, 0, 5), 4.0),
+    ],
+)
+def test_membership_of_pixels_is_that_of_their_centres(
+    region: Box | shapely.Geometry, window: Window, downsample: float
+) -> None:
+    mask = np.random.default_rng(4).random((63, 94)) < 0.6
+    whole = Tissue(mask, mask, ~mask, Scale(32.0), Box(0, 0, 3000, 2000), {})
+    tissue, scale = whole.restrict(region), Scale(downsample)
+    y, x = np.mgrid[window.y : window.y1, window.x : window.x1]
+    expected = tissue.contains(scale.to_level0(np.column_stack([x.ravel(), y.ravel()]) + 0.5))
+    np.testing.assert_array_equal(tissue.contains_pixels(window, scale), expected.reshape(window.shape))
 
 
 def test_area_in_a_polygon(tissue: Tissue) -> None:

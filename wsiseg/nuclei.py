@@ -104,7 +104,7 @@ class Nuclei:
         """x0, y0, x1, y1 of each polygon, shape (N, 4)."""
         return _bounds(*self._rings())
 
-    def within(self, box: Box) -> npt.NDArray[np.bool_]:
+    def within(self, box: Box) -> BoolArray:
         """Which nuclei have their bounds inside ``box``."""
         bounds = self.bounds()
         return (
@@ -113,6 +113,11 @@ class Nuclei:
             & (bounds[:, 2] <= box.x1)
             & (bounds[:, 3] <= box.y1)
         )
+
+    def overlapping(self, box: Box) -> BoolArray:
+        """Which nuclei have bounds that overlap ``box``."""
+        bounds = self.bounds()
+        return (bounds[:, 0] < box.x1) & (bounds[:, 2] > box.x0) & (bounds[:, 1] < box.y1) & (bounds[:, 3] > box.y0)
 
     def geometry(self) -> npt.NDArray[np.object_]:
         """The polygons as shapely geometries, shape (N,)."""

@@ -27,10 +27,11 @@ from wsiseg.measure import MEASUREMENTS, measure
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import load_segmenter
 from wsiseg.nuclei import Nuclei
+from wsiseg.region import read_mask_geojson
 from wsiseg.slide import Slide, open_slide
 from wsiseg.stitch import BAND_UM, read_part, read_part_summary, select_candidates, write_part
 from wsiseg.store import SlideFolder, WorkFolder, environment_faults, read_json, result_key, write_json
-from wsiseg.tissue import Tissue, find_tissue, read_mask_geojson
+from wsiseg.tissue import Tissue, find_tissue
 
 _CALIBRATION_WINDOWS = 16
 _CALIBRATION_PX = 512

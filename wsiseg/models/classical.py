@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.histogram import otsu
 from wsiseg.models.decoders.maps import Map, kernel_radius, smooth
 from wsiseg.models.decoders.watershed import WatershedDecoder
 from wsiseg.nuclei import Nuclei
@@ -79,14 +80,9 @@ class ClassicalSegmenter:
         }
 
     def calibrate(self, images: Iterable[Image]) -> dict[str, float]:
-        """``threshold_od``: Otsu's threshold [1]_ of the haematoxylin density over all tissue pixels of ``images``.
+        """``threshold_od``: Otsu's threshold of the haematoxylin density over all tissue pixels of ``images``.
 
         The order of the images does not matter. Kept between 0.05 and 0.6; 0.2 where there is next to no tissue.
-
-        References
-        ----------
-        .. [1] Otsu, A threshold selection method from gray-level histograms, IEEE Transactions on Systems, Man, and
-           Cybernetics 9, 62-66 (1979), doi:10.1109/TSMC.1979.4310076.
         """
         counts = np.zeros(len(_BINS) - 1, dtype=np.int64)
         densities = optical_density_table()
@@ -108,20 +104,3 @@ class ClassicalSegmenter:
     def _foreground(self, image: Image, threshold: np.float32) -> Map:
         depth = (threshold - self._density(image)) / np.float32(self.softness_od)
         return 1 / (1 + np.exp(depth))
-
-
-def otsu(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float64]) -> float:
-    """The edge of a histogram that separates it best in two: largest variance between the classes.
-
-    Parameters
-    ----------
-    counts : int array (B,)
-    edges : float array (B + 1,)
-    """
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    moment = np.cumsum(counts * centres)
-    total, mean = float(counts.sum()), moment[-1] / max(counts.sum(), 1)
-    product = below * (total - below)
-    between = np.where(product > 0, (mean * below - moment[:-1]) ** 2 / np.maximum(product, 1.0), 0.0)
-    return float(edges[1 + int(np.argmax(between))])

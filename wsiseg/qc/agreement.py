@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.histogram import otsu
 from wsiseg.stain import hematoxylin
 
 FloatImage = npt.NDArray[np.float32]
@@ -93,13 +94,8 @@ FEATURES = ("lost", "artefact", "sharpness", "dark", "uncovered", "unsupported",
 def calibrate(images: Sequence[npt.NDArray[np.uint8]], mpp: float) -> Constants:
     """What dark means, from patches of tissue (h, w, 3) all over the slide.
 
-    The threshold is Otsu's [1]_ on the local contrast of all patches together, but at least 0.02: without
-    nuclei there is nothing dark.
-
-    References
-    ----------
-    .. [1] Otsu, A threshold selection method from gray-level histograms, IEEE Transactions on Systems, Man and
-       Cybernetics 9, 62-66 (1979). doi:10.1109/TSMC.1979.4310076
+    The threshold is Otsu's on the local contrast of all patches together, but at least 0.02: without nuclei there
+    is nothing dark.
     """
     edges = np.linspace(-1.0, 1.0, 1001)
     counts = np.zeros(1000, dtype=np.int64)
@@ -112,9 +108,7 @@ def calibrate(images: Sequence[npt.NDArray[np.uint8]], mpp: float) -> Constants:
     share = counts / total
     mean = float(share @ centres)
     spread = float(np.sqrt(share @ (centres - mean) ** 2))
-    below, moment = np.cumsum(share), np.cumsum(share * centres)
-    between = (mean * below - moment) ** 2 / np.maximum(below * (1.0 - below), 1e-12)
-    return Constants(max(float(edges[1:][int(np.argmax(between))]), _LEAST_DARK), max(spread, _LEAST_DARK))
+    return Constants(max(otsu(counts, edges), _LEAST_DARK), max(spread, _LEAST_DARK))
 
 
 def local_contrast(image: npt.NDArray[np.uint8], mpp: float) -> FloatImage:

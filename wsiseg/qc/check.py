@@ -12,6 +12,7 @@ import numpy.typing as npt
 from wsiseg.errors import ReadError
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.geometry import Box, Scale, Window
+from wsiseg.nuclei import Nuclei
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
 from wsiseg.qc.patches import Patches
 from wsiseg.raster import rasterize
@@ -71,7 +72,13 @@ def judge_patches(
     """
     limits = limits or Limits()
     chosen = np.arange(len(patches)) if indices is None else np.asarray(indices, dtype=np.int64)
-    rows = [_measure(slide, patches, int(i), nuclei_path, tissue, constants, limits) for i in chosen]
+    measured = {}
+    for block in patches.blocks(chosen):
+        # Once for its patches: each row group that any of them touches is decoded whole.
+        nuclei = read_nuclei(nuclei_path, _around([patches.box(i) for i in block.tolist()]), columns=())
+        for i in block.tolist():
+            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits)
+    rows = [measured[i] for i in chosen.tolist()]
     reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     columns: dict[str, npt.NDArray[np.generic]] = {"index": chosen.astype(np.int64)}
     columns |= {name: column[chosen] for name, column in patches.columns().items()}
@@ -92,21 +99,18 @@ def _measure(
     slide: Slide,
     patches: Patches,
     index: int,
-    nuclei_path: str | os.PathLike[str],
+    nuclei: Nuclei,
     tissue: Tissue,
     constants: Constants,
     limits: Limits,
 ) -> dict[str, float]:
     box = patches.box(index)
     view = _view(slide, box)
-    nuclei = read_nuclei(nuclei_path, box, columns=())
-    lattice = replace(nuclei, vertices=view.scale.from_level0(nuclei.vertices))
-    shape = view.window.shape
+    near = nuclei.take(nuclei.overlapping(box))
+    lattice = replace(near, vertices=view.scale.from_level0(near.vertices))
     origin = (float(view.window.x), float(view.window.y))
-    labels = rasterize(lattice, np.arange(1, len(nuclei) + 1), shape, origin)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    centres = np.column_stack([x.ravel() + view.window.x + 0.5, y.ravel() + view.window.y + 0.5])
-    wanted = tissue.contains(view.scale.to_level0(centres)).reshape(shape)
+    labels = rasterize(lattice, np.arange(1, len(near) + 1), view.window.shape, origin)
+    wanted = tissue.contains_pixels(view.window, view.scale)
     mpp = view.scale.downsample * slide.require_mpp().value
     return measure_patch(
         view.image,
@@ -117,6 +121,15 @@ def _measure(
         lost=view.lost,
         artefact=float(patches.artefact[index]),
         limits=limits,
+    )
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    return Box(
+        min(box.x0 for box in boxes),
+        min(box.y0 for box in boxes),
+        max(box.x1 for box in boxes),
+        max(box.y1 for box in boxes),
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.geometry import Box, FloatArray
-from wsiseg.tissue import Tissue, region_share
+from wsiseg.region import region_share
+from wsiseg.tissue import Tissue
 
 PATCH_UM = 256.0
 """Side of a patch in microns."""
@@ -16,6 +17,8 @@ MIN_TISSUE = 0.5
 """Least share of a patch that must be tissue."""
 MIN_INSIDE = 0.5
 """Least share of a patch at the slide's border that must lie on the slide."""
+
+_BLOCK_PATCHES = 6
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Patches:
     def box(self, index: int) -> Box:
         x, y = float(self.x[index]), float(self.y[index])
         return Box(x, y, x + float(self.width[index]), y + float(self.height[index]))
+
+    def blocks(self, indices: npt.NDArray[np.int64] | None = None) -> list[npt.NDArray[np.int64]]:
+        """The patches, or those at ``indices``, in squares of 6 × 6 places: near ones need the same nuclei."""
+        chosen = np.arange(len(self)) if indices is None else indices
+        if len(chosen) == 0:
+            return []
+        side = int(self.width.max()) * _BLOCK_PATCHES
+        places = np.column_stack([self.y[chosen] // side, self.x[chosen] // side])
+        _, which = np.unique(places, axis=0, return_inverse=True)
+        return [chosen[which == n] for n in range(int(which.max()) + 1)]
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The columns by name."""
