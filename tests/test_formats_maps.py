@@ -17,6 +17,7 @@ from wsiseg.formats import maps
 from wsiseg.formats.geoparquet import NucleiWriter, read_nuclei
 from wsiseg.geometry import Box, Scale, Window
 from wsiseg.nuclei import Nuclei
+from wsiseg.slide import open_slide
 
 MPP = 0.25
 SIZE = (5000, 1300)  # lattice pixels: two shards, the second one cut off
@@ -183,6 +184,37 @@ def test_overview_makes_it_an_image(tmp_path: Path) -> None:
     (multiscale,) = group.attrs["ome"]["multiscales"]  # type: ignore[index, call-overload]
     assert [axis["name"] for axis in multiscale["axes"]] == ["c", "y", "x"]
     assert multiscale["datasets"][1]["coordinateTransformations"][0]["scale"] == [1.0, 16.0, 16.0]
+
+
+def test_image_and_labels_have_the_same_number_of_levels_and_one_frame(tmp_path: Path) -> None:
+    parquet = tmp_path / "n.parquet"
+    with NucleiWriter(parquet, {}, {}) as writer:
+        writer.write(discs())
+    path = build(tmp_path / "maps.zarr", parquet, Scale(2.0))
+    image = np.random.default_rng(0).integers(0, 255, (149, 235, 3), dtype=np.uint8)
+    for _ in range(2):  # a run that was stopped writes them again
+        maps.write_masks(path, np.ones((75, 118), dtype=bool), Scale(128.0), MPP)
+        maps.write_overview(path, image, Scale(64.0), MPP)
+    ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["version"] == "0.5"
+    assert [channel["color"] for channel in ome["omero"]["channels"]] == ["FF0000", "00FF00", "0000FF"]
+    labels = json.loads((path / "labels" / "zarr.json").read_text())["attributes"]["ome"]["labels"]
+    assert labels == ["lost", "nuclei", "tissue"]
+    depths = {len(ome["multiscales"][0]["datasets"])}
+    for name in labels:
+        about = json.loads((path / "labels" / name / "zarr.json").read_text())["attributes"]["ome"]
+        assert about["image-label"]["source"]["image"] == "../../"
+        datasets = about["multiscales"][0]["datasets"]
+        depths.add(len(datasets))
+        for dataset in datasets:
+            assert (path / "labels" / name / dataset["path"] / "zarr.json").exists()
+    assert len(depths) == 1
+    assert depths.pop() > 3
+    # Our own reader of NGFF images agrees on where the pixels are.
+    with open_slide(path) as slide:
+        assert (slide.width, slide.height) == (235, 149)
+        assert slide.require_mpp().value == pytest.approx(64 * MPP)
+        assert np.array_equal(slide.read_level(0, 0, 0, 235, 149), image)
 
 
 def test_a_scale_that_is_no_integer(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_a_run_finds_the_drawn_nuclei_and_records_all(finished: Path, drawn: tup
     assert shapely.is_valid(found.geometry()).all()
     match = match_polygons(drawn[1].nuclei, found, iou=0.5)
     assert match.f1 > 0.8  # the drawn tissue is easy; a shift by half a nucleus would halve it
+    ome = json.loads((folder / "maps.zarr" / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["multiscales"][0]["name"] == "overview"
     for name in ("maps.zarr", "patches.parquet", "thumbnail.png"):
         assert (folder / name).exists()
     for name in ("report.html", "cohort.csv", "cohort.parquet"):

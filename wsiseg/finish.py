@@ -48,8 +48,11 @@ from wsiseg.store import (
 from wsiseg.tissue import Tissue
 
 _VERSIONS = ("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "shapely", "torch", "zarr")
-_BLOCK_PATCHES = 6
-"""Side of the square of patches that one task judges: they share the nuclei that it reads."""
+_UNKNOWN = (
+    *("key", "specification", "tiles", "lost", "nuclei"),
+    *("tissue_mm2", "artefacts", "seams", "grade", "timings_s"),
+)
+"""What the record of a slide that failed cannot say."""
 
 
 @dataclass(frozen=True)
@@ -125,22 +128,16 @@ def plan_grading(work: WorkFolder) -> int:
     with contextlib.closing(plan.open()) as slide:
         patches = plan_patches(slide.width, slide.height, plan.mpp, tissue)
         constants = calibrate_slide(slide, patches)
+    # Found once: on a large slide each of the many tasks that judge would need half a second for it.
+    write_table(work.path / "patches.parquet", patches.columns())
     work.finish_stage("grading", constants.to_dict())
     return len(patches)
 
 
 def judge_jobs(work: WorkFolder) -> list[JudgeJob]:
     """The patches in square blocks."""
-    patches = _patches(work)
-    if len(patches) == 0:
-        return []
-    side = int(patches.width.max()) * _BLOCK_PATCHES
-    blocks = np.column_stack([patches.y // side, patches.x // side])
-    places, which = np.unique(blocks, axis=0, return_inverse=True)
-    return [
-        JudgeJob(work, f"{row}-{column}", tuple(np.flatnonzero(which == n).tolist()))
-        for n, (row, column) in enumerate(places.tolist())
-    ]
+    blocks = _patches(work).blocks()
+    return [JudgeJob(work, f"{n:06d}", tuple(block.tolist())) for n, block in enumerate(blocks)]
 
 
 def judge(job: JudgeJob) -> float:
@@ -167,6 +164,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         if slide.fingerprint() != plan.slide["fingerprint"]:
             raise SlideError(f"{plan.path} was changed during the run. Run the same command again.")
         overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
+    maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
     lost = _lost(stitched["lost"], tissue, plan.mpp)
     verdicts = _verdicts(work)
     write_table(work.result / "patches.parquet", verdicts)
@@ -210,10 +208,6 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
 def failure_record(path: Path, slide_id: str, error: Exception) -> dict[str, Any]:
     """The record of a slide that could not be segmented."""
     message = str(error) if isinstance(error, WsisegError) else f"{type(error).__name__}: {error}"
-    empty = dict.fromkeys(
-        ("key", "specification", "tiles", "lost", "nuclei", "tissue_mm2", "artefacts", "seams")
-        + ("grade", "timings_s")
-    )
     return {
         "schema": "wsiseg.slide",
         "version": FORMAT_VERSION,
@@ -221,7 +215,7 @@ def failure_record(path: Path, slide_id: str, error: Exception) -> dict[str, Any
         "status": "failed",
         "error": {"kind": type(error).__name__, "message": message},
         "slide": {"path": os.path.abspath(path), "name": path.name},
-        **empty,
+        **dict.fromkeys(_UNKNOWN),
         "versions": versions(),
         "created": _now(),
     }
@@ -267,8 +261,8 @@ def _seconds(summaries: list[BatchSummary]) -> dict[str, float]:
 
 
 def _patches(work: WorkFolder) -> Patches:
-    plan, tissue = _plan(work), load_tissue(work.path / "tissue.npz")
-    return plan_patches(plan.slide["width"], plan.slide["height"], plan.mpp, tissue)
+    table = pq.read_table(work.path / "patches.parquet")
+    return Patches(**{name: table.column(name).to_numpy() for name in table.column_names})
 
 
 def _verdicts(work: WorkFolder) -> dict[str, npt.NDArray[np.generic]]:

@@ -1,6 +1,6 @@
 """``maps.zarr``: the nuclei as a label pyramid, the tissue and the lost area, in OME-Zarr 0.5.
 
-    maps.zarr/                  an image (the slide's overview) where one is given
+    maps.zarr/0 1 …             uint8 (c, y, x), the slide's overview: an image that viewers show below the labels
       labels/nuclei/0 1 2 …     int32, the value is the nucleus's id; level 0 on the run's lattice
       labels/tissue/0 …         uint8, 1 where there is tissue
       labels/lost/0 …           uint8, 1 where pixels could not be read or were given up
@@ -12,6 +12,9 @@ at (s − mpp)/2, and that is the translation.
 The labels are written shard by shard, in any order and by any worker: a shard of level 0 holds 4 × 4 chunks, and
 the shards of levels 1 and 2 that cover the same ground hold 2 × 2 and one, so that each task writes its part of
 three levels and reads none back. What is left of the pyramid is a sixteenth of the pixels.
+
+NGFF asks for as many levels in an image as in each of its labels, so the overview and the masks are halved as often
+as the nuclei are, down to a few pixels.
 
 References
 ----------
@@ -106,8 +109,9 @@ def plan_labels(
     width, height = size
     with environment_faults(path):
         shutil.rmtree(path / "labels" / "nuclei", ignore_errors=True)
-        group = _label_group(path, "nuclei", _pyramid_depth(width, height), scale, mpp)
-        for level, (h, w) in enumerate(_pyramid_shapes(height, width)):
+        depth = _own_depth(width, height)
+        group = _label_group(path, "nuclei", depth, scale, mpp)
+        for level, (h, w) in enumerate(_pyramid_shapes(height, width, depth)):
             _create_array(group, str(level), (h, w), np.dtype(np.int32), _shard_side(level), CHUNK_PX)
     shards = _shards_with(read_row_groups_bounds(nuclei_parquet), size, scale)
     return tuple(LabelShard(str(path), str(nuclei_parquet), scale.downsample, window) for window in shards)
@@ -179,8 +183,10 @@ def write_masks(
     with environment_faults(path):
         for name, mask in masks.items():
             shutil.rmtree(path / "labels" / name, ignore_errors=True)
-            group = _label_group(path, name, _pyramid_depth(*mask.shape[::-1]), scale, mpp)
-            for level, shape in enumerate(_pyramid_shapes(*mask.shape)):
+            height, width = mask.shape
+            depth = _depth(path, width, height)
+            group = _label_group(path, name, depth, scale, mpp)
+            for level, shape in enumerate(_pyramid_shapes(height, width, depth)):
                 array = _create_array(group, str(level), shape, mask.dtype, None, _MASK_CHUNK_PX)
                 step = 2**level
                 array[:] = mask[::step, ::step]
@@ -190,10 +196,11 @@ def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: 
     """Make ``maps.zarr`` an image, uint8 (h, w, 3) on the lattice ``scale``: viewers show it below the labels."""
     with environment_faults(path):
         group = _root(path)
-        depth = _pyramid_depth(image.shape[1], image.shape[0])
+        depth = _depth(path, image.shape[1], image.shape[0])
         axes = [{"name": "c", "type": "channel"}, *_AXES]
         multiscales = _multiscales("overview", depth, scale, mpp, axes)
-        group.attrs.update({"ome": {"version": NGFF_VERSION, "multiscales": multiscales}})
+        omero: dict[str, Any] = {"channels": _CHANNELS, "rdefs": {"model": "color"}}
+        group.attrs.update({"ome": {"version": NGFF_VERSION, "multiscales": multiscales, "omero": omero}})
         for level in range(depth):
             pixels = np.moveaxis(image[:: 2**level, :: 2**level], -1, 0)
             array = group.create_array(
@@ -250,18 +257,29 @@ def read_label_region(
 
 
 _AXES = [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
+_CHANNELS: list[dict[str, Any]] = [
+    {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
+    for label, color in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+]
 
 
-def _pyramid_shapes(height: int, width: int) -> list[tuple[int, int]]:
+def _pyramid_shapes(height: int, width: int, depth: int) -> list[tuple[int, int]]:
     """Shapes of all levels: every second pixel from the first, so that sizes round up."""
-    return [(-(-height // 2**k), -(-width // 2**k)) for k in range(_pyramid_depth(width, height))]
+    return [(-(-height // 2**k), -(-width // 2**k)) for k in range(depth)]
 
 
-def _pyramid_depth(width: int, height: int) -> int:
+def _own_depth(width: int, height: int) -> int:
     depth = 1
     while -(-max(width, height) // 2 ** (depth - 1)) > _TOP_PX:
         depth += 1
     return depth
+
+
+def _depth(path: Path, width: int, height: int) -> int:
+    """As many levels as the nuclei have, or what the size asks for where there are none."""
+    if not (path / "labels" / "nuclei" / "zarr.json").exists():
+        return _own_depth(width, height)
+    return _array_count(zarr.open_group(str(path / "labels" / "nuclei"), mode="r"))
 
 
 def _shard_side(level: int) -> int | None:
@@ -293,7 +311,7 @@ def _label_group(path: Path, name: str, depth: int, scale: Scale, mpp: float) ->
     labels.attrs.update({"ome": {"version": NGFF_VERSION, "labels": present}})
     group = labels.require_group(name)
     multiscales = _multiscales(name, depth, scale, mpp, _AXES)
-    label: dict[str, Any] = {"source": {"image": "../../"}}
+    label: dict[str, Any] = {"version": NGFF_VERSION, "source": {"image": "../../"}}
     if name in _MASK_COLORS:
         label["colors"] = [{"label-value": 1, "rgba": list(_MASK_COLORS[name])}]
     ome: dict[str, Any] = {"version": NGFF_VERSION, "multiscales": multiscales, "image-label": label}
