@@ -21,6 +21,7 @@ _COMMANDS = {
     "export": "Write a slide's nuclei in a format other tools read.",
     "overlay": "Draw a region of a slide with its nuclei.",
     "report": "Make the cohort tables and report.html of a results folder again.",
+    "evaluate": "Score segmentations against a truth: label images or nuclei.",
     "models": "List the segmentation models that are installed.",
     "demo": "Make a synthetic slide, segment it and compare with the truth.",
     "doctor": "Check the installation: libraries, cores, memory, GPU.",

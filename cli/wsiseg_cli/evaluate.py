@@ -1,0 +1,107 @@
+"""``wsiseg evaluate``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsiseg_cli import options
+
+if TYPE_CHECKING:
+    from wsiseg.evaluate import Evaluation
+
+_COLUMNS = ("aji", "dice", "pq", "f1", "precision", "recall")
+
+
+@click.command("evaluate")
+@click.option(
+    "--truth", required=True, type=click.Path(path_type=Path),
+    help="Label images, nuclei.parquet or GeoJSON: a file, or a folder of them.",
+)  # fmt: skip
+@click.option(
+    "--pred", required=True, type=click.Path(path_type=Path),
+    help="What to score: the same kinds, or a results folder of `wsiseg segment`.",
+)  # fmt: skip
+@click.option(
+    "--probabilities", type=click.Path(exists=True, path_type=Path),
+    help="Foreground probability maps of the same names, for the AUC.",
+)  # fmt: skip
+@click.option(
+    "--iou", "ious", multiple=True, default=(0.75,), show_default=True, type=float,
+    help="Also give F1 of the objects paired above this IoU (besides 0.5); may be repeated.",
+)  # fmt: skip
+@click.option("--allow-missing", is_flag=True, help="Leave out images that only one side has.")
+@click.option(
+    "--worst",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many images to list, lowest AJI first.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides the draws behind the intervals.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write everything as JSON to this file."
+)
+@options.json_option
+def command(
+    truth: Path,
+    pred: Path,
+    probabilities: Path | None,
+    ious: tuple[float, ...],
+    allow_missing: bool,
+    worst: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Score segmentations against a truth: per image, and mean ± standard deviation with a 95% interval.
+
+    Images are matched by file name without suffix. Label images are PNG, TIFF, .npy, or .mat with inst_map: 0 is
+    background, every other value one object, one pixel a level-0 pixel. The scores are defined in docs/metrics.md.
+
+    \b
+    wsiseg segment images/*.png --mpp 0.25 -o out
+    wsiseg evaluate --truth labels --pred out
+    """
+    from wsiseg.evaluate import evaluate_sets
+    from wsiseg.store import write_json
+
+    result = evaluate_sets(
+        truth, pred, probabilities=probabilities, ious=ious, allow_missing=allow_missing, seed=seed
+    )
+    if out is not None:
+        write_json(out, result.to_dict())
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(result, worst)
+    return 0
+
+
+def _print(result: Evaluation, worst: int) -> None:
+    width = max(20, *(len(image.name) for image in result.images[:worst]), 20)
+    click.echo(f"{'image':{width}}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "true", "found")))
+    for image in result.images[:worst]:
+        scores = "".join(f"{_number(image.scores[name]):>10}" for name in _COLUMNS)
+        note = f"  ({image.note})" if image.note else ""
+        click.echo(f"{image.name:{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}")
+    if len(result.images) > worst:
+        click.echo(f"and {len(result.images) - worst} better ones (--worst {len(result.images)})")
+    click.echo()
+    click.echo(f"{'score':{width}}{'mean':>10}{'sd':>10}{f'{result.confidence:.0%} interval':>20}{'images':>10}")
+    for name, summary in result.summary.items():
+        if summary.n:
+            interval = f"{_number(summary.low)} – {_number(summary.high)}" if summary.low is not None else "–"
+            click.echo(
+                f"{name:{width}}{_number(summary.mean):>10}{_number(summary.sd):>10}{interval:>20}{summary.n:>10}"
+            )
+    for names, what in ((result.without_prediction, "prediction"), (result.without_truth, "truth")):
+        if names:
+            click.echo(f"left out, no {what}: {', '.join(names)}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
