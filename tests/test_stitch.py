@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from scipy.spatial import Voronoi
 
 from wsiseg.errors import EnvironmentFault
-from wsiseg.geometry import Scale
+from wsiseg.geometry import Scale, Window
 from wsiseg.grid import TileGrid
+from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.nuclei import Nuclei
+from wsiseg.slide import open_slide
 from wsiseg.stitch import (
     SeamAudit,
     read_part,
@@ -28,6 +30,8 @@ from wsiseg.stitch import (
     write_part,
 )
 from wsiseg.stitch.overlap import common_area
+from wsiseg.stitch.seams import Tally
+from wsiseg.testing import Truth
 
 SPACING = 20.0
 BAND = 24.0
@@ -499,12 +503,14 @@ def test_common_area_of_a_ring_that_crosses_itself_is_no_error() -> None:
 # ---- the audit
 
 
-def _discs(grid: TileGrid, count: int, seed: int) -> Nuclei:
-    """Crack outlines of discs on the lattice, far enough apart, anywhere."""
+def _discs(grid: TileGrid, count: int, seed: int, *, anywhere: bool = False) -> Nuclei:
+    """Crack outlines of discs on the lattice, in rows and far enough apart, or anywhere."""
     rng = np.random.default_rng(seed)
     side = int(np.sqrt(count))
     x, y = np.meshgrid(np.linspace(20, grid.width - 20, side), np.linspace(20, grid.height - 20, side))
     centre = np.stack([x.ravel(), y.ravel()], 1) + rng.uniform(-8, 8, (x.size, 2))
+    if anywhere:
+        centre = rng.uniform(20, [grid.width - 20, grid.height - 20], (count, 2))
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = rng.uniform(5, 8, (len(centre), 1, 1)) * np.stack([np.cos(angle), np.sin(angle)], 1)
     vertices = np.round(centre[:, None] + ring).reshape(-1, 2)
@@ -534,6 +540,44 @@ def test_audit_reveals_cut_nuclei() -> None:
     _, audit, _ = run(tiles, grid, each(grid))
     assert audit.straight_edge_ratio is not None
     assert audit.straight_edge_ratio > 3
+
+
+def test_audit_tells_tiles_without_a_halo_from_tiles_with_one(drawn: tuple[Path, Truth]) -> None:
+    segmenter = ClassicalSegmenter()
+    audits = {}
+    with open_slide(drawn[0]) as slide:
+        scale = slide.scale(segmenter.mpp)
+        width, height = scale.size(slide.width, slide.height)
+        calibration = segmenter.calibrate([slide.read_window(Window(500, 500, 512, 512), scale)])
+        for halo in (64, 0):
+            grid = TileGrid(width, height, 256, halo)
+            tiles = {}
+            for tile in range(len(grid)):
+                window = grid.read(tile)
+                (found,) = segmenter.segment([slide.read_window(window, scale)], calibration)
+                tiles[tile] = select_candidates(found.translate(window.x, window.y), grid, tile, 20.0)
+            audits[halo] = run(tiles, grid, each(grid))[1]
+    assert audits[64].straight_edge_ratio == pytest.approx(1.0, abs=0.5)
+    assert audits[64].density_ratio == pytest.approx(1.0, abs=0.12)
+    assert audits[0].straight_edge_ratio is not None
+    assert audits[0].straight_edge_ratio > 3
+
+
+@pytest.mark.parametrize(("tile", "count"), [(512, 400), (256, 3000), (256, 30_000)])
+def test_chance_is_no_finding(tile: int, count: int) -> None:
+    grid = TileGrid(2048, 2048, tile, 64)
+    found = []
+    for seed in range(20):
+        discs = _discs(grid, count, seed, anywhere=True)
+        tally = Tally(grid, Scale(1.0), 20.0)
+        tally.result(discs.with_columns(tile=grid.owner(discs.centroids())), discs.centroids())
+        found.append(tally.audit())
+    densities = [audit.density_ratio for audit in found if audit.density_ratio is not None]
+    edges = [audit.straight_edge_ratio for audit in found if audit.straight_edge_ratio is not None]
+    assert len(densities) == 20
+    assert max(abs(ratio - 1) for ratio in densities) < 0.12
+    assert len(edges) == (20 if count > 400 else 0)  # too few touch a seam to say anything
+    assert all(0.5 < ratio < 1.6 for ratio in edges)
 
 
 def test_audit_reveals_lost_and_doubled_nuclei() -> None:
