@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,10 @@ from wsiseg.formats.geojson import export_geojson
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.formats.labelimage import read_labels, read_probabilities
 from wsiseg.nuclei import Nuclei
+from wsiseg.pipeline import SegmentOptions, segment_slides
 from wsiseg.raster import trace
+from wsiseg.schedule import SerialExecutor
+from wsiseg.segment import ModelChoice
 
 H, W = 60, 80
 
@@ -283,3 +288,34 @@ def _evaluate(truth: Path, pred: Path, *more: object) -> Result:
     result = CliRunner().invoke(command, ["--truth", str(truth), "--pred", str(pred), *map(str, more)])
     assert result.exit_code == 0, result.output
     return result
+
+
+def test_the_group_of_commands_gives_exit_code_2_for_a_wrong_request(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = ["evaluate", "--truth", str(pair[0]), "--pred", str(tmp_path / "nowhere")]
+    result = subprocess.run([sys.executable, "-m", "wsiseg_cli", *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "no such file or folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_field_of_real_tissue_from_segment_to_scores(tmp_path: Path) -> None:
+    data = Path(__file__).resolve().parents[2] / "shared" / "data" / "monuseg_train30"
+    if not data.exists():
+        pytest.skip("needs the images of monuseg_train30 beside the repository")
+    name = "TCGA-B0-5710-01Z-00-DX1"
+    options = SegmentOptions(ModelChoice("classical"), tile=2048, mpp=0.25)
+    segment_slides(
+        [data / "images" / f"{name}.webp"], tmp_path / "out", options, SerialExecutor(), lambda event: None
+    )
+    result = evaluate_sets(data / "labels", tmp_path / "out", allow_missing=True)
+    (image,) = result.images
+    assert image.name == name
+    assert len(result.without_prediction) == 29
+    assert image.true_objects == 359
+    aji, dice = image.scores["aji"], image.scores["dice"]
+    assert aji is not None
+    assert dice is not None
+    assert 0.5 < aji < 0.7  # 0.58 when written; half a pixel of misplacement would cost 0.02, a wrong scale all
+    assert 0.75 < dice < 0.87
