@@ -12,10 +12,12 @@ torch = pytest.importorskip("torch")
 
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.models.unet import UNetConfig  # noqa: E402
+from wsiseg.synth.textures import Texture, dissect  # noqa: E402
 from wsiseg.train import loop  # noqa: E402
+from wsiseg.train.annotated import annotated_pool, factor_for_diameter  # noqa: E402
 from wsiseg.train.augment import colour_jitter, crop, learning_rate, targets  # noqa: E402
 from wsiseg.train.losses import LossWeights, offset_loss  # noqa: E402
-from wsiseg.train.patches import PatchPool  # noqa: E402
+from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool  # noqa: E402
 from wsiseg.train.pseudo import pseudo_pool  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8))
@@ -155,3 +157,39 @@ def test_pseudo_labels_are_the_sure_nuclei() -> None:
     assert overlap > 0.6
     assert none.labels.max() == 0
     assert none.known.mean() < labelled.known.mean()  # rejected nuclei are unknown, not background
+
+
+def test_annotated_images_come_to_one_scale(textures_of_two: list[Texture]) -> None:
+    pool = disc_pool(2)
+    pairs = list(zip(pool.images, pool.labels, strict=True))
+    factors = [factor_for_diameter(labels, 20.0) for _, labels in pairs]
+    made = annotated_pool(pairs, factors, side=64, copies=3, seed=1, textures=textures_of_two)
+    assert made.images.shape == (6, 64, 64, 3)
+    for labels, known, image in zip(made.labels, made.known, made.images, strict=True):
+        assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
+        assert set(np.unique(known)) <= {KNOWN, OUTSIDE}
+        assert (labels[known == OUTSIDE] == 0).all()
+        inside = known == KNOWN
+        red = image[..., 0].astype(float)
+        assert red[inside & (labels > 0)].mean() < red[inside & (labels == 0)].mean()
+    sizes = np.concatenate([np.bincount(labels.ravel())[1:] for labels in made.labels])
+    assert 12 < np.sqrt(4 * np.median(sizes) / np.pi) < 28
+
+
+def test_nuclei_cut_by_their_image_have_no_offsets() -> None:
+    pool = disc_pool(1)
+    known = pool.known[0].copy()
+    known[:, 40:] = OUTSIDE  # touches the second disc
+    target = targets(pool.labels[0], pool.covered[0], known)
+    assert (target[5][pool.labels[0] == 2] == 0).all()
+    assert (target[5][pool.labels[0] == 1] == 1).all()
+    assert (target[4][:, 40:] == 0).all()
+
+
+def test_a_factor_needs_nuclei() -> None:
+    assert factor_for_diameter(np.zeros((4, 4), dtype=np.int32), 16.0) == 1.0
+
+
+@pytest.fixture
+def textures_of_two() -> list[Texture]:
+    return [dissect(np.asarray(image)) for image in disc_pool(2, 96).images]

@@ -90,7 +90,7 @@ def render_patch(
     _nuclei(rng, density, layout, placed, colours, groups)
     density = _optics(rng, density)
     if rng.random() < options.stain_transfer:
-        density = _restain(rng, density, textures[int(rng.integers(len(textures)))])
+        density = restain(rng, density, textures[int(rng.integers(len(textures)))])
     density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
     image = to_rgb(density + rng.normal(0.0, rng.uniform(0.0, 0.02), density.shape).astype(np.float32))
     return Patch(_jpeg(image, int(rng.integers(40, 96))), labels)
@@ -297,7 +297,8 @@ def _optics(rng: np.random.Generator, density: Float32) -> Float32:
     return ndimage.gaussian_filter(density, (sigma, sigma, 0))
 
 
-def _restain(rng: np.random.Generator, density: Float32, other: Texture) -> Float32:
+def restain(rng: np.random.Generator, density: Float32, other: Texture) -> Float32:
+    """Optical density (H, W, 3) moved toward the mean and spread of ``other``'s, by a random weight."""
     weight = rng.uniform(0.3, 1.0)
     mean, sd = density.mean(axis=(0, 1)), density.std(axis=(0, 1))
     ratio = np.clip(other.sd / np.maximum(sd, 1e-3), 0.6, 1.6)

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from wsiseg.train.patches import PatchPool
+from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool
 
 # Rows: optical density of haematoxylin, eosin and a residual (Ruifrok & Johnston 2001).
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -21,8 +21,9 @@ def targets(
 ) -> npt.NDArray[np.float32]:
     """Foreground, offset y, offset x, depth, weight of the foreground, weight of the offsets: float32 (6, h, w).
 
-    Offsets lead to the centroid, in pixels. A nucleus that the border of the patch cuts has an unknown centroid:
-    its offsets have weight 0. A mirrored or turned patch must be mirrored or turned before this is called.
+    Offsets lead to the centroid, in pixels. A nucleus that the border of the patch or of its image cuts has an
+    unknown centroid: its offsets have weight 0. A mirrored or turned patch must be mirrored or turned before this
+    is called.
     """
     ids = np.ascontiguousarray(labels).astype(np.int64)
     count = int(ids.max()) + 1
@@ -35,13 +36,15 @@ def targets(
     cut = np.zeros(count, dtype=bool)
     for edge in (ids[0], ids[-1], ids[:, 0], ids[:, -1]):
         cut[edge] = True
+    if (known == OUTSIDE).any():
+        cut[ids[ndimage.binary_dilation(known == OUTSIDE)]] = True
     inside = ids > 0
     out = np.zeros((6, height, width), dtype=np.float32)
     out[0] = covered / 255.0
     out[1] = np.where(inside, (cy[flat] - rows).reshape(ids.shape), 0)
     out[2] = np.where(inside, (cx[flat] - columns).reshape(ids.shape), 0)
     out[3] = _depth(ids, count)
-    out[4] = known
+    out[4] = known == KNOWN
     out[5] = inside & ~cut[ids]
     return out
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from wsiseg.synth.render import RenderOptions, halve, render_patch
 from wsiseg.synth.textures import Texture
 
+UNKNOWN, KNOWN, OUTSIDE = 0, 1, 2
+
 
 @dataclass(frozen=True)
 class PatchPool:
@@ -27,7 +29,8 @@ class PatchPool:
     covered : uint8 array (N, h, w)
         Foreground fraction of each pixel times 255; the target of the foreground.
     known : uint8 array (N, h, w)
-        1 where the foreground target is meant, 0 where it says nothing (uncertain pseudo-labels).
+        ``KNOWN`` where the foreground target is meant, ``UNKNOWN`` where it says nothing (uncertain pseudo-labels),
+        ``OUTSIDE`` beyond the image that the patch was taken from: nuclei that touch it are cut.
     """
 
     images: npt.NDArray[np.uint8]
