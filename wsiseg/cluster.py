@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
+import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +17,10 @@ from typing import Any
 import dask
 import distributed
 from dask.system import CPU_COUNT
+from distributed.comm import get_address_host_port
 
-from wsiseg.errors import EnvironmentFault, WorkerDied
+from wsiseg import __version__
+from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied
 from wsiseg.schedule import Executor, SerialExecutor, map_bounded
 
 # What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
@@ -31,11 +36,17 @@ _WORKER_ENVIRONMENT = {
 }
 _CONFIG = {
     "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
-    "distributed.scheduler.no-workers-timeout": "120s",
     "distributed.worker.daemon": True,
     # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
     "distributed.admin.low-level-log-length": 1000,
 }
+_POLL_S = 2.0
+"""How often the cluster is looked at while no task ends."""
+_NO_WORKERS_S = 60.0
+"""For how long a cluster may be without workers; one that restarts is back within seconds."""
+_ANSWER_S = 30.0
+"""For how long a scheduler may be silent."""
+_LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,12 @@ class DaskExecutor:
 
     def __init__(self, client: distributed.Client, slots: int, device: str) -> None:
         self._client = client
-        self._completed = distributed.as_completed(loop=client.loop)
+        self._done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
+        self._workers_seen = time.monotonic()
         self.slots = slots
         self.device = device
         # One thread computes in a CPU worker: as many processes as cores share the machine better than threads.
-        self.torch_threads = 1 if device == "cpu" else None
+        self.torch_threads = None if device == "cuda" else 1
 
     @property
     def dashboard(self) -> str:
@@ -85,19 +97,45 @@ class DaskExecutor:
     def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> distributed.Future:
         # A key of its own: two tasks are never the same task, although retries have equal arguments.
         future = self._client.submit(function, argument, key=f"{name}-{uuid.uuid4().hex}", pure=False)
-        self._completed.add(future)
+        future.add_done_callback(self._done.put)
         return future
 
     def next_done(self) -> tuple[distributed.Future, Any, BaseException | None]:
-        future = next(self._completed)
+        while True:
+            try:
+                future = self._done.get(timeout=_POLL_S)
+                break
+            except queue.Empty:
+                self._check_cluster()
         if future.status == "finished":
             return future, future.result(), None
         if future.status == "cancelled":
-            return future, None, EnvironmentFault("the Dask scheduler was lost or has cancelled the work")
+            return future, None, EnvironmentFault(_LOST)
         error = future.exception()
         if isinstance(error, distributed.KilledWorker):
-            return future, None, WorkerDied("the worker processes that ran a task died")
+            error = WorkerDied(
+                "the worker processes that computed it died every time: too little memory (see --memory-limit, or "
+                "take a smaller --tile) or a crash in a library"
+            )
         return future, None, error
+
+    def _check_cluster(self) -> None:
+        """Dask waits for ever for a scheduler that is gone and for workers that do not come back."""
+        scheduler = self._client.scheduler
+        try:
+            if scheduler is None or self._client.status != "running":
+                raise ConnectionError(self._client.status)
+            workers = self._client.sync(scheduler.ncores, callback_timeout=_ANSWER_S)
+        except (OSError, TimeoutError) as error:
+            raise EnvironmentFault(_LOST) from error
+        now = time.monotonic()
+        if workers:
+            self._workers_seen = now
+        elif now - self._workers_seen > _NO_WORKERS_S:
+            raise EnvironmentFault(
+                f"the cluster has had no worker for {_NO_WORKERS_S:.0f} s: they died or do not start (too little "
+                "memory: see --memory-limit). What is finished is kept: the same command goes on from there."
+            )
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)
@@ -117,8 +155,9 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
     if options.workers == 0 and options.scheduler is None:
         yield SerialExecutor(resolve_device(options.device))
         return
-    for name in ("distributed.shuffle", "distributed.nanny", "distributed.core", "distributed.worker", "bokeh"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if options.performance_report is not None and not options.performance_report.absolute().parent.is_dir():
+        raise UsageError(f"{options.performance_report}: there is no such folder to write the report to")
+    _silence_libraries()
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(_CONFIG))
         if options.scheduler is not None:
@@ -170,15 +209,20 @@ def _start(options: ClusterOptions) -> tuple[Any, int, str]:
         if device == "cuda":
             return _cuda_cluster(options, dashboard)
         workers = options.workers or available_cores()
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=dashboard,
-            memory_limit=options.memory_limit,
-            silence_logs=logging.ERROR,
-        )
+        with warnings.catch_warnings():
+            # Another port is taken, and the one that is taken is shown.
+            warnings.filterwarnings("ignore", message="Port .* is already in use")
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=dashboard,
+                memory_limit=options.memory_limit,
+                silence_logs=_log_level(),
+            )
+    except ValueError as error:
+        raise UsageError(f"cannot start a local Dask cluster: {error}") from error
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot start a local Dask cluster: {error}") from error
     return cluster, workers, device
@@ -206,12 +250,13 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str) -> tuple[Any, int, st
         "cls": distributed.Scheduler,
         "options": {"host": "127.0.0.1", "dashboard_address": dashboard, "dashboard": True},
     }
-    cluster = distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.ERROR)
+    cluster = distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=_log_level())
     return cluster, threads * len(names), "cuda"
 
 
 def _join(address: str, device: str) -> tuple[distributed.Client, int, str]:
     try:
+        get_address_host_port(address)  # before a Client that could not even be closed
         client = distributed.Client(address, timeout=15, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise EnvironmentFault(
@@ -219,13 +264,39 @@ def _join(address: str, device: str) -> tuple[distributed.Client, int, str]:
             "of a running `dask scheduler`."
         ) from error
     try:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=_NO_WORKERS_S)
+        found = set(client.run(_worker_version).values())
     except TimeoutError as error:
         client.close()
-        raise EnvironmentFault(f"the scheduler at {address} has had no worker for 60 s") from error
-    slots = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+        raise EnvironmentFault(
+            f"the scheduler at {address} has had no worker for {_NO_WORKERS_S:.0f} s. Start some: "
+            f"`dask worker {address}`."
+        ) from error
+    except ImportError as error:
+        client.close()
+        raise EnvironmentFault(f"the workers of {address} cannot import wsiseg; install it there.") from error
+    if found != {__version__}:
+        client.close()
+        versions = ", ".join(sorted(found))
+        raise EnvironmentFault(f"the workers of {address} have wsiseg {versions}; this is {__version__}.")
+    slots = sum(client.nthreads().values())
     # Which device the cluster's workers have, only they can tell.
     return client, slots, device
+
+
+def _worker_version() -> str:
+    return __version__
+
+
+def _silence_libraries() -> None:
+    """What Dask logs about lost workers and connections, the caller is told as an error or a slide's record."""
+    for name in ("distributed", "tornado", "bokeh", "asyncio", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado", "bokeh", "asyncio"):
+            logging.getLogger(name).setLevel(_log_level())
+
+
+def _log_level() -> int:
+    return logging.WARNING if logging.getLogger("wsiseg").isEnabledFor(logging.DEBUG) else logging.CRITICAL
 
 
 def _close(cluster: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import EnvironmentFault, ModelError, UsageError, WorkerDied, WsisegError
+from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
     PublishJob,
     failure_record,
@@ -38,18 +38,13 @@ from wsiseg.segment import (
     segment_batch,
 )
 from wsiseg.store import (
-    RECORD_NAME,
     SlideFolder,
     WorkFolder,
     assign_ids,
-    environment_faults,
+    environment_fault,
     output_lock,
     read_records,
-    write_json,
 )
-
-_ATTEMPTS_ALONE = 2
-"""How often a tile that was being computed when its worker died is tried by itself before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +184,9 @@ def _slide_steps(
     except WsisegError as error:
         record = _failed(path, folder, error)
     except Exception as error:  # a fault of ours in one slide must not cost the others
+        fault = environment_fault(error, folder.work)
+        if fault is not None:
+            raise fault from error
         record = _failed(path, folder, error)
     on_event(Event("finished", folder.id, {"record": record}))
     return record
@@ -212,16 +210,27 @@ def _segment_slide(
     plan = planned.plan
     on_event(Event("planned", folder.id, {"total": len(plan.tiles)}))
 
+    failed: list[tuple[int, str]] = []
+
+    def ended(summary: BatchSummary, *, computed: bool = True) -> None:
+        failed.extend(summary.failed)
+        detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
+        on_event(Event("tiles", folder.id, detail))
+
     missing, resumed = _missing_batches(work, plan, request.choice)
     for summary in resumed:
-        on_event(_progress(folder, summary, computed=False))
+        ended(summary, computed=False)
     yield Stage(
         "segment-batch",
         segment_batch,
         missing,
-        on_result=lambda _, summary: on_event(_progress(folder, summary, computed=True)),
-        retry=_retry_batch,
+        on_result=lambda _, summary: ended(summary),
+        retry=lambda job, error: _retry_batch(job, error, ended),
+        alone=lambda job: job.alone,
     )
+    if failed and len(failed) == len(plan.tiles):
+        folder.clean()
+        raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
     yield stage("stitch-slide", stitch_slide, [work])
     yield stage("label-map", maps.write_label_shard, label_jobs(work))
     yield stage("label-pyramid", write_label_pyramid, [work])
@@ -262,29 +271,22 @@ def _missing_batches(
     return missing, summaries
 
 
-def _retry_batch(job: BatchJob, error: BaseException) -> Sequence[BatchJob] | None:
-    """A batch whose worker died is tried tile by tile; a tile that keeps killing its worker is given up."""
+def _retry_batch(
+    job: BatchJob, error: BaseException, give_up: Callable[[BatchSummary], None]
+) -> Sequence[BatchJob] | None:
+    """The tiles of a batch whose worker died are tried one by one, each while nothing else runs.
+
+    Dask blames all that a dead worker had been given; a tile that dies alone has only itself to blame.
+    """
     if not isinstance(error, WorkerDied):
         return None
-    if len(job.tiles) > 1:
-        return [replace(job, tiles=(tile,)) for tile in job.tiles]
-    if job.attempt < _ATTEMPTS_ALONE:
-        return [replace(job, attempt=job.attempt + 1)]
-    fail_batch(job, "its worker process died every time")
+    if not job.alone:
+        return [replace(job, tiles=(tile,), alone=True) for tile in job.tiles]
+    give_up(fail_batch(job, "its worker process died every time"))
     return []
 
 
-def _progress(folder: SlideFolder, summary: BatchSummary, *, computed: bool) -> Event:
-    detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
-    return Event("tiles", folder.id, detail)
-
-
 def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:
-    """Record a failure; a result of an earlier run stays where it is."""
     record = failure_record(path, folder.id, error)
-    earlier = folder.record()
-    if earlier is None or earlier["status"] == "failed":
-        with environment_faults(folder.final):
-            folder.final.mkdir(parents=True, exist_ok=True)
-        write_json(folder.final / RECORD_NAME, record)
+    folder.publish_failure(record)
     return record

@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from wsiseg.errors import EnvironmentFault
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -20,6 +22,8 @@ class Stage:
 
     ``on_result`` is called in the driving process with (argument, result) as each task ends. ``retry`` turns a
     failed argument and its error into new arguments to try instead, or into None where the error is final.
+    ``alone`` tells the arguments that run while nothing else does: what a task's death takes with it is then
+    known to be the task's own doing.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Stage:
     arguments: Sequence[Any]
     on_result: Callable[[Any, Any], None] | None = None
     retry: Callable[[Any, BaseException], Sequence[Any] | None] | None = None
+    alone: Callable[[Any], bool] | None = None
 
 
 Steps: TypeAlias = Generator[Stage, list[Any], Any]
@@ -133,6 +138,12 @@ class _Active:
     def stage_over(self) -> bool:
         return self.in_flight == 0 and (not self.todo or self.error is not None)
 
+    @property
+    def next_alone(self) -> bool:
+        """Whether the next task is to run while nothing else does."""
+        stage = self.stage
+        return stage is not None and stage.alone is not None and stage.alone(self.todo[0])
+
 
 def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[int, Any]]:
     """Drive the generators to their ends; yields (position in ``slides``, return value) as each ends.
@@ -140,14 +151,16 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
     Tasks of earlier slides go first; a further slide is started only when those that run cannot fill the
     window, so that slides finish early rather than all at the end. A task's error, unless the stage's ``retry``
     has an answer, is thrown into its slide's generator once its other tasks have ended; an error that a
-    generator does not handle is raised here.
+    generator does not handle is raised here. So is an :class:`EnvironmentFault`, at once: a full disk or a lost
+    cluster is no slide's fault, and waiting for the other tasks may be waiting for ever.
     """
     waiting = enumerate(slides)
     active: list[_Active] = []
     owners: dict[int, tuple[_Active, Any, TaskHandle]] = {}
     window = window_size(executor)
+    alone = False
     while True:
-        while len(owners) < window:
+        while len(owners) < window and not alone:
             slide = next((s for s in active if s.todo and s.error is None), None)
             if slide is None:
                 ready = next((s for s in active if s.stage_over), None)
@@ -162,6 +175,10 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
                     break
                 active.append(_Active(*following))
                 continue
+            if slide.next_alone:
+                if owners:
+                    break
+                alone = True
             argument = slide.todo.popleft()
             assert slide.stage is not None
             handle = executor.submit(slide.stage.name, slide.stage.function, argument)
@@ -172,6 +189,7 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
         handle, result, error = executor.next_done()
         slide, argument, _ = owners.pop(id(handle))
         slide.in_flight -= 1
+        alone = False
         _settle(slide, argument, result, error)
 
 
@@ -183,6 +201,8 @@ def _settle(slide: _Active, argument: Any, result: Any, error: BaseException | N
         if stage.on_result is not None:
             stage.on_result(argument, result)
         return
+    if isinstance(error, EnvironmentFault):
+        raise error
     again = stage.retry(argument, error) if stage.retry is not None else None
     if again is not None:
         slide.todo.extendleft(reversed(again))

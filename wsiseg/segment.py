@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,15 @@ from wsiseg.nuclei import Nuclei
 from wsiseg.region import read_mask_geojson
 from wsiseg.slide import Slide, open_slide
 from wsiseg.stitch import BAND_UM, read_part, read_part_summary, select_candidates, write_part
-from wsiseg.store import SlideFolder, WorkFolder, environment_faults, read_json, result_key, write_json
+from wsiseg.store import (
+    SlideFolder,
+    WorkFolder,
+    environment_fault,
+    environment_faults,
+    read_json,
+    result_key,
+    write_json,
+)
 from wsiseg.tissue import Tissue, find_tissue
 
 _CALIBRATION_WINDOWS = 16
@@ -102,12 +111,12 @@ class SlidePlan:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """Tiles for one task. ``alone``: a batch that failed as a whole is tried tile by tile."""
+    """Tiles for one task. ``alone``: one tile of a batch whose worker died, to be tried while nothing else runs."""
 
     work: str
     tiles: tuple[int, ...]
     choice: ModelChoice
-    attempt: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,7 +251,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     mpp = slide.mpp
     bounds = slide.bounds
     return {
-        "path": str(Path(slide.path).absolute()),
+        "path": os.path.abspath(slide.path),
         "name": slide.name,
         "fingerprint": slide.fingerprint(),
         "reader": slide.reader,
@@ -261,10 +270,17 @@ def segment_batch(job: BatchJob) -> BatchSummary:
 
     A tile whose pixels or whose model fail is counted and leaves the others alone. Running it twice writes the
     same part twice.
+
+    Raises
+    ------
+    SlideError
+        The slide is not the one that was planned any more.
+    EnvironmentFault
+        The disk or the file handles have run out.
     """
     work = WorkFolder(Path(job.work))
     part = work.part(job.tiles[0], job.tiles[-1])
-    plan, slide, tissue = _opened(job.work, threading.get_ident())
+    plan, slide, tissue, identity = _opened(job.work, threading.get_ident())
     segmenter = resident_segmenter(job.choice)
     nuclei: list[Nuclei] = []
     failed: list[tuple[int, str]] = []
@@ -274,12 +290,17 @@ def segment_batch(job: BatchJob) -> BatchSummary:
         try:
             found, unreadable = _segment_tile(plan, slide, tissue, segmenter, tile, seconds)
         except Exception as error:
+            fault = environment_fault(error, work.path)
+            if fault is not None:
+                raise fault from error
             failed.append((tile, _cause(error)))
             core = plan.scale.box(plan.grid.core(tile))
             lost.append((core.x0, core.y0, core.x1, core.y1, _cause(error)))
             continue
         nuclei.append(found)
         lost.extend(unreadable)
+    if _identity(plan.path) != identity:
+        raise _changed(plan)
     joined = Nuclei.concatenate(nuclei) if nuclei else empty_candidates()
     with timed(seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
@@ -416,10 +437,28 @@ def _samples(slide: Slide, scale: Scale, tissue: Tissue) -> Iterator[npt.NDArray
 
 
 @functools.lru_cache(maxsize=16)
-def _opened(work: str, _thread: int) -> tuple[SlidePlan, Slide, Tissue]:
+def _opened(work: str, _thread: int) -> tuple[SlidePlan, Slide, Tissue, tuple[int, int, int]]:
     plan = read_plan(WorkFolder(Path(work)))
-    assert plan is not None, f"{work} has no plan"
-    return plan, plan.open(), load_tissue(Path(work) / "tissue.npz")
+    if plan is None:
+        raise SlideError(f"{work} was removed during the run. Run the same command again.")
+    identity, slide = _identity(plan.path), plan.open()
+    if slide.fingerprint() != plan.slide["fingerprint"]:
+        raise _changed(plan)
+    return plan, slide, load_tissue(Path(work) / "tissue.npz"), identity
+
+
+def _identity(path: str) -> tuple[int, int, int]:
+    """What tells, for the price of a stat, that a file is still the one that was opened."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        cause = error.strerror
+        raise SlideError(f"{path} was lost during the run: {cause}. Run the command again with it.") from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _changed(plan: SlidePlan) -> SlideError:
+    return SlideError(f"{plan.path} was changed during the run. Run the same command again.")
 
 
 _LOADING = threading.Lock()

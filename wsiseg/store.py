@@ -30,6 +30,26 @@ from wsiseg.errors import EnvironmentFault
 FORMAT_VERSION = 1
 RECORD_NAME = "slide.json"
 _MAX_ID_BYTES = 80
+_RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet"))
+"""What the folder holds beside the slides' results."""
+
+_EXHAUSTED = {
+    errno.ENOSPC: "the disk is full: free space there or choose another -o; the same command resumes",
+    errno.EDQUOT: "the disk quota is used up: free space or choose another -o; the same command resumes",
+    errno.EROFS: "the file system is read-only: choose another -o",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n 4096); the same command resumes",
+    errno.ENFILE: "too many files are open on this machine: close some programs; the same command resumes",
+}
+_REFUSED = {
+    errno.EACCES: "no permission to write there: choose another -o or change the permissions",
+    errno.EPERM: "no permission to write there: choose another -o or change the permissions",
+    errno.ENOTDIR: "a file is in the way: choose another -o",
+    errno.EEXIST: "a file is in the way: choose another -o",
+    errno.ENOENT: "its folder cannot be made or was removed: choose another -o",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter -o",
+    errno.EIO: "the disk reports an input/output error: check it or choose another -o; the same command resumes",
+    errno.ESTALE: "the network disk has lost the folder: the same command resumes",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class SlideFolder:
 
     def publish(self, work: WorkFolder) -> None:
         """Give the finished result its final name, replacing an earlier one, and drop what was temporary."""
+        remove_unfinished(work.result)
         sync_folder(work.result)
         if self.final.exists():
             retired = self.work / "retired"
@@ -64,6 +85,23 @@ class SlideFolder:
         os.rename(work.result, self.final)
         sync_folder(self.out)
         self.clean()
+
+    def publish_failure(self, record: Mapping[str, Any]) -> None:
+        """Give a failed slide its record, unless it has a result of an earlier run."""
+        earlier = self.record()
+        if earlier is not None and earlier["status"] != "failed":
+            return
+        if self.final.is_dir():
+            write_json(self.final / RECORD_NAME, record)
+            return
+        made = self.work / "failed"
+        with environment_faults(self.final):
+            made.mkdir(parents=True, exist_ok=True)
+            write_json(made / RECORD_NAME, record)
+            os.rename(made, self.final)
+            for folder in (self.work, self.work.parent):  # parts of tiles that were computed stay
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def clean(self) -> None:
         """Remove everything in progress; the final result stays."""
@@ -106,7 +144,8 @@ def assign_ids(paths: Iterable[Path], out: Path) -> dict[Path, str]:
     """A folder name for each slide: its stem, made safe, and told apart where two would collide.
 
     A name that is taken, in this call or by another slide's results in ``out``, gets eight hexadecimal digits of
-    the absolute path's hash; so does a name that had to be altered or shortened.
+    the absolute path's hash; so does a name that had to be altered or shortened. A slide that has results under
+    its plain name keeps it.
     """
     resolved = {path: Path(os.path.abspath(path)) for path in paths}
     stems = {path: _safe_stem(path) for path in resolved}
@@ -115,7 +154,9 @@ def assign_ids(paths: Iterable[Path], out: Path) -> dict[Path, str]:
         counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1
     ids = {}
     for path, (stem, altered) in stems.items():
-        taken = counts[stem.casefold()] > 1 or _owner(out / stem) not in (None, str(resolved[path]))
+        owner = _owner(out / stem)
+        alike = counts[stem.casefold()] > 1 or stem.casefold() in _RESERVED
+        taken = alike if owner is None else owner != str(resolved[path])
         digest = hashlib.sha256(os.fsencode(resolved[path])).hexdigest()[:8]
         ids[path] = f"{stem}-{digest}" if taken or altered else stem
     return ids
@@ -144,7 +185,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write atomically: readers see the old file or the whole new one."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name may hold bytes that are no text: Python's lone surrogates, which JSON can only write escaped.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -159,6 +202,13 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files, ours and zarr's, that killed processes left in a result."""
+    for pattern in (".*.tmp", "*.partial"):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -184,6 +234,10 @@ def output_lock(out: Path) -> Iterator[None]:
                 f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
             ) from error
     try:
+        with environment_faults(out):
+            for name in _RESERVED:
+                for left in out.glob(f".{name}.*.tmp"):
+                    left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -195,18 +249,18 @@ def environment_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        causes = {
-            errno.ENOSPC: "the disk is full: free space there or choose another -o; the same command resumes",
-            errno.EDQUOT: "the disk quota is used up: free space or choose another -o; the same command resumes",
-            errno.EACCES: "no permission to write there: choose another -o or change the permissions",
-            errno.EPERM: "no permission to write there: choose another -o or change the permissions",
-            errno.EROFS: "the file system is read-only: choose another -o",
-            errno.ENOTDIR: "a file is in the way: choose another -o",
-            errno.EEXIST: "a file is in the way: choose another -o",
-        }
-        if error.errno in causes:
-            raise EnvironmentFault(f"cannot write {path}: {causes[error.errno]}.") from error
-        raise
+        fault = environment_fault(error, path, _EXHAUSTED | _REFUSED)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def environment_fault(
+    error: BaseException, path: Path, causes: Mapping[int, str] = _EXHAUSTED
+) -> EnvironmentFault | None:
+    """The error for the user if something has run out, whatever was being done; None for another error."""
+    cause = causes.get(error.errno or 0) if isinstance(error, OSError) else None
+    return EnvironmentFault(f"cannot write {path}: {cause}.") if cause is not None else None
 
 
 def _safe_stem(path: Path) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 from types import FrameType
@@ -11,6 +12,7 @@ import click
 
 from wsiseg import __version__
 from wsiseg.errors import WsisegError
+from wsiseg_cli.options import printable, resume_command
 
 # Name → one line for the overview. A command's module is imported when the command is used, so that
 # `wsiseg --help` starts neither torch nor Dask.
@@ -26,6 +28,8 @@ _COMMANDS = {
     "demo": "Make a synthetic slide, segment it and compare with the truth.",
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }
+
+_RESUMABLE = frozenset(("segment", "tile"))
 
 
 class _LazyGroup(click.Group):
@@ -59,6 +63,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
     5 environment (disk, device, cluster), 130 and 143 stopped by a signal.
     """
     ctx.obj = {"debug": debug}
+    if debug:
+        logging.getLogger("wsiseg").setLevel(logging.DEBUG)
 
 
 def main() -> None:
@@ -67,31 +73,42 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except KeyboardInterrupt:
-        code = 130
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = _stopped(130)
     except BrokenPipeError:
         code = 0
+    except _Terminated:
+        code = _stopped(143)
     except WsisegError as error:
         if debug:
             raise
-        click.echo(f"wsiseg: {error}", err=True)
+        click.echo(printable(f"wsiseg: {error}"), err=True)
         code = error.exit_code
     except Exception as error:
         if debug:
             raise
         click.echo(
-            f"wsiseg: internal error: {type(error).__name__}: {error}\n"
-            "Please report it, with the output of the same command after `wsiseg --debug`.",
+            printable(f"wsiseg: internal error: {type(error).__name__}: {error}")
+            + "\nPlease report it, with the output of the same command after `wsiseg --debug`.",
             err=True,
         )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
+class _Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    sys.exit(143)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever insists need not wait for the workers
+    raise _Terminated
+
+
+def _stopped(code: int) -> int:
+    if _RESUMABLE.intersection(sys.argv[1:]):
+        click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {printable(resume_command())}", err=True)
+    return code

@@ -99,5 +99,11 @@ def resume_command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+def printable(text: str) -> str:
+    """Text without what a terminal would obey, or could not show: a file name may hold any byte."""
+    clean = "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return clean.encode("utf-8", "backslashreplace").decode()
+
+
 def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

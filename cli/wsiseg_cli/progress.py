@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsiseg_cli.options import is_terminal
+from wsiseg_cli.options import is_terminal, printable
 
 if TYPE_CHECKING:
     from wsiseg.pipeline import Event
@@ -105,7 +105,7 @@ def outcome_line(event: Event) -> str:
     """What became of a slide, in one line."""
     record = event.detail["record"]
     if record["status"] == "failed":
-        return f"{event.slide}: FAILED: {record['error']['message']}"
+        return printable(f"{event.slide}: FAILED: {record['error']['message']}")
     grade = record["grade"]
     low, high = grade["interval"]
     text = (

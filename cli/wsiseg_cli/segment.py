@@ -100,11 +100,7 @@ def command(
         settings = SegmentOptions(
             choice, tile, mpp, mpp_csv, roi, mask, tissue_only=not everywhere, retry_partial=retry_partial
         )
-        try:
-            result = segment_slides(paths, out, settings, executor, on_event)
-        except (KeyboardInterrupt, SystemExit):
-            click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {options.resume_command()}", err=True)
-            raise
+        result = segment_slides(paths, out, settings, executor, on_event)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:

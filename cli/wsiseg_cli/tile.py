@@ -72,9 +72,6 @@ def command(
         except MissingMppError as error:
             # In this command --mpp is the store's, so the advice is another option's name.
             raise UsageError(str(error).replace("--mpp VALUE", "--slide-mpp VALUE")) from error
-        except (KeyboardInterrupt, SystemExit):
-            click.echo(f"\nstopped. To go on:\n  {options.resume_command()}", err=True)
-            raise
     if as_json:
         click.echo(json.dumps(results, indent=1))
     failed = sum(result["status"] == "failed" for result in results)
