@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,24 @@ def test_the_command_prints_a_table_or_json_and_writes_a_file(pair: tuple[Path, 
     assert shown["schema"] == "wsiseg.evaluation"
     assert shown["images"][0]["name"] == "poor"
     assert set(shown["summary"]["aji"]) == {"n", "mean", "sd", "low", "high"}
+
+
+def test_a_name_cannot_command_the_terminal(tmp_path: Path) -> None:
+    for folder in ("truth", "pred"):
+        write_png(tmp_path / folder / "a\x1b[2J.png", labels(1))
+    assert "\x1b" not in _evaluate(tmp_path / "truth", tmp_path / "pred").stdout
+
+
+def test_names_that_are_no_text_are_matched_and_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        for folder in ("truth", "pred"):
+            write_png(tmp_path / folder / name, labels(1))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    out = tmp_path / "scores.json"
+    _evaluate(tmp_path / "truth", tmp_path / "pred", "--out", out)
+    assert json.loads(out.read_text())["images"][0]["name"] == "caf\\udce9"
 
 
 def _evaluate(truth: Path, pred: Path, *more: object) -> Result:

@@ -205,7 +205,7 @@ def _file(path: Path) -> Source | None:
         return _results(path.parent)
     for suffix, kind in _POLYGON_SUFFIXES.items():
         if lower.endswith(suffix):
-            return Source(path.name[: -len(suffix)], path, kind)
+            return Source(_written(path.name[: -len(suffix)]), path, kind)
     if path.suffix.lower() in LABEL_SUFFIXES:
         return Source(_stem(path.name), path, "labels")
     return None
@@ -223,7 +223,12 @@ def _results(folder: Path) -> Source | None:
 
 
 def _stem(name: str) -> str:
-    return Path(name).stem.removesuffix(".ome")
+    return _written(Path(name).stem.removesuffix(".ome"))
+
+
+def _written(name: str) -> str:
+    """The name as text that can be written: a file's name may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_collection(path: Path) -> bool:

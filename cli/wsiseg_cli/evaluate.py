@@ -75,19 +75,21 @@ def command(
     if out is not None:
         write_json(out, result.to_dict())
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(result.to_dict(), indent=1, allow_nan=False))
     else:
         _print(result, worst)
     return 0
 
 
 def _print(result: Evaluation, worst: int) -> None:
-    width = max(20, *(len(image.name) for image in result.images[:worst]), 20)
+    width = max([22, *(len(image.name) for image in result.images[:worst])])
     click.echo(f"{'image':{width}}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "true", "found")))
     for image in result.images[:worst]:
         scores = "".join(f"{_number(image.scores[name]):>10}" for name in _COLUMNS)
         note = f"  ({image.note})" if image.note else ""
-        click.echo(f"{image.name:{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}")
+        click.echo(
+            f"{options.printable(image.name):{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}"
+        )
     if len(result.images) > worst:
         click.echo(f"and {len(result.images) - worst} better ones (--worst {len(result.images)})")
     click.echo()
@@ -100,7 +102,7 @@ def _print(result: Evaluation, worst: int) -> None:
             )
     for names, what in ((result.without_prediction, "prediction"), (result.without_truth, "truth")):
         if names:
-            click.echo(f"left out, no {what}: {', '.join(names)}")
+            click.echo(f"left out, no {what}: {options.printable(', '.join(names))}")
 
 
 def _number(value: float | None) -> str:
