@@ -45,10 +45,7 @@ def measure_network(executor: Executor, choice: ModelChoice, side: int, tiles: i
     """Tiles a second of the network alone on all workers."""
     each = max(2, tiles // executor.slots)
     jobs = [(choice, side, each)] * executor.slots
-    list(executor.map_bounded(network_seconds, [(choice, side, 1)] * executor.slots, "warm-up"))
-    started = time.perf_counter()
     seconds = list(executor.map_bounded(network_seconds, jobs, "network-alone"))
-    del started
     return each * len(jobs) / max(seconds)
 
 
@@ -93,15 +90,16 @@ def main() -> None:
                         "timings_s": stages,
                     }
                 )
-    summary = {name: statistics.median(r[name] for r in rounds) for name in ("ratio", "network_mpx_s", "slide_mpx_s")}
+    names = ("ratio", "network_mpx_s", "slide_mpx_s")
+    summary = {name: statistics.median(r[name] for r in rounds) for name in names}
     if options.json:
         print(json.dumps({"rounds": rounds, "median": summary}, indent=1))
         return
     for r in rounds:
         print(
-            f"{r['tiles']} tiles, {r['nuclei']} nuclei in {r['seconds']:.1f} s: {r['slide_mpx_s']:.2f} Mpx/s of the "
-            f"slide at the model's mpp ({r['level0_mpx_s']:.1f} at level 0); network alone {r['network_mpx_s']:.2f} "
-            f"Mpx/s with halos; end to end is {r['ratio']:.2f} of it"
+            f"{r['tiles']} tiles, {r['nuclei']} nuclei in {r['seconds']:.1f} s: {r['slide_mpx_s']:.2f} Mpx/s of "
+            f"the slide at the model's mpp ({r['level0_mpx_s']:.1f} at level 0); network alone "
+            f"{r['network_mpx_s']:.2f} Mpx/s with halos; end to end is {r['ratio']:.2f} of it"
         )
     print(f"median ratio {summary['ratio']:.2f}")
 

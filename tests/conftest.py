@@ -22,6 +22,6 @@ def real_slides() -> Path:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
-    """A synthetic slide of 3072² pixels at 0.25 mpp with touching nuclei on every multiple of 1024, and its truth."""
+    """A synthetic slide of 3072² pixels with touching nuclei on every multiple of 1024, and its truth."""
     path = tmp_path_factory.mktemp("drawn") / "drawn.svs"
     return path, write_slide(path, width=3072, height=3072, layout="seams", seed=3)

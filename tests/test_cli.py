@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from test_run import same_results
-
-from wsiseg.testing import Truth, write_slide
 from wsiseg_cli.main import cli
 from wsiseg_cli.reference import reference
+
+from wsiseg.testing import Truth, write_slide
 
 COMMAND = [sys.executable, "-m", "wsiseg_cli"]
 

@@ -89,7 +89,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
-    code = f"from pathlib import Path\nfrom wsiseg.store import output_lock\nwith output_lock(Path({str(tmp_path)!r})): pass"
+    code = (
+        "from pathlib import Path\nfrom wsiseg.store import output_lock\n"
+        f"with output_lock(Path({str(tmp_path)!r})): pass"
+    )
     with output_lock(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode == 1
