@@ -6,18 +6,24 @@ import contextlib
 import logging
 import os
 import queue
+import signal
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask
 import distributed
+import psutil
 from dask.system import CPU_COUNT
 from distributed.comm import get_address_host_port
+from distributed.utils import LoopRunner
 
 from wsiseg import __version__
 from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied
@@ -44,8 +50,12 @@ _POLL_S = 2.0
 """How often the cluster is looked at while no task ends."""
 _NO_WORKERS_S = 60.0
 """For how long a cluster may be without workers; one that restarts is back within seconds."""
+_CONNECT_S = 15.0
+"""For how long a scheduler is waited for at the start."""
 _ANSWER_S = 30.0
 """For how long a scheduler may be silent."""
+_GRACE_S = 0.5
+"""For how long workers may finish what they do when the run has ended or is stopped."""
 _LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
@@ -164,8 +174,7 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
             client, slots, device = _join(options.scheduler, options.device)
             stack.callback(client.close)
         else:
-            cluster, slots, device = _start(options)
-            # Killing is safe (parts are committed by renaming), so a stop need not wait for tiles.
+            cluster, slots, device = _start(options, stack.enter_context(_event_loop()))
             stack.callback(_close, cluster)
             client = distributed.Client(cluster, set_as_default=False)
             stack.callback(client.close, timeout=2)
@@ -197,7 +206,29 @@ def cuda_devices() -> int:
     return cuda_device_count()
 
 
-def _start(options: ClusterOptions) -> tuple[Any, int, str]:
+@contextlib.contextmanager
+def _event_loop() -> Iterator[Any]:
+    """A cluster's loop, in its thread. A terminal sends Ctrl-C to all processes; those of this loop ignore it.
+
+    They inherit the mask of the thread that starts them, now or after a death. This process stops them in order.
+    """
+    runner = LoopRunner()
+    resource_tracker.ensure_running()  # starting it later, among the first processes, would undo the mask
+    if hasattr(signal, "pthread_sigmask"):
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            runner.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    else:
+        runner.start()
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
+
+
+def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     device = resolve_device(options.device)
     host = options.dashboard.rpartition(":")[0]
     if host not in ("127.0.0.1", "localhost", "[::1]", ""):
@@ -207,19 +238,22 @@ def _start(options: ClusterOptions) -> tuple[Any, int, str]:
     dashboard = options.dashboard if host else f"127.0.0.1{options.dashboard}"
     try:
         if device == "cuda":
-            return _cuda_cluster(options, dashboard)
+            return _cuda_cluster(options, dashboard, loop)
         workers = options.workers or available_cores()
         with warnings.catch_warnings():
             # Another port is taken, and the one that is taken is shown.
             warnings.filterwarnings("ignore", message="Port .* is already in use")
-            cluster = distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=dashboard,
-                memory_limit=options.memory_limit,
-                silence_logs=_log_level(),
+            cluster = _whole(
+                lambda: distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=dashboard,
+                    memory_limit=options.memory_limit,
+                    silence_logs=_log_level(),
+                    loop=loop,
+                )
             )
     except ValueError as error:
         raise UsageError(f"cannot start a local Dask cluster: {error}") from error
@@ -228,7 +262,19 @@ def _start(options: ClusterOptions) -> tuple[Any, int, str]:
     return cluster, workers, device
 
 
-def _cuda_cluster(options: ClusterOptions, dashboard: str) -> tuple[Any, int, str]:
+def _whole(start: Callable[[], Any]) -> Any:
+    """Start a cluster; an interrupt waits till it stands, because half of one cannot be closed."""
+    with ThreadPoolExecutor(1) as thread:
+        cluster = thread.submit(start)
+        try:
+            return cluster.result()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                _close(cluster.result())
+            raise
+
+
+def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[Any, int, str]:
     """One process a device; its threads read and decode while one of them holds the device."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(i) for i in range(cuda_devices())]
@@ -250,14 +296,18 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str) -> tuple[Any, int, st
         "cls": distributed.Scheduler,
         "options": {"host": "127.0.0.1", "dashboard_address": dashboard, "dashboard": True},
     }
-    cluster = distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=_log_level())
+    cluster = _whole(
+        lambda: distributed.SpecCluster(
+            scheduler=scheduler, workers=workers, silence_logs=_log_level(), loop=loop
+        )
+    )
     return cluster, threads * len(names), "cuda"
 
 
 def _join(address: str, device: str) -> tuple[distributed.Client, int, str]:
     try:
         get_address_host_port(address)  # before a Client that could not even be closed
-        client = distributed.Client(address, timeout=15, set_as_default=False)
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise EnvironmentFault(
             f"no Dask scheduler answers at {address} ({error}). Expected an address such as tcp://host:8786 "
@@ -300,8 +350,20 @@ def _log_level() -> int:
 
 
 def _close(cluster: Any) -> None:
+    """End the cluster without waiting for tiles: killing is safe, parts are committed by renaming."""
+    processes = [nanny.pid for nanny in cluster.workers.values()]
+
+    def kill() -> None:
+        for pid in processes:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).kill()
+
+    # Not after a first attempt: a close that runs out of time is cancelled half-way and cannot be repeated.
+    timer = threading.Timer(_GRACE_S, kill)
+    timer.start()
     with contextlib.suppress(Exception):
-        cluster.close(timeout=3)
+        cluster.close(timeout=5)
+    timer.cancel()
 
 
 def available_cores() -> int:
