@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr.storage._local as zarr_local
@@ -30,6 +31,8 @@ import wsiseg.store as store
 from wsiseg.errors import EnvironmentFault
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.engine import Engine
+from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.store import SlideFolder, assign_ids, output_lock
 from wsiseg.testing import write_slide
@@ -368,6 +371,24 @@ def test_an_error_in_a_tile_costs_that_tile_alone(
     assert match.recall > 0.99  # those at the lost tile's seam may have had their better half there
     away = expected.take((expected.bounds()[:, 2] < x0 - 50) | (expected.bounds()[:, 1] > y1 + 50))
     assert match_polygons(away, found, iou=0.999).recall == 1.0
+
+
+def test_a_networks_output_that_is_no_number_costs_its_tile(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = Engine._forward, []
+
+    def faulty(self: Any, images: Any) -> Any:
+        calls.append(1)
+        output = forward(self, images)
+        return np.full_like(output, np.nan) if len(calls) == 2 else output
+
+    monkeypatch.setattr(Engine, "_forward", faulty)
+    options = pipeline.SegmentOptions(segment.ModelChoice(DEFAULT_MODEL, "cpu"), 512)
+    result = pipeline.segment_slides([small], tmp_path, options, SerialExecutor())
+    (record,) = result.records
+    assert (record["status"], record["tiles"]["failed"]) == ("partial", 1)
+    assert "not finite" in record["lost"]["boxes"][0][4]
 
 
 def test_a_slide_of_which_every_tile_fails_has_failed(
