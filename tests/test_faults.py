@@ -448,9 +448,7 @@ def test_a_signal_says_how_to_go_on(
         os.kill(os.getpid(), number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            f"wsiseg.cluster.{stage}" if stage == "open_executor" else f"wsiseg.pipeline.{stage}", interrupted
-        )
+        patch.setattr(stage, interrupted)
         got, message = command(small, "-o", tmp_path / "out folder")
     assert got == code
     assert f"wsiseg segment -m classical --tile 512 -w 0 {small} -o '{tmp_path}/out folder'" in message
