@@ -25,6 +25,7 @@ _COMMANDS = {
     "report": "Make the cohort tables and report.html of a results folder again.",
     "evaluate": "Score segmentations against a truth: label images or nuclei.",
     "models": "List the segmentation models that are installed.",
+    "synth": "Make synthetic training patches whose nuclei are all known.",
     "demo": "Make a synthetic slide, segment it and compare with the truth.",
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }

@@ -33,7 +33,11 @@ def reference() -> str:
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        parts.append(_section(command, click.Context(command, context, info_name=name, terminal_width=100)))
+        inner = click.Context(command, context, info_name=name, terminal_width=100)
+        parts.append(_section(command, inner))
+        subcommands = command.commands if isinstance(command, click.Group) else {}
+        for part, subcommand in subcommands.items():
+            parts.append(_section(subcommand, click.Context(subcommand, inner, info_name=part, terminal_width=100)))
     return "\n".join(parts)
 
 

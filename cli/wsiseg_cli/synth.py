@@ -1,0 +1,86 @@
+"""``wsiseg synth``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from wsiseg_cli import options
+
+
+@click.group("synth")
+def command() -> None:
+    """Make synthetic training data: H&E patches whose nuclei are all known."""
+
+
+@command.command("hou")
+@click.option(
+    "--textures", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of unlabelled H&E tiles of 0.25 µm a pixel (PNG, WebP, TIFF).",
+)  # fmt: skip
+@click.option("--count", required=True, type=click.IntRange(min=1), help="Number of patches.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides what is drawn.")
+@options.output_option("The dataset (zarr), for example patches.zarr.")
+@click.option(
+    "--refiner", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Trained refiner and discriminator: images are refined, and weighted by how real they look.",
+)  # fmt: skip
+@click.option(
+    "--size", default=256, show_default=True, type=click.IntRange(64, 2048), help="Side of a patch, px of 0.25 µm."
+)
+@click.option("--no-distractors", is_flag=True, help="Do not draw what is no nucleus.")
+@options.cluster_options
+@options.json_option
+def hou(
+    textures: Path,
+    count: int,
+    seed: int,
+    out: Path,
+    refiner: Path | None,
+    size: int,
+    no_distractors: bool,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    memory_limit: str,
+    dashboard_address: str,
+    performance_report: Path | None,
+    as_json: bool,
+) -> None:
+    """Patches in the manner of Hou et al. 2019: polygon nuclei on real tissue whose own nuclei were filled in.
+
+    The same textures, seed and options give the same bytes, whatever the workers. A stopped run goes on where it
+    was when the same command is given again.
+    """
+    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.synth.generate import generate_hou
+    from wsiseg.synth.hou.patch import HouOptions
+
+    # Rendering and refining are done on the CPU whatever the device: other arithmetic would make other bytes.
+    cluster = ClusterOptions(scheduler, workers, "cpu", dashboard_address, memory_limit, performance_report)
+    settings = HouOptions(size, not no_distractors)
+    with open_executor(cluster) as executor:
+        record = generate_hou(
+            textures, out, count, seed, executor,
+            options=settings, refiner=refiner, on_progress=None if as_json else _show,
+        )  # fmt: skip
+    click.echo(json.dumps(record, indent=1) if as_json else f"{record['path']}: {record['patches']} patches")
+
+
+@command.command("sheet")
+@click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@options.output_option("PNG to write.")
+@click.option("--count", default=24, show_default=True, type=click.IntRange(1, 400), help="Patches to show.")
+def sheet(dataset: Path, out: Path, count: int) -> None:
+    """Draw patches of a dataset, each beside itself with its nuclei outlined, into one picture."""
+    from wsiseg.synth.dataset import open_dataset
+    from wsiseg.synth.sheet import write_sheet
+
+    write_sheet(open_dataset(dataset), out, count)
+    click.echo(str(out))
+
+
+def _show(done: int, total: int) -> None:
+    click.echo(f"{done} of {total} patches", err=True)

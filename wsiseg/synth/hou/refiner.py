@@ -1,0 +1,231 @@
+"""The reference-conditioned refiner and the discriminator on (image, reference) pairs, and their losses."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsiseg.errors import ModelError
+
+FORMAT = "wsiseg-hou-refiner-1"
+SYNTHETIC, REAL = 0, 1
+L1_WEIGHT, L2_WEIGHT, SEGMENTER_WEIGHT = 1e-3, 1e-2, 1e-7
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """``width`` channels in the refiner's ``blocks`` residual blocks; ``code`` numbers describe the reference."""
+
+    width: int = 32
+    blocks: int = 5
+    code: int = 32
+    discriminator_width: int = 32
+
+
+class _ReferenceCode(nn.Module):
+    """A global code of an image: strided convolutions, then the mean over the image."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, code // 2, 5, stride=2, padding=2),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(code // 2, code, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(code, code, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+
+    def forward(self, reference: Tensor) -> Tensor:
+        code: Tensor = self.layers(reference).mean(dim=(2, 3))
+        return code
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
+
+
+class Refiner(nn.Module):
+    """Synthetic image and reference, (N, 3, h, w) in [-1, 1] each, to the refined image, clipped leakily to that.
+
+    A residual network at full resolution [1]_; the reference's code is tiled over the image and joins its first
+    features. The last layer starts at zero, so that an untrained refiner changes nothing.
+
+    References
+    ----------
+    .. [1] Hou et al. 2019, doi:10.1109/CVPR.2019.00873, after Shrivastava et al. 2017, doi:10.1109/CVPR.2017.241.
+    """
+
+    def __init__(self, config: RefinerConfig = RefinerConfig()) -> None:
+        super().__init__()
+        self.reference = _ReferenceCode(config.code)
+        self.stem = nn.Conv2d(3, config.width, 5, padding=2)
+        self.join = nn.Conv2d(config.width + config.code, config.width, 1)
+        self.blocks = nn.Sequential(*(_Block(config.width) for _ in range(config.blocks)))
+        self.head = nn.Conv2d(config.width, 3, 1)
+        nn.init.zeros_(self.head.weight)
+        self.head.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        features = functional.relu(self.stem(image))
+        code = self.reference(reference)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        features = functional.relu(self.join(torch.cat([features, code], dim=1)))
+        refined = image + self.head(self.blocks(features))
+        return refined.clamp(-1.0, 1.0) + 0.01 * (refined - refined.clamp(-1.0, 1.0))
+
+
+class Discriminator(nn.Module):
+    """Image and reference, (N, 3, h, w) in [-1, 1] each, to logits (N, 2, h / 8, w / 8): synthetic, real.
+
+    Each position judges its part of the image (a patch softmax) in the light of the reference's code.
+    """
+
+    def __init__(self, config: RefinerConfig = RefinerConfig()) -> None:
+        super().__init__()
+        width = config.discriminator_width
+        self.reference = _ReferenceCode(config.code)
+        self.image = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(2 * width + config.code, 2 * width, 1), nn.LeakyReLU(0.1), nn.Conv2d(2 * width, 2, 1)
+        )
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        features = self.image(image)
+        code = self.reference(reference)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        logits: Tensor = self.head(torch.cat([features, code], dim=1))
+        return logits
+
+
+def real_probability(logits: Tensor) -> Tensor:
+    """Spatial mean of the probability of being real, (N,), from logits (N, 2, h, w)."""
+    return functional.softmax(logits, dim=1)[:, REAL].mean(dim=(1, 2))
+
+
+def discriminator_loss(real: Tensor, synthetic: Tensor) -> Tensor:
+    """Cross entropy of the logits of real and of synthetic pairs, summed over positions, mean over pairs."""
+    return _sum_over_positions(real, REAL) + _sum_over_positions(synthetic, SYNTHETIC)
+
+
+def refiner_loss(logits: Tensor, refined: Tensor, image: Tensor, segmenter_loss: Tensor | None = None) -> Tensor:
+    """Σ CE(real) + 0.001 L1 + 0.01 L2 - 1e-7 · segmenter loss.
+
+    Parameters
+    ----------
+    logits : Tensor (N, 2, h', w')
+        The discriminator's, of the refined images.
+    refined, image : Tensor (N, 3, h, w)
+        In [-1, 1]. L1 and L2 are sums over an image, mean over images.
+    segmenter_loss : Tensor, optional
+        The segmenter's loss on the refined images: the refiner makes them hard for it.
+    """
+    change = refined - image
+    loss = _sum_over_positions(logits, REAL)
+    loss = loss + L1_WEIGHT * change.abs().sum() / len(image) + L2_WEIGHT * change.square().sum() / len(image)
+    return loss if segmenter_loss is None else loss - SEGMENTER_WEIGHT * segmenter_loss
+
+
+def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 (N, h, w, 3) to float32 (N, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 127.5 - 1.0
+
+
+def to_images(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """The inverse of :func:`to_tensor`, rounded and clipped."""
+    values = ((tensor.detach() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(values.cpu().numpy().transpose(0, 2, 3, 1))
+
+
+@dataclass(frozen=True)
+class RefinerPair:
+    """A refiner and the discriminator that it was trained against."""
+
+    config: RefinerConfig
+    refiner: Refiner
+    discriminator: Discriminator
+
+    @classmethod
+    def new(cls, config: RefinerConfig = RefinerConfig(), seed: int = 0) -> RefinerPair:
+        """Untrained ones, the same for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config, Refiner(config), Discriminator(config))
+
+    def refine(
+        self, images: npt.NDArray[np.uint8], references: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        """Refined images, uint8 (N, h, w, 3), and how likely each is real, float64 (N,)."""
+        self.refiner.eval()
+        self.discriminator.eval()
+        with torch.inference_mode():
+            reference = to_tensor(references)
+            refined = to_images(self.refiner(to_tensor(images), reference))
+            # The discriminator sees what a reader of the dataset will: eight bits.
+            probability = real_probability(self.discriminator(to_tensor(refined), reference))
+        return refined, probability.double().numpy().clip(0.0, 1.0)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file that :meth:`load` reads."""
+        from safetensors.torch import save_file
+
+        parts = (("refiner", self.refiner), ("discriminator", self.discriminator))
+        tensors = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, module in parts
+            for key, value in module.state_dict().items()
+        }
+        config = {key: str(value) for key, value in asdict(self.config).items()}
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_file(tensors, temporary, {"format": FORMAT, **config})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> RefinerPair:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelError
+            No such file, or not a refiner of this format.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                note = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if note.get("format") != FORMAT:
+                raise ModelError(f"{path}: not a refiner: its format is {note.get('format')!r}, not {FORMAT!r}")
+            config = RefinerConfig(**{key: int(value) for key, value in note.items() if key != "format"})
+            if not all(1 <= value <= 1024 for value in asdict(config).values()):
+                raise ModelError(f"{path}: a damaged refiner: its configuration is {note}")
+            pair = cls.new(config)
+            for name, module in (("refiner", pair.refiner), ("discriminator", pair.discriminator)):
+                start = f"{name}."
+                module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
+        except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: cannot be read as a refiner: {error}") from error
+        return pair
+
+
+def _sum_over_positions(logits: Tensor, label: int) -> Tensor:
+    target = torch.full((len(logits), *logits.shape[2:]), label, dtype=torch.long, device=logits.device)
+    return functional.cross_entropy(logits, target, reduction="sum") / len(logits)
