@@ -106,12 +106,18 @@ def test_info_and_models_and_doctor_answer_in_json(drawn: tuple[Path, Truth]) ->
     assert doctor.returncode == 0, doctor.stdout
 
 
+def heed_ctrl_c() -> None:
+    """In the child: a test run that was started in the background passes on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_soon_and_prints_how_to_go_on(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
     command = [*COMMAND, "segment", str(drawn[0]), "-o", str(tmp_path), "--tile", "256", "-m", "classical"]
     process = subprocess.Popen(
         [*command, "-w", "2", "--dashboard-address", "127.0.0.1:0"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     assert process.stderr is not None
     while "tiles" not in process.stderr.readline():

@@ -447,9 +447,14 @@ def test_a_signal_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         os.kill(os.getpid(), number)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, interrupted)
-        got, message = command(small, "-o", tmp_path / "out folder")
+    # A process that was started in the background may have been told to ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, interrupted)
+            got, message = command(small, "-o", tmp_path / "out folder")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert got == code
     assert f"wsiseg segment -m classical --tile 512 -w 0 {small} -o '{tmp_path}/out folder'" in message
     assert brief(message)

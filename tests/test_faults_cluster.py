@@ -241,7 +241,13 @@ def start(*words: object, limit: int | None = None) -> subprocess.Popen[str]:
     if limit is not None:
         command = ["prlimit", f"--nofile={limit}:{limit}", *command]
     return subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A test run that was started in the background passes on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -104,3 +104,25 @@ def test_map_bounded_gives_all_and_holds_back(count: int, seed: int) -> None:
     drawn = iter(range(count))
     assert sorted(map_bounded(executor, lambda n: n * n, drawn, "square")) == [n * n for n in range(count)]
     assert executor.most <= window_size(executor)
+
+
+def test_an_error_leaves_no_generator_open() -> None:
+    closed: list[str] = []
+
+    def holding() -> Steps:
+        try:
+            yield Stage("tile", lambda t: 1 / t, [0])
+        finally:
+            closed.append("lock")
+
+    def waiting() -> Steps:
+        try:
+            yield Stage("tile", lambda t: t, [1, 2, 3])
+        finally:
+            closed.append("other")
+
+    with pytest.raises(ZeroDivisionError) as caught:  # the traceback keeps every frame alive
+        dict(run_stages(ShuffledExecutor(2), iter([holding(), waiting()])))
+    assert caught.value is not None
+    assert "lock" in closed
+    assert set(closed) <= {"lock", "other"}

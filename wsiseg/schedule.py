@@ -154,8 +154,18 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
     generator does not handle is raised here. So is an :class:`EnvironmentFault`, at once: a full disk or a lost
     cluster is no slide's fault, and waiting for the other tasks may be waiting for ever.
     """
-    waiting = enumerate(slides)
     active: list[_Active] = []
+    try:
+        yield from _drive(executor, enumerate(slides), active)
+    finally:
+        # What a generator holds (a lock) must be free when the error arrives, not when it is collected.
+        for slide in active:
+            slide.steps.close()
+
+
+def _drive(
+    executor: Executor, waiting: Iterator[tuple[int, Steps]], active: list[_Active]
+) -> Iterator[tuple[int, Any]]:
     owners: dict[int, tuple[_Active, Any, TaskHandle]] = {}
     window = window_size(executor)
     alone = False
