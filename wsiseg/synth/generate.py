@@ -24,7 +24,7 @@ from wsiseg.synth.dataset import (
     is_written,
     write_block,
 )
-from wsiseg.synth.hou.patch import MPP, HouOptions, render_patch
+from wsiseg.synth.hou.patch import MPP, REVISION, HouOptions, render_patch
 from wsiseg.synth.hou.tiles import digest_of, list_tiles, resident_tiles
 from wsiseg.synth.hou.weights import importance_weight
 
@@ -182,6 +182,7 @@ def _provenance(
     libraries = ["numpy", "scipy", "numba", "zarr", *(["torch"] if refiner_digest else [])]
     return {
         "method": "hou",
+        "revision": REVISION,
         "seed": seed,
         "options": options.to_dict(),
         "refiner_sha256": refiner_digest,

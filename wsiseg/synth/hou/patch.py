@@ -13,6 +13,8 @@ from wsiseg.synth.hou.masks import density_level, sample_distractors, sample_ins
 from wsiseg.synth.hou.texture import Tile, compose
 
 MPP = 0.25
+REVISION = 1
+"""Counts up whenever the same seed begins to give other patches."""
 Image = npt.NDArray[np.uint8]
 
 

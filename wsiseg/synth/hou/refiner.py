@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.errors import ModelError
+from wsiseg.store import write_bytes
 
 FORMAT = "wsiseg-hou-refiner-1"
 SYNTHETIC, REAL = 0, 1
@@ -183,8 +184,8 @@ class RefinerPair:
         return refined, probability.double().numpy().clip(0.0, 1.0)
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file that :meth:`load` reads."""
-        from safetensors.torch import save_file
+        """Write a safetensors file that :meth:`load` reads, atomically."""
+        from safetensors.torch import save
 
         parts = (("refiner", self.refiner), ("discriminator", self.discriminator))
         tensors = {
@@ -193,9 +194,7 @@ class RefinerPair:
             for key, value in module.state_dict().items()
         }
         config = {key: str(value) for key, value in asdict(self.config).items()}
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, temporary, {"format": FORMAT, **config})
-        temporary.replace(path)
+        write_bytes(path, save(tensors, {"format": FORMAT, **config}))
 
     @classmethod
     def load(cls, path: Path) -> RefinerPair:
