@@ -2,6 +2,7 @@
 
     python benchmarks/pipeline.py                     a synthetic slide of 16,384² pixels at 0.25 mpp
     python benchmarks/pipeline.py --slide big.svs     a slide of yours
+    python benchmarks/pipeline.py --count 4           a cohort: the end of a slide overlaps the next one's tiles
     python benchmarks/pipeline.py --rounds 3 --json
 
 The ceiling: as many processes as the run has workers, each passing tiles of the run's own size through the network
@@ -49,10 +50,33 @@ def measure_network(executor: Executor, choice: ModelChoice, side: int, tiles: i
     return each * len(jobs) / max(seconds)
 
 
+def measure_round(
+    slides: list[Path], out: Path, settings: SegmentOptions, executor: Executor
+) -> dict[str, Any]:
+    """Segment the slides, then pass as many tiles as they have through the network alone."""
+    result = segment_slides(slides, out, settings, executor)
+    specification = result.records[0]["specification"]
+    tiles = sum(record["tiles"]["done"] for record in result.records)
+    side = settings.tile + 2 * specification["halo_px"]
+    ceiling = measure_network(executor, settings.choice, side, min(tiles, 8))
+    owned = tiles * settings.tile**2 / 1e6
+    return {
+        "tiles": tiles,
+        "seconds": result.seconds,
+        "ratio": tiles / result.seconds / ceiling,
+        "network_mpx_s": ceiling * side**2 / 1e6,
+        "slide_mpx_s": owned / result.seconds,
+        "level0_mpx_s": owned * specification["downsample"] ** 2 / result.seconds,
+        "nuclei": sum(record["nuclei"] for record in result.records),
+        "timings_s": [record["timings_s"] for record in result.records],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path)
-    parser.add_argument("--side", type=int, default=16384, help="of the synthetic slide")
+    parser.add_argument("--side", type=int, default=16384, help="of the synthetic slides")
+    parser.add_argument("--count", type=int, default=1, help="of synthetic slides")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--tile", type=int, default=2048)
     parser.add_argument("--workers", type=int)
@@ -61,35 +85,17 @@ def main() -> None:
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        slide = options.slide or Path(folder) / "slide.svs"
-        if options.slide is None:
-            write_slide(slide, width=options.side, height=options.side, layout="dense")
-        rounds = []
+        slides = [options.slide] if options.slide else []
+        for seed in range(0 if slides else options.count):
+            slides.append(Path(folder) / f"slide{seed}.svs")
+            write_slide(slides[-1], width=options.side, height=options.side, layout="dense", seed=seed)
         with open_executor(ClusterOptions(workers=options.workers, dashboard="127.0.0.1:0")) as executor:
             choice = ModelChoice(options.model, executor.device, "auto", executor.torch_threads)
-            for number in range(options.rounds):
-                out = Path(folder) / f"out{number}"
-                stages: dict[str, float] = {}
-                result = segment_slides([slide], out, SegmentOptions(choice, options.tile), executor)
-                (record,) = result.records
-                stages.update(record["timings_s"])
-                tiles = record["tiles"]["done"]
-                side = options.tile + 2 * record["specification"]["halo_px"]
-                ceiling = measure_network(executor, choice, side, min(tiles, 8))
-                end_to_end = tiles / result.seconds
-                owned = record["tiles"]["done"] * options.tile**2 / 1e6
-                rounds.append(
-                    {
-                        "tiles": tiles,
-                        "seconds": result.seconds,
-                        "ratio": end_to_end / ceiling,
-                        "network_mpx_s": ceiling * side**2 / 1e6,
-                        "slide_mpx_s": owned / result.seconds,
-                        "level0_mpx_s": owned * record["specification"]["downsample"] ** 2 / result.seconds,
-                        "nuclei": record["nuclei"],
-                        "timings_s": stages,
-                    }
-                )
+            settings = SegmentOptions(choice, options.tile)
+            rounds = [
+                measure_round(slides, Path(folder) / f"out{number}", settings, executor)
+                for number in range(options.rounds)
+            ]
     names = ("ratio", "network_mpx_s", "slide_mpx_s")
     summary = {name: statistics.median(r[name] for r in rounds) for name in names}
     if options.json:

@@ -16,7 +16,6 @@ import pytest
 from click.testing import CliRunner
 from test_run import same_results
 from wsiseg_cli.main import cli
-from wsiseg_cli.reference import reference
 
 from wsiseg.testing import Truth, write_slide
 
@@ -34,8 +33,10 @@ def test_help_names_every_command_and_the_reference_is_in_step() -> None:
     assert result.exit_code == 0
     names = cli.list_commands(None)  # type: ignore[arg-type]
     assert all(name in result.output for name in names)
+    # In a process of its own: click keeps the help option of whichever way a command was first called.
+    made = subprocess.run([sys.executable, "-m", "wsiseg_cli.reference"], capture_output=True, text=True, check=True)
     written = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
-    assert written == reference(), "docs/cli.md is out of date: make docs"
+    assert written == made.stdout, "docs/cli.md is out of date: make docs"
 
 
 def test_every_command_module_is_listed() -> None:
