@@ -34,7 +34,8 @@ def test_help_names_every_command_and_the_reference_is_in_step() -> None:
     names = cli.list_commands(None)  # type: ignore[arg-type]
     assert all(name in result.output for name in names)
     # In a process of its own: click keeps the help option of whichever way a command was first called.
-    made = subprocess.run([sys.executable, "-m", "wsiseg_cli.reference"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "wsiseg_cli.reference"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
     written = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     assert written == made.stdout, "docs/cli.md is out of date: make docs"
 
