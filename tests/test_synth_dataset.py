@@ -22,8 +22,9 @@ from wsiseg_cli.main import cli
 
 from wsiseg.errors import EnvironmentFault, ModelError, UsageError
 from wsiseg.schedule import SerialExecutor
+from wsiseg.store import lock_beside
 from wsiseg.synth import dataset as module
-from wsiseg.synth.dataset import create_dataset, dataset_lock, open_dataset
+from wsiseg.synth.dataset import create_dataset, open_dataset
 from wsiseg.synth.generate import generate_hou
 from wsiseg.synth.hou.patch import HouOptions, render_patch
 from wsiseg.synth.hou.refiner import RefinerPair
@@ -224,7 +225,7 @@ def test_wrong_requests_are_refused(textures: Path, tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(textures: Path, tmp_path: Path) -> None:
     with (
-        dataset_lock(tmp_path / "d.zarr"),
+        lock_beside(tmp_path / "d.zarr"),
         pytest.raises(EnvironmentFault, match="another run"),
     ):
         generate_hou(textures, tmp_path / "d.zarr", 1, 0, SerialExecutor())

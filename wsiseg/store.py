@@ -226,7 +226,32 @@ def output_lock(out: Path) -> Iterator[None]:
     """Hold ``out`` for writing; a second run is refused. A killed run's lock is gone with it."""
     with environment_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / ".lock")
+    with _held(out / ".lock", out):
+        with environment_faults(out):
+            for name in _RESERVED:
+                for left in out.glob(f".{name}.*.tmp"):
+                    left.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def lock_beside(path: Path) -> Iterator[None]:
+    """Hold a zarr store for writing. The lock lies beside it: inside, readers would take it for a strange node."""
+    file = path.with_name(f".{path.name}.lock")
+    with environment_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(file, path):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(file: Path, out: Path) -> Iterator[None]:
+    """Hold the lock ``file``, which stands for ``out``; refuse at once if another process holds it."""
+    lock = filelock.FileLock(file)
+    with environment_faults(out):
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -234,10 +259,6 @@ def output_lock(out: Path) -> Iterator[None]:
                 f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
             ) from error
     try:
-        with environment_faults(out):
-            for name in _RESERVED:
-                for left in out.glob(f".{name}.*.tmp"):
-                    left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

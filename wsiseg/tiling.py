@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
@@ -29,7 +27,7 @@ from wsiseg.slide.base import Slide
 from wsiseg.slide.ngff import group_metadata, image_attributes
 from wsiseg.slide.omezarr import SCHEMA, stored_bits
 from wsiseg.slide.shards import Codec
-from wsiseg.store import assign_ids, environment_faults, read_json, sync_folder, write_json
+from wsiseg.store import assign_ids, environment_faults, lock_beside, read_json, sync_folder, write_json
 from wsiseg.tileplan import TilingOptions, TilingPlan, level_note, plan_tiling
 from wsiseg.tilework import ShardSummary, ShardTask, read_lost, write_shards
 
@@ -226,7 +224,7 @@ def _guarded_steps(
 
 
 def _locked_steps(out: Path, plan: Callable[[], TilingPlan], on_event: Callable[[TilingEvent], None]) -> Steps:
-    with _store_lock(out):
+    with lock_beside(out):
         return (yield from tiling_steps(plan(), on_event))
 
 
@@ -314,26 +312,6 @@ def _clean(plan: TilingPlan, blank: Sequence[Path]) -> None:
                     file.unlink(missing_ok=True)
         for file in plan.out.glob("**/.zarr.json.*.tmp"):
             file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _store_lock(out: Path) -> Iterator[None]:
-    """Hold a store for writing. The lock lies beside it: inside, readers would take it for a strange node."""
-    file = out.with_name(f".{out.name}.lock")
-    with environment_faults(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise EnvironmentFault(
-                f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
-            ) from error
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.release()
 
 
 def _ignore(event: TilingEvent) -> None:

@@ -8,15 +8,13 @@ so that writers share no file; its last file is the weights', whose name says th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -181,26 +179,6 @@ def finish_dataset(path: Path) -> None:
     assert root is not None
     root["attributes"]["wsiseg"]["complete"] = True
     write_json(path / "zarr.json", root)
-
-
-@contextlib.contextmanager
-def dataset_lock(path: Path) -> Iterator[None]:
-    """Hold ``path`` for writing. The lock lies beside it: inside, readers would take it for a strange node."""
-    file = path.with_name(f".{path.name}.lock")
-    with environment_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise EnvironmentFault(
-                f"another run is writing to {path}. Wait for it, stop it, or choose another -o."
-            ) from error
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.release()
 
 
 def _skeleton(path: Path, count: int, shape: tuple[int, int], note: Mapping[str, Any]) -> None:

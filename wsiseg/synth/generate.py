@@ -15,11 +15,11 @@ import numpy as np
 from wsiseg import __version__
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.schedule import Executor
+from wsiseg.store import lock_beside
 from wsiseg.synth.dataset import (
     Block,
     blocks,
     create_dataset,
-    dataset_lock,
     finish_dataset,
     is_written,
     write_block,
@@ -107,7 +107,7 @@ def generate_hou(
         _resident_refiner(str(refiner), refiner_digest)  # a damaged file is an error before any work
     provenance = _provenance(tiles, seed, options, refiner_digest)
     report = on_progress or _ignore
-    with dataset_lock(out):
+    with lock_beside(out):
         if create_dataset(out, count, (options.size, options.size), MPP, provenance):
             report(count, count)
             return {"status": "unchanged", "path": str(out), "patches": count, "computed": 0}
