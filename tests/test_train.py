@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from wsiseg.errors import EnvironmentFault  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.models.unet import UNetConfig  # noqa: E402
 from wsiseg.synth.textures import Texture, dissect  # noqa: E402
@@ -17,7 +18,7 @@ from wsiseg.train import loop  # noqa: E402
 from wsiseg.train.annotated import annotated_pool, factor_for_diameter  # noqa: E402
 from wsiseg.train.augment import colour_jitter, crop, learning_rate, targets  # noqa: E402
 from wsiseg.train.losses import LossWeights, offset_loss  # noqa: E402
-from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool  # noqa: E402
+from wsiseg.train.patches import KNOWN, NAMES, OUTSIDE, PatchPool, is_complete, write_pool  # noqa: E402
 from wsiseg.train.pseudo import pseudo_pool  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8))
@@ -40,7 +41,7 @@ def disc_pool(count: int = 3, size: int = 48) -> PatchPool:
         for k, (cy, cx, r) in enumerate([(14 + n, 15, 6), (30, 32 - n, 8), (47, 10, 5)]):
             labels[n][np.hypot(y - cy, x - cx) < r] = k + 1
     images = np.where(labels[..., None] > 0, (90, 60, 130), (230, 190, 215)).astype(np.uint8)
-    return PatchPool(images, labels, (labels > 0).astype(np.uint8) * 255, np.ones_like(labels, np.uint8))
+    return PatchPool.of(images, labels)
 
 
 def test_offsets_lead_to_the_centroid_and_cut_nuclei_do_not_count() -> None:
@@ -140,10 +141,46 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_pools_are_kept(tmp_path: Path) -> None:
     pool = PatchPool.join([disc_pool(2), disc_pool(1)])
-    pool.save(tmp_path / "pool.npz")
-    read = PatchPool.load(tmp_path / "pool.npz")
+    pool.save(tmp_path / "pool")
+    read = PatchPool.load(tmp_path / "pool")
     assert len(read) == 3
-    assert all(np.array_equal(getattr(pool, n), getattr(read, n)) for n in ("images", "labels", "covered", "known"))
+    assert isinstance(read.images, np.memmap)
+    assert all(np.array_equal(getattr(pool, n), getattr(read, n)) for n in NAMES)
+    with pytest.raises(EnvironmentFault, match="no finished pool"):
+        PatchPool.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("torn", [*NAMES, None])
+def test_a_pool_goes_on_where_it_was_stopped(tmp_path: Path, torn: str | None) -> None:
+    """Killed after two patches, in the middle of writing the third's ``torn``."""
+    pool, asked = disc_pool(5), []
+
+    def parts(first: int) -> Iterator[PatchPool]:
+        asked.append(first)
+        for n in range(first, 5):
+            yield pool.part(slice(n, n + 1))
+
+    def killed(first: int) -> Iterator[PatchPool]:
+        yield from list(parts(first))[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pool(tmp_path, killed)
+    assert not is_complete(tmp_path)
+    if torn is not None:
+        with (tmp_path / f"{torn}.npy").open("ab") as stream:
+            stream.write(b"123")
+    read = write_pool(tmp_path, parts)
+    assert asked == [0, 2]
+    assert all(np.array_equal(getattr(pool, n), getattr(read, n)) for n in NAMES)
+    write_pool(tmp_path, killed)  # asks for nothing
+
+
+def test_a_pool_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in a pool of"):
+        write_pool(tmp_path / "a", lambda _: [disc_pool(1, 48), disc_pool(1, 64)])
+    with pytest.raises(ValueError, match="at least one"):
+        write_pool(tmp_path / "b", lambda _: [])
 
 
 def test_pseudo_labels_are_the_sure_nuclei() -> None:

@@ -85,7 +85,7 @@ def _crop(
     _, compact = np.unique(ids, return_inverse=True)
     # The lowest id is 0 only where the crop has background.
     compact = compact.reshape(ids.shape) + int(ids.min() > 0)
-    return PatchPool(
+    return PatchPool.of(
         np.pad(large, (*pad, (0, 0)), mode="edge")[None],
         np.pad(compact.astype(np.int16), pad)[None],
         np.pad(np.rint(covered * 255).astype(np.uint8), pad)[None],

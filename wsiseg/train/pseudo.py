@@ -57,7 +57,7 @@ def _label(
     # Without a kept nucleus, any likely pixel is unknown; inside one, the target is its own probability.
     known = (foreground < unknown) | (labels > 0)
     covered = np.where(labels > 0, foreground, 0.0)
-    return PatchPool(
+    return PatchPool.of(
         image[None],
         labels.astype(np.int16)[None],
         np.rint(covered * 255).astype(np.uint8)[None],
