@@ -28,6 +28,8 @@ from wsiseg.synth.shapes import KINDS, Float32, Int32, NucleusKind, place_shapes
 from wsiseg.synth.textures import Texture, to_rgb
 
 MPP = 0.25
+REVISION = 1
+"""Counts up whenever the same seed begins to give other patches."""
 DEBRIS = NucleusKind("debris", (1.0, 2.8), (0.4, 1.0), 0.08, 0.2, 0.0, 0.0)
 STRAND = NucleusKind("strand", (10.0, 45.0), (0.03, 0.07), 0.02, 0.25, 0.0, 0.95)
 RED_CELL = NucleusKind("red cell", (5.5, 8.0), (0.7, 1.0), 0.02, 0.0, 0.0, 0.0)

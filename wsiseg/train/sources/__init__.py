@@ -1,0 +1,14 @@
+"""The kinds of training data, by the name that a recipe gives them. See docs/training-data.md."""
+
+from __future__ import annotations
+
+from wsiseg.train.source import Source
+from wsiseg.train.sources.folder import FolderSource
+from wsiseg.train.sources.rendered import RenderedSource
+from wsiseg.train.sources.synthetic import SyntheticSource
+
+KINDS: dict[str, type[Source]] = {
+    "folder": FolderSource,
+    "rendered": RenderedSource,
+    "synthetic": SyntheticSource,
+}

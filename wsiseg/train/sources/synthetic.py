@@ -1,0 +1,110 @@
+"""``kind = "synthetic"``: a dataset that ``wsiseg synth`` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiseg.errors import UsageError
+from wsiseg.synth.dataset import PatchDataset, open_dataset
+from wsiseg.train.patches import PatchPool
+from wsiseg.train.source import Frame
+from wsiseg.train.sources import cut, files
+from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.folder import check_overlap
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Patches of a dataset (docs/synthesis.md), with their weights.
+
+    Patches of the dataset that are larger than the recipe's are cut; smaller ones stay as they are.
+
+    Attributes
+    ----------
+    data : Path
+        The dataset, a zarr folder.
+    first, count : int, int or None
+        Patches ``first`` … ``first`` + ``count`` - 1; all from ``first`` on by default.
+    part, every : str, int
+        ``training``, ``validation`` (every ``every``-th of these) or ``all``.
+    weights : bool
+        Use the dataset's weights; without, every patch counts the same.
+    overlap : float
+        Least part of a patch's side that the next one covers again, 0 to below 1.
+    licence : str
+        Of the textures, for the model card.
+    """
+
+    data: Path
+    first: int = 0
+    count: int | None = None
+    part: Part = "all"
+    every: int = 11
+    weights: bool = True
+    overlap: float = 0.0
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        files.check_every(self.every)
+        check_overlap(self.overlap)
+        if self.first < 0 or (self.count is not None and self.count < 1):
+            raise ValueError(f"first {self.first}, count {self.count}: expected at least 0 and 1")
+
+    def describe(self, frame: Frame) -> dict[str, Any]:
+        dataset = open_dataset(self.data)
+        return {
+            "kind": "synthetic",
+            "revision": cut.REVISION,
+            # The bytes of a dataset are a function of its provenance.
+            "content": _digest([dataset.image.shape, dataset.mpp, dataset.provenance]),
+            "patches": _digest(self._chosen(dataset)),
+            "weights": self.weights,
+            "overlap": self.overlap,
+            "patch": {"mpp": frame.mpp, "side": frame.side},
+        }
+
+    def statements(self) -> tuple[str, ...]:
+        dataset = open_dataset(self.data)
+        made = dataset.provenance
+        return (
+            f"{len(self._chosen(dataset))} synthetic patches by {made['method']!r} (seed {made['seed']}) from "
+            f"{len(made['textures'])} textures, licence: {self.licence}",
+        )
+
+    def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
+        dataset = open_dataset(self.data)
+        factor = dataset.mpp / frame.mpp
+        size = cut.scaled_size(dataset.image.shape[1:3], factor)
+        side = cut.common_side([size], frame.side)
+        grid = cut.places("", size, side, self.overlap)
+        chosen = [cut.Place(str(index), p.y, p.x) for index in self._chosen(dataset) for p in grid]
+
+        def read(name: str) -> cut.Labelled:
+            index = int(name)
+            weight = float(np.asarray(dataset.weight[index])) if self.weights else 1.0
+            labels = np.asarray(dataset.instances[index])
+            return cut.rescale(np.asarray(dataset.image[index]), labels, factor, weight)
+
+        return cut.parts(chosen[first:], read, side)
+
+    def _chosen(self, dataset: PatchDataset) -> list[int]:
+        last = len(dataset) if self.count is None else self.first + self.count
+        if last > len(dataset) or self.first >= last:
+            raise UsageError(
+                f"{self.data}: holds {len(dataset)} patches; patches {self.first} to {last - 1} are asked for"
+            )
+        kept = files.split(range(self.first, last), self.part, self.every)
+        if not kept:
+            raise UsageError(f"{self.data}: the {self.part} part of {last - self.first} patches is empty")
+        return kept
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
