@@ -82,5 +82,26 @@ def sheet(dataset: Path, out: Path, count: int) -> None:
     click.echo(str(out))
 
 
+@command.command("export")
+@click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--to", "layout", default="snow", show_default=True, type=click.Choice(["snow"]),
+    help="snow: Image/seed0000.png and Mask/seed0000.mat with inst_map, inst_uid, inst_centroid.",
+)  # fmt: skip
+@options.output_option("Folder to write.")
+@click.option("--overlay", is_flag=True, help="Also Overlay/seed0000.png: the image with its nuclei outlined.")
+@options.json_option
+def export(dataset: Path, layout: str, out: Path, overlay: bool, as_json: bool) -> None:
+    """Write a dataset as files that other programs read.
+
+    SNOW's layout (Ding et al. 2023) keeps the size of the patches (SNOW's own have 512 pixels a side: `synth hou
+    --size 512`) and drops their weights. A stopped export goes on where it was when the command is given again.
+    """
+    from wsiseg.synth.export import export_snow
+
+    record = export_snow(dataset, out, overlay=overlay, on_progress=None if as_json else _show)
+    click.echo(json.dumps(record, indent=1) if as_json else f"{record['path']}: {record['tiles']} tiles")
+
+
 def _show(done: int, total: int) -> None:
     click.echo(f"{done} of {total} patches", err=True)

@@ -41,14 +41,20 @@ def write_sheet(dataset: PatchDataset, path: Path, count: int = 24) -> None:
         Image.fromarray(contact_sheet(dataset, count)).save(path, "PNG")
 
 
+def outlined(image: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """``image`` (h, w, 3) with the inner rim of each instance of ``labels`` (h, w) drawn into a copy."""
+    drawn = image.copy()
+    drawn[(labels > 0) & (ndimage.grey_erosion(labels, size=(3, 3), mode="nearest") != labels)] = _OUTLINE
+    return drawn
+
+
 def _cell(dataset: PatchDataset, index: int) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageDraw
 
     image, labels = np.asarray(dataset.image[index]), np.asarray(dataset.instances[index])
-    outlined = image.copy()
-    outlined[(labels > 0) & (ndimage.grey_erosion(labels, size=(3, 3), mode="nearest") != labels)] = _OUTLINE
     frame = [(2, 2), (2, 2), (0, 0)]
-    both = Image.fromarray(np.pad(np.concatenate([image, outlined], axis=1), frame, constant_values=255))
+    pair = np.concatenate([image, outlined(image, labels)], axis=1)
+    both = Image.fromarray(np.pad(pair, frame, constant_values=255))
     text = f"{index}  w {float(np.asarray(dataset.weight[index])):.2f}"
     ImageDraw.Draw(both).text((5, 4), text, fill=(0, 0, 0), stroke_width=2, stroke_fill=(255, 255, 255))
     return np.asarray(both)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from wsiseg.train.source import Source
 from wsiseg.train.sources.folder import FolderSource
 from wsiseg.train.sources.rendered import RenderedSource
+from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
 
 KINDS: dict[str, type[Source]] = {
     "folder": FolderSource,
     "rendered": RenderedSource,
+    "snow": SnowSource,
     "synthetic": SyntheticSource,
 }
