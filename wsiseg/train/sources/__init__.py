@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from wsiseg.train.source import Source
 from wsiseg.train.sources.folder import FolderSource
+from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.rendered import RenderedSource
+from wsiseg.train.sources.run import RunSource
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
 
 KINDS: dict[str, type[Source]] = {
     "folder": FolderSource,
+    "images": ImagesSource,
     "rendered": RenderedSource,
+    "run": RunSource,
     "snow": SnowSource,
     "synthetic": SyntheticSource,
 }

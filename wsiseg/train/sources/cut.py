@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -109,15 +109,14 @@ def parts(
 
     Places of one image should follow one another: it is read once for all of them.
     """
-    made: list[PatchPool] = []
-    for name, group in groupby(chosen, key=lambda place: place.name):
-        source = read(name)
-        for place in group:
-            made.append(patch(source, place.y, place.x, side))
-            if len(made) == PIECE:
-                yield PatchPool.join(made)
-                made = []
-    if made:
+    images = ((read(name), group) for name, group in groupby(chosen, key=lambda place: place.name))
+    return joined(patch(image, place.y, place.x, side) for image, group in images for place in group)
+
+
+def joined(single: Iterable[PatchPool]) -> Iterator[PatchPool]:
+    """Patches one by one in pools of at most :data:`PIECE`."""
+    rest = iter(single)
+    while made := list(islice(rest, PIECE)):
         yield PatchPool.join(made)
 
 
