@@ -20,9 +20,10 @@ from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.base import ModelCard, Segmenter  # noqa: E402
 from wsiseg.models.decoders.offsets import OffsetDecoder  # noqa: E402
 from wsiseg.models.engine import Engine, Placement, place  # noqa: E402
+from wsiseg.models.folding import fold_batch_norm  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter, network_segmenter  # noqa: E402
+from wsiseg.models.networks.unet import UNet, UNetConfig, drop_auxiliary  # noqa: E402
 from wsiseg.models.registry import DEFAULT_MODEL, WEIGHTS, list_models, load_segmenter  # noqa: E402
-from wsiseg.models.unet import UNet, UNetConfig, drop_auxiliary, fold_batch_norm  # noqa: E402
 from wsiseg.models.weights_io import load_weights, read_header, save_weights  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8, 8))
@@ -240,15 +241,50 @@ def test_size_and_outputs_of_the_default_network() -> None:
     network = UNet(UNetConfig())
     assert sum(p.numel() for p in network.parameters()) == 1_812_068
     with torch.inference_mode():
-        assert network.eval()(torch.zeros(1, 3, 48, 64)).shape == (1, 4, 48, 64)
+        maps = network.eval()(torch.zeros(1, 3, 48, 64))
+    assert {name: value.shape for name, value in maps.items()} == {
+        "foreground": (1, 1, 48, 64),
+        "offsets": (1, 2, 48, 64),
+        "depth": (1, 1, 48, 64),
+    }
+
+
+def test_a_stem_halves_the_resolution_inside() -> None:
+    """As many parameters as without, fewer operations, maps of the image's size."""
+    with torch.device("meta"):
+        network = UNet(UNetConfig((32, 64, 128, 256), stem=2))
+        maps = network(torch.zeros(1, 3, 48, 64))
+    assert network.config.stride_px == 16
+    assert network.stem.weight.shape == (32, 3, 4, 4)
+    assert network.down[0].conv1.weight.shape == (32, 32, 3, 3)
+    assert network.head.weight.shape == (16, 32, 1, 1)
+    assert {name: value.shape[1:] for name, value in maps.items()} == {
+        "foreground": (1, 48, 64),
+        "offsets": (2, 48, 64),
+        "depth": (1, 48, 64),
+    }
+
+
+def test_offsets_are_in_pixels() -> None:
+    """The last layer gives them in units of offset_scale_px."""
+    torch.manual_seed(0)
+    network = UNet(TINY).eval()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([1.0, 2.0, -3.0, 4.0]))
+        maps = network(torch.zeros(1, 3, 8, 8))
+    assert [float(value.max()) for value in maps.values()] == [1.0, 16.0, 4.0]
+    assert float(maps["offsets"][0, 1].max()) == -24.0
 
 
 def test_folding_changes_nothing_but_rounding() -> None:
     x = torch.randn(1, 3, 32, 48)
     with torch.inference_mode():
         before = tiny_network()(x)
-        after = drop_auxiliary(fold_batch_norm(tiny_network()))(x)
-    assert torch.allclose(before[:, :3], after, atol=1e-4)
+        after = drop_auxiliary(fold_batch_norm(tiny_network(), x))(x)
+    assert set(after) == {"foreground", "offsets"}
+    for name, value in after.items():
+        assert torch.allclose(before[name], value, atol=1e-4)
 
 
 def test_maps_do_not_depend_on_the_batch() -> None:

@@ -38,6 +38,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 META = torch.device("meta")
 # Small images, and parameters that make a network quick and leave its layers as they are.
 SMALL = {
+    "unet": (48, 32),
     "joyce": (48, 32),
     "hou": (32, 48),
     "unet-resnet34": (64, 32),
@@ -48,13 +49,20 @@ SMALL = {
     "cnn3": (54, 53),
 }
 THIN: dict[str, dict[str, object]] = {
+    "unet": {"widths": (8, 16, 16), "stem": 2, "head": "hover"},
     "hou": {"widths": (4, 8, 8, 16, 16)},
     "hovernet-original": {"divisor": 8},
     "hovernet-fast": {"divisor": 8, "types": 3},
     "cnn3": {"hidden": 64},
 }
-USUAL = {"hovernet-original": (270, 270), "hovernet-fast": (256, 256), "cnn3": (1050, 1050)}
-PARAMETERS = {"joyce": 1_940_817, "hou": 5_746_706, "unet-resnet34": 24_436_369, "unet-densenet121": 13_607_633}
+USUAL = {"unet": (256, 272), "hovernet-original": (270, 270), "hovernet-fast": (256, 256), "cnn3": (1050, 1050)}
+PARAMETERS = {
+    "unet": 1_812_068,
+    "joyce": 1_940_817,
+    "hou": 5_746_706,
+    "unet-resnet34": 24_436_369,
+    "unet-densenet121": 13_607_633,
+}
 ENCODERS = {"resnet34": 21_284_672, "densenet121": 6_953_856, "xception": 20_806_952}
 
 
@@ -121,6 +129,7 @@ def test_shapes(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
+        ("unet", (256, 250)),
         ("joyce", (256, 250)),
         ("hou", (8, 16)),
         ("unet-xception", (48, 64)),
@@ -166,6 +175,7 @@ def test_documented_facts(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "size", "silence"),
     [
+        ("unet", {"widths": (1,) * 5}, (512, 16), 0.0),
         ("joyce", {"widths": (1,) * 5}, (512, 16), -1.0),
         ("hou", {"widths": (1,) * 5}, (640, 16), 0.0),
         ("cnn3", {"maps": (1, 1, 1), "hidden": 1}, (151, 51), 0.0),
@@ -173,7 +183,26 @@ def test_documented_facts(name: str) -> None:
 )
 def test_documented_reach(name: str, parameters: dict[str, object], size: tuple[int, int], silence: float) -> None:
     """How far a pixel's effect goes does not depend on the widths."""
-    assert documented(name)[3] == str(reach_px(build_network(name, parameters), *size, silence))
+    network = build_network(name, parameters)
+    assert network.config.reach_px == reach_px(network, *size, silence) == int(documented(name)[3])
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_configured_reach_is_the_documented_one(name: str) -> None:
+    assert network_config(name).reach_px == int(documented(name)[3])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size"),
+    [
+        ({"widths": (1,) * 4, "stem": 2}, (512, 16)),
+        ({"widths": (1, 1), "stem": 2}, (128, 4)),
+        ({"widths": (1,)}, (64, 1)),
+    ],
+)
+def test_reach_of_other_unets(parameters: dict[str, object], size: tuple[int, int]) -> None:
+    network = build_network("unet", parameters)
+    assert network.config.reach_px == reach_px(network, *size, 0.0)
 
 
 def test_joyce_sees_the_red_channel_alone() -> None:
@@ -212,7 +241,12 @@ def test_names_need_no_torch() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("resnet", {}, "no network 'resnet'; there are joyce, hou"),
+        ("resnet", {}, "no network 'resnet'; there are unet, joyce, hou"),
+        ("unet", {"widths": []}, "expected positive whole numbers"),
+        ("unet", {"widths": [8, "x"]}, "expected positive whole numbers"),
+        ("unet", {"stem": 3}, "stem is 3"),
+        ("unet", {"head": "tail"}, "no head 'tail'; there are offsets"),
+        ("unet", {"offset_scale_px": 0}, "offset_scale_px is 0"),
         ("joyce", {"width": 3}, r"no parameters \['width'\]; it has widths, dropout"),
         ("joyce", {"widths": [8, 16]}, "2 widths but 5 rates"),
         ("unet-resnet34", {"encoder": "vgg"}, "no encoder 'vgg'"),

@@ -1,7 +1,9 @@
-"""Running a network on one device: precision, memory layout, batches, and one call at a time.
+"""Running any network on one device: sizes, precision, memory layout, batches, one call at a time.
 
 On a CPU, images run one by one in bfloat16 where the processor has it in hardware (AVX-512 BF16, AMX), else in
-float32. On CUDA, images of one size run together; a batch that does not fit is halved.
+float32. On CUDA, images of one size run together; a batch that does not fit is halved. What a network's maps lack
+of its image is mirrored around it first, and networks that need much memory see an image in windows
+(:mod:`wsiseg.models.windows`): the maps always have the image's size.
 """
 
 from __future__ import annotations
@@ -9,17 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import Image
-from wsiseg.models.unet import UNet, channels_last, drop_auxiliary, fold_batch_norm
+from wsiseg.models.folding import fold_batch_norm
+from wsiseg.models.heads import Head, Maps, head_of
+from wsiseg.models.networks.sizes import input_side
+from wsiseg.models.networks.unet import UNet, drop_auxiliary
+from wsiseg.models.windows import Piece, pieces
 
-Maps = npt.NDArray[np.float32]
+_NOT_FINITE = "the network's output is not finite: the weights do not suit this precision or image"
 
 
 @dataclass(frozen=True)
@@ -76,28 +82,38 @@ def cpu_has_bf16() -> bool:
 
 
 class Engine:
-    """A network that is ready to run: images in, maps out. Safe to call from threads; one runs at a time.
+    """A network that is ready to run: images in, the decoder's maps out. Threads may share it; one runs at a time.
 
     Parameters
     ----------
-    network : UNet
-        Trained; the engine takes it over (batch normalisation is folded, auxiliary outputs dropped).
+    network : Module
+        Of the registry (:mod:`wsiseg.models.networks`), trained; the engine takes it over (batch normalisation is
+        folded, auxiliary maps dropped).
     placement : Placement
+    head : Head, optional
+        What the maps mean; by default the head that has such maps.
     """
 
-    def __init__(self, network: UNet, placement: Placement) -> None:
+    def __init__(self, network: nn.Module, placement: Placement, head: Head | None = None) -> None:
         self.placement = placement
-        self.config = network.config
+        config: Any = network.config
+        self.config = config
+        self.head = head or head_of(config.outputs)
         dtype = torch.bfloat16 if placement.precision == "bf16" else torch.float32
-        ready = drop_auxiliary(fold_batch_norm(network))
-        self._network = channels_last(ready.to(placement.device, dtype))
+        ready = drop_auxiliary(network) if isinstance(network, UNet) else network
+        side = input_side(config, config.stride_px)[0]
+        ready = fold_batch_norm(ready.to(torch.float32), torch.zeros(1, 3, side, side)).to(placement.device, dtype)
+        ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = ready
         self._dtype = dtype
+        self._channels = {name: config.outputs[name] for name in self.head.inputs if name in config.outputs}
         self._lock = threading.Lock()
 
-    def run(self, images: Sequence[Image]) -> list[tuple[Maps, Maps]]:
-        """Foreground probability (h, w) and offsets (2, h, w: y, x in pixels), float32, of each image.
+    def run(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
+        """What the head's decoder reads of each image: float32 (h, w) or (channels, h, w), of the image's size.
 
-        The maps of an image do not depend on which others are given with it.
+        See :meth:`wsiseg.models.heads.Head.activate`. The maps of an image do not depend on which others are given
+        with it.
 
         Raises
         ------
@@ -106,18 +122,23 @@ class Engine:
         ValueError
             An image whose sides are not multiples of the stride.
         """
+        stride = self.config.stride_px
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"expected uint8 (h, w, 3), got {image.dtype} {image.shape}")
-            if image.shape[0] % self.config.stride_px or image.shape[1] % self.config.stride_px:
-                raise ValueError(f"image of {image.shape[:2]}: sides must be multiples of {self.config.stride_px}")
-        results: list[tuple[Maps, Maps] | None] = [None] * len(images)
-        for group in _same_shape(images, self.placement.batch):
-            for index, maps in zip(group, self._run_batch([images[n] for n in group]), strict=True):
-                results[index] = maps
-        return [maps for maps in results if maps is not None]
+            if image.shape[0] % stride or image.shape[1] % stride:
+                raise ValueError(f"image of {image.shape[:2]}: sides must be multiples of {stride}")
+        found = [pieces(image, self.config) for image in images]
+        flat = [(n, piece) for n, parts in enumerate(found) for piece in parts]
+        whole: list[Maps | None] = [None] * len(images)
+        for group in _same_shape([piece.pixels for _, piece in flat], self.placement.batch):
+            outputs = self._run_batch([flat[k][1].pixels for k in group])
+            for k, output in zip(group, outputs, strict=True):
+                n, piece = flat[k]
+                whole[n] = _place(whole[n], piece, output, images[n].shape[:2], alone=len(found[n]) == 1)
+        return [self.head.split(maps, self._channels) for maps in whole if maps is not None]
 
-    def _run_batch(self, images: list[Image]) -> list[tuple[Maps, Maps]]:
+    def _run_batch(self, images: list[Image]) -> list[Maps]:
         try:
             with self._lock:
                 output = self._forward(images)
@@ -131,18 +152,33 @@ class Engine:
             half = len(images) // 2
             return self._run_batch(images[:half]) + self._run_batch(images[half:])
         if not np.isfinite(output).all():
-            raise ModelError("the network's output is not finite: the weights do not suit this precision or image")
-        scale = np.float32(self.config.offset_scale_px)
-        return [(maps[0], maps[1:3] * scale) for maps in output]
+            raise ModelError(_NOT_FINITE)
+        return list(output)
 
     @torch.inference_mode()
-    def _forward(self, images: list[Image]) -> npt.NDArray[np.float32]:
+    def _forward(self, images: list[Image]) -> Maps:
+        """All maps of images of one shape, one after the other: (N, channels, h', w')."""
         stack = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
         # NHWC bytes viewed as NCHW are channels_last already: nothing is copied but the conversion.
         x = stack.to(self.placement.device).permute(0, 3, 1, 2).to(self._dtype)
-        output: Tensor = self._network(x / 127.5 - 1.0).float()
-        output[:, 0].sigmoid_()
-        return output.cpu().contiguous().numpy()
+        maps: dict[str, Tensor] = self._network(x / 127.5 - 1.0)
+        raw = torch.cat([maps[name] for name in self._channels], dim=1).float()
+        if not bool(raw.isfinite().all()):  # a sigmoid or an argmax would make numbers of what is none
+            raise ModelError(_NOT_FINITE)
+        parts = raw.split(list(self._channels.values()), dim=1)
+        active = self.head.activate(dict(zip(self._channels, parts, strict=True)))
+        return torch.cat([x[:, None] if x.ndim == 3 else x for x in active], dim=1).cpu().contiguous().numpy()
+
+
+def _place(whole: Maps | None, piece: Piece, output: Maps, shape: tuple[int, ...], alone: bool) -> Maps:
+    """Put what is kept of a piece's maps into those of its image."""
+    part = output[:, piece.inner[0], piece.inner[1]]
+    if alone:
+        return part
+    if whole is None:
+        whole = np.empty((len(output), *shape), dtype=np.float32)
+    whole[:, piece.outer[0], piece.outer[1]] = part
+    return whole
 
 
 def _same_shape(images: Sequence[Image], most: int) -> list[list[int]]:

@@ -1,53 +1,69 @@
-"""A network, an engine and the offset decoder joined to a segmenter."""
+"""A network, an engine, a head and its decoder joined to a segmenter: one way from any weights to nuclei."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import Any
-
-import numpy as np
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
-from wsiseg.models.decoders.offsets import OffsetDecoder
-from wsiseg.models.engine import Engine, Maps, Placement
-from wsiseg.models.unet import UNet, UNetConfig
-from wsiseg.models.weights_io import WeightFile
+from wsiseg.models.decoders import Decoder, build_decoder, decoder_name
+from wsiseg.models.engine import Engine, Placement
+from wsiseg.models.heads import Head, Maps, head_by_name, head_of
+from wsiseg.models.mirrors import mean_of_mirrors
+from wsiseg.models.networks import build_network
+from wsiseg.models.weights_io import Named, WeightFile
 from wsiseg.nuclei import Nuclei
 
-MARGIN_PX = 48
-"""What a tile reads beyond the largest nucleus. The default network's field reaches 94 px. Measured on a slide,
-the foreground 64 px from a window's edge is off by .2 at most, 80 px by .05, from 96 px on by nothing at all.
-With this margin a tile's halo is 112 px; tiles of 512 and of 2048 px then gave identical nuclei (bf16, float32).
-"""
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class NetworkSegmenter:
-    """Foreground and offsets by a U-Net, nuclei by votes; see :class:`wsiseg.models.base.Segmenter`.
+    """Maps by a network, nuclei by its head's decoder; see :class:`wsiseg.models.base.Segmenter`.
 
     Parameters
     ----------
     card : ModelCard
     weights_sha256 : str
+    network : Named
+        Name and parameters of the architecture, for :meth:`describe`.
     engine : Engine
-    decoder : OffsetDecoder
+    decoder : Decoder
+        One that reads the maps of ``engine.head``.
+    margin_px : int, optional
+        As measured with these weights. Without, all that the network can see and the decoder looks at.
     flips : bool
         Average the maps over the four mirror images: four times the time, about .01 AJI.
     """
 
     def __init__(
-        self, card: ModelCard, weights_sha256: str, engine: Engine, decoder: OffsetDecoder, flips: bool = False
+        self,
+        card: ModelCard,
+        weights_sha256: str,
+        network: Named,
+        engine: Engine,
+        decoder: Decoder,
+        margin_px: int | None = None,
+        flips: bool = False,
     ) -> None:
         self.card = card
         self.weights_sha256 = weights_sha256
+        self.network = network
         self.engine = engine
         self.decoder = decoder
         self.flips = flips
+        self._margin_px = margin_px
 
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def head(self) -> Head:
+        return self.engine.head
 
     @property
     def mpp(self) -> float:
@@ -55,11 +71,13 @@ class NetworkSegmenter:
 
     @property
     def stride_px(self) -> int:
-        return self.engine.config.stride_px
+        return int(self.engine.config.stride_px)
 
     @property
     def margin_px(self) -> int:
-        return MARGIN_PX
+        if self._margin_px is not None:
+            return self._margin_px
+        return int(self.engine.config.reach_px) + self.decoder.margin_px
 
     @property
     def max_diameter_um(self) -> float:
@@ -72,24 +90,32 @@ class NetworkSegmenter:
             "weights_sha256": self.weights_sha256,
             "licence": self.card.licence,
             "mpp": self.mpp,
-            "network": self.engine.config.to_dict() | {"widths": list(self.engine.config.widths)},
-            "decoder": asdict(self.decoder),
+            "network": self.network.to_dict(),
+            "head": self.head.name,
+            "decoder": {"name": decoder_name(self.decoder), "parameters": asdict(self.decoder)},  # type: ignore[call-overload]
+            "margin_px": self.margin_px,
             "precision": self.engine.placement.precision,
             "flips": self.flips,
         }
 
     def calibrate(self, images: Iterable[Image]) -> dict[str, float]:
-        """Nothing: the network sees enough stains in training."""
-        return {}
+        """The decoder's statistics of the slide, if it needs any: most need none, and no image is read."""
+        stride = self.stride_px
+        whole = (i[: i.shape[0] // stride * stride, : i.shape[1] // stride * stride] for i in images)
+        samples = itertools.chain.from_iterable(self.maps([image]) for image in whole)
+        return self.head.calibrate(samples, self.decoder)
 
     def segment(self, images: Sequence[Image], calibration: Mapping[str, float]) -> list[Nuclei]:
-        return [self.decoder.decode(foreground, offsets) for foreground, offsets in self.maps(images)]
+        return [self.head.decode(maps, self.decoder, calibration) for maps in self.maps(images)]
 
-    def maps(self, images: Sequence[Image]) -> list[tuple[Maps, Maps]]:
-        """Foreground (h, w) and offsets (2, h, w: y, x in pixels) of each image, before decoding."""
+    def maps(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
+        """What the decoder reads of each image, in the order of its arguments (:meth:`Head.activate`).
+
+        For the head "offsets": foreground (h, w) and offsets (2, h, w: y, x in pixels).
+        """
         if not self.flips:
             return self.engine.run(images)
-        return [_mean_of_mirrors(self.engine, image) for image in images]
+        return [mean_of_mirrors(self.engine.run, image, self.head) for image in images]
 
 
 def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = False) -> NetworkSegmenter:
@@ -98,41 +124,39 @@ def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = F
     Raises
     ------
     ModelError
-        The weights do not fit the architecture, or the file's parameters are not known.
+        The weights do not fit the architecture, the head does not fit its maps or the decoder the head, or the
+        file's names or parameters are not known.
     """
-    config = UNetConfig(**_known(UNetConfig, weights.network, weights.card.name))
-    config = UNetConfig(tuple(config.widths), config.offset_scale_px)
-    decoder = OffsetDecoder(**_known(OffsetDecoder, weights.decoder, weights.card.name))
-    network = UNet(config)
+    try:
+        network = build_network(weights.network.name, weights.network.parameters)
+        config: Any = network.config
+        head = head_of(config.outputs) if weights.head is None else head_by_name(weights.head)
+        if not head.fits(config.outputs):
+            raise ModelError(f"network {weights.network.name!r} has the maps {config.outputs}, not {head.outputs}")
+        named = weights.decoder or Named(head.decoders[0])
+        if named.name not in head.decoders:
+            raise ModelError(f"decoder {named.name!r} does not read {head.name}; {', '.join(head.decoders)} do")
+        decoder = build_decoder(named.name, named.parameters)
+    except ModelError as error:
+        raise ModelError(
+            f"weights of {weights.card.name!r}: {error}. Perhaps another version of wsiseg wrote them."
+        ) from error
+    _load(network, weights)
+    engine = Engine(network, placement, head)
+    return NetworkSegmenter(
+        weights.card, weights.sha256, weights.network, engine, decoder, weights.margin_px, flips
+    )
+
+
+def _load(network: nn.Module, weights: WeightFile) -> None:
     expected, found = set(network.state_dict()), set(weights.state)
     if expected != found:
         missing, extra = sorted(expected - found)[:3], sorted(found - expected)[:3]
         raise ModelError(
-            f"weights of {weights.card.name!r} do not fit a U-Net of widths {config.widths}: "
+            f"weights of {weights.card.name!r} do not fit the network {weights.network.name!r}: "
             f"missing {missing or 'none'}, unexpected {extra or 'none'}"
         )
     try:
         network.load_state_dict(dict(weights.state))
     except RuntimeError as error:
         raise ModelError(f"weights of {weights.card.name!r} do not fit: {error}") from error
-    return NetworkSegmenter(weights.card, weights.sha256, Engine(network, placement), decoder, flips)
-
-
-def _known(parameters: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    known = {f.name for f in fields(parameters)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ModelError(
-            f"weights of {name!r}: unknown parameters {unknown} of {parameters.__name__}. "
-            "They were written by another version of wsiseg."
-        )
-    return dict(values)
-
-
-def _mean_of_mirrors(engine: Engine, image: Image) -> tuple[Maps, Maps]:
-    flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
-    maps = engine.run([np.ascontiguousarray(image[::y, ::x]) for y, x in flips])
-    foreground = np.mean([f[::y, ::x] for (f, _), (y, x) in zip(maps, flips, strict=True)], axis=0)
-    signs = [np.array([y, x], dtype=np.float32)[:, None, None] for y, x in flips]
-    turned = [o[:, ::y, ::x] * s for (_, o), (y, x), s in zip(maps, flips, signs, strict=True)]
-    return foreground.astype(np.float32), np.mean(turned, axis=0).astype(np.float32)

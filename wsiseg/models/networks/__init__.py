@@ -2,7 +2,12 @@
 
 Every network maps images (N, 3, h, w) in [-1, 1], as the engine gives them, to a dict of raw maps (logits where
 a map is a probability); what its authors did to pixel values happens inside. ``config.outputs`` names the maps
-and their channels, ``config.output_shape`` says what size they have.
+and their channels (:mod:`wsiseg.models.heads` what they mean), ``config.output_shape`` says what size they have,
+``config.stride_px`` at what steps the pooling repeats, ``config.reach_px`` how far a pixel can have an effect, and
+``config.window_px`` how large an image may be for its memory to stay moderate (None: as large as a tile).
+
+    network = build_network("unet", {"widths": [32, 64, 128, 256], "stem": 2, "head": "offsets"})
+    network(images)     # {"foreground": (N, 1, h, w), "offsets": (N, 2, h, w) in pixels, "depth": (N, 1, h, w)}
 
 Importing this package imports no torch.
 """
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 # name: (module, configuration, network, parameters that differ from the configuration's defaults)
 _NETWORKS: Mapping[str, tuple[str, str, str, Mapping[str, Any]]] = MappingProxyType(
     {
+        "unet": ("unet", "UNetConfig", "UNet", {}),
         "joyce": ("joyce", "JoyceConfig", "JoyceUNet", {}),
         "hou": ("hou", "HouConfig", "HouUNet", {}),
         "unet-resnet34": ("encoder_unet", "EncoderUNetConfig", "EncoderUNet", {"encoder": "resnet34"}),

@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +46,17 @@ class CNN3Config:
     hidden: int = 1024
     dropout: float = 0.5
 
+    window_px: ClassVar[int | None] = 256  # 1,024 channels at full resolution
+
     @property
     def stride_px(self) -> int:
         """Any size of at least a patch is accepted."""
         return 1
+
+    @property
+    def reach_px(self) -> int:
+        """The farthest that a pixel can have an effect: half a patch."""
+        return PATCH_PX // 2
 
     @property
     def outputs(self) -> dict[str, int]:

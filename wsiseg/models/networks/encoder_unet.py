@@ -16,6 +16,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from wsiseg.errors import ModelError
 from wsiseg.models.networks.sizes import require_multiple
 
 _ENCODERS = {"resnet34": "ResNet34", "densenet121": "DenseNet121", "xception": "Xception"}
+_REACH_PX = {"resnet34": 543, "densenet121": 1115, "xception": 635}
 _CLASSIFIERS = ("fc.", "classifier.", "last_linear.")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -43,6 +45,8 @@ class EncoderUNetConfig:
     encoder: str = "resnet34"
     widths: tuple[int, ...] = (256, 128, 64, 32, 16)
 
+    window_px: ClassVar[int | None] = None
+
     def __post_init__(self) -> None:
         if self.encoder not in _ENCODERS:
             raise ValueError(f"no encoder {self.encoder!r}; there are {', '.join(_ENCODERS)}")
@@ -53,6 +57,11 @@ class EncoderUNetConfig:
     def stride_px(self) -> int:
         """The sides of an input must be multiples of this."""
         return 32
+
+    @property
+    def reach_px(self) -> int:
+        """The farthest that a pixel can have an effect, as found by trial (docs/models.md)."""
+        return _REACH_PX[self.encoder]
 
     @property
     def outputs(self) -> dict[str, int]:

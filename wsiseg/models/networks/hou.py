@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class HouConfig:
     depths: tuple[int, ...] = (3, 4, 4, 5, 6)
     batch_norm: bool = False
 
+    window_px: ClassVar[int | None] = None
+
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.depths):
             raise ValueError(f"{len(self.widths)} widths but {len(self.depths)} depths")
@@ -50,6 +53,13 @@ class HouConfig:
     def stride_px(self) -> int:
         """The sides of an input must be multiples of this."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def reach_px(self) -> int:
+        """The farthest that a pixel can have an effect."""
+        down = sum(depth * 2**level for level, depth in enumerate(self.depths))
+        up = down - self.depths[-1] * self.stride_px
+        return down + up + 1 + self.stride_px - 1  # the head's convolution, and the pooling's cells
 
     @property
     def outputs(self) -> dict[str, int]:

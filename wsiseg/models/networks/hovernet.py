@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,9 @@ class HoVerNetConfig:
     types: int = 0
     divisor: int = 1
 
+    # 256 channels at full resolution: a quarter of a gigabyte for each of several arrays in float32.
+    window_px: ClassVar[int | None] = 512
+
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
             raise ValueError(f"no mode {self.mode!r}; there are {', '.join(_MODES)}")
@@ -62,6 +66,11 @@ class HoVerNetConfig:
     def stride_px(self) -> int:
         """The sides of an input must be multiples of this, plus ``extra_px``."""
         return 8
+
+    @property
+    def reach_px(self) -> int:
+        """The farthest that a pixel can have an effect, as found by trial (docs/models.md)."""
+        return 156 if self.mode == "original" else 109
 
     @property
     def extra_px(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class JoyceConfig:
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     dropout: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2, 0.3)
 
+    window_px: ClassVar[int | None] = None
+
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.dropout):
             raise ValueError(f"{len(self.widths)} widths but {len(self.dropout)} rates of dropout")
@@ -43,6 +46,12 @@ class JoyceConfig:
     def stride_px(self) -> int:
         """The sides of an input must be multiples of this."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def reach_px(self) -> int:
+        """The farthest that a pixel can have an effect."""
+        # Two convolutions a level, down and up, and the pooling's cells.
+        return 2 * (2 * self.stride_px - 1) + 2 * (self.stride_px - 1) + self.stride_px - 1
 
     @property
     def outputs(self) -> dict[str, int]:
