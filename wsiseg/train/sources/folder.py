@@ -89,7 +89,7 @@ class FolderSource:
         return {
             "kind": "folder",
             "revision": cut.REVISION,
-            "content": files.digest_files(self._pairs().items()),
+            "content": files.digest_files(self.pairs().items()),
             "mpp": dict(self._table().entries) if self.mpp_table else self.mpp,
             "nucleus_um": self.nucleus_um,
             "mask": self.mask,
@@ -98,11 +98,11 @@ class FolderSource:
         }
 
     def statements(self) -> tuple[str, ...]:
-        pairs = self._pairs()
+        pairs = self.pairs()
         return (f"{len(pairs)} annotated images of {self.data.name}, licence: {self.licence}",)
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
-        pairs = self._pairs()
+        pairs = self.pairs()
         factors = {name: mpp / frame.mpp for name, mpp in self._scales(pairs).items()}
         sizes = {
             name: cut.scaled_size(files.image_size(image), factors[name]) for name, (image, _) in pairs.items()
@@ -122,10 +122,14 @@ class FolderSource:
 
         return cut.parts(chosen[first:], read, side)
 
-    def _choice(self) -> files.Choice:
-        return files.Choice(self.table, self.key, self.values)
+    def pairs(self) -> Pairs:
+        """Image and labels of each name that is meant.
 
-    def _pairs(self) -> Pairs:
+        Raises
+        ------
+        UsageError
+            Nothing is there, or an image has no labels.
+        """
         images = files.find_files(self.data / self.images, files.IMAGE_SUFFIXES, self.image_ending)
         if self.data / self.images == self.data / self.labels:  # an image's name may end as all labels do
             images = {n: p for n, p in images.items() if not n.endswith(self.label_ending or "\0")}
@@ -136,6 +140,9 @@ class FolderSource:
         if not kept:
             raise UsageError(f"{self.data}: the {self.part} part of {len(pairs)} images is empty; lower every")
         return {name: pairs[name] for name in kept}
+
+    def _choice(self) -> files.Choice:
+        return files.Choice(self.table, self.key, self.values)
 
     def _table(self) -> MppTable:
         return read_mpp_table(self.data / self.mpp_table)

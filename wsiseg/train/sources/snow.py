@@ -51,7 +51,8 @@ class SnowSource:
         return {**self._found().describe(frame), "kind": "snow"}
 
     def statements(self) -> tuple[str, ...]:
-        return self._found().statements()
+        count = len(self._found().pairs())
+        return (f"{count} tiles of {self.data.name} in SNOW's layout, licence: {self.licence}",)
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
         return self._found().parts(frame, first)
