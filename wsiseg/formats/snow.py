@@ -82,12 +82,10 @@ def read_mask(path: Path) -> SnowMask:
     UsageError
         The file cannot be read, is of MATLAB 7.3, lacks ``inst_map``, or its arrays do not fit one another.
     """
-    from scipy.io import loadmat
-
     labels = read_labels(path)
     present = np.unique(labels)
     present = present[present > 0].astype(np.int64)
-    content: dict[str, Any] = loadmat(path, variable_names=["inst_uid", "inst_centroid", "inst_type"])
+    content = _load(path, ["inst_uid", "inst_centroid", "inst_type"])
     uids = _column(path, content, "inst_uid", present)
     if not np.array_equal(np.sort(uids), present):
         raise UsageError(
@@ -145,6 +143,15 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
+
+
+def _load(path: Path, names: list[str]) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        return dict(loadmat(path, variable_names=names))
+    except Exception as error:  # whatever scipy makes of a damaged file
+        raise UsageError(f"{path}: is damaged behind {MAT_VARIABLE} ({type(error).__name__}: {error})") from error
 
 
 def _column(
