@@ -306,6 +306,14 @@ def test_training_and_validation_part(folder: Path) -> None:
         assert list(FolderSource(folder, mpp=0.25, part=part, every=2).pairs()) == names
 
 
+def test_spans_divide_without_a_rest(folder: Path) -> None:
+    spans = [(0.0, 0.4), (0.4, 0.6), (0.6, 1.0)]
+    parts = [list(FolderSource(folder, mpp=0.25, span=span).pairs()) for span in spans]
+    assert parts == [["a", "b"], ["c"], ["d", "e"]]
+    counts = [len(files.select(range(5000), "", "all", 11, s)) for s in ((0, 0.72), (0.72, 0.8), (0.8, 1.0))]
+    assert counts == [3600, 400, 1000]
+
+
 def test_images_are_cut_at_the_frames_scale(folder: Path) -> None:
     assert whole(FolderSource(folder, mpp=0.25)).images.shape == (5 * 4, 48, 48, 3)  # 80 px in two, 64 px apart
     assert whole(FolderSource(folder, mpp=0.25), Frame(0.5, 80)).images.shape == (5, 80, 80, 3)
@@ -400,7 +408,8 @@ BAD_FOLDERS: list[tuple[dict[str, Any], str]] = [
     ({"table": "index.json", "key": "split", "values": ("x",)}, "no row whose split is one of"),
     ({"images": "none"}, "no such folder"),
     ({"label_ending": "_mask"}, "no files ending in _mask"),
-    ({"part": "validation", "every": 50}, "is empty"),
+    ({"part": "validation", "every": 50}, "of 5 none is in the part 'validation'; every is 50"),
+    ({"span": (0.45, 0.5)}, r"none is in the part 'all' between the fractions \[0.45, 0.5\]"),
 ]
 
 
@@ -502,8 +511,9 @@ def test_a_table_must_list_all_images(folder: Path, tmp_path: Path) -> None:
         ("rendered", {"count": 0}, "count 0"),
         ("rendered", {"size": 101}, "even number"),
         ("rendered", {"stain_transfer": 2.0}, "stain_transfer 2.0"),
-        ("synthetic", {"first": -1}, "first -1"),
-        ("synthetic", {"count": 1.5}, "expected a whole number"),
+        ("synthetic", {"span": [0.5, 0.5]}, "expected two fractions"),
+        ("snow", {"span": [0.0, 1.5]}, "expected two fractions"),
+        ("synthetic", {"span": [0.5]}, "expected an array of 2"),
         ("images", {"mpp": 0.25, "mpp_table": "m.csv"}, "expected one of them"),
         ("images", {"count": 0}, "count 0"),
         ("run", {"sure": 1.5}, "sure 1.5"),
@@ -540,7 +550,7 @@ def test_rendered_parts_share_no_texture(folder: Path) -> None:
     assert train.statements()[0].count("3 textures") == 1
     assert held.statements()[0].count("2 textures") == 1
     assert train.describe(FRAME)["content"] != held.describe(FRAME)["content"]
-    with pytest.raises(UsageError, match="part of 5 textures is empty"):
+    with pytest.raises(UsageError, match="of 5 none is in the part"):
         whole(dataclasses.replace(held, every=40))
 
 
@@ -578,7 +588,7 @@ def test_a_datasets_patches_and_weights(dataset: Path) -> None:
     assert pool.weight[0] == pytest.approx(0.2)
     assert pool.weight[-1] == pytest.approx(2.0)
     assert (whole(SyntheticSource(dataset, weights=False)).weight == 1).all()
-    assert same(whole(SyntheticSource(dataset, first=30, count=5)), pool.part(slice(30, 35)))
+    assert same(whole(SyntheticSource(dataset, span=(0.75, 0.875))), pool.part(slice(30, 35)))
     held = whole(SyntheticSource(dataset, part="validation", every=8))
     assert same(held, pool.part(np.arange(4, 40, 8)))
     assert len(whole(SyntheticSource(dataset, part="training", every=8))) == 35
@@ -587,9 +597,7 @@ def test_a_datasets_patches_and_weights(dataset: Path) -> None:
     assert (cut_up.weight.reshape(40, 4) == pool.weight[:, None]).all()
 
 
-def test_a_dataset_that_does_not_have_them_is_refused(dataset: Path, folder: Path) -> None:
-    with pytest.raises(UsageError, match="holds 40 patches; patches 30 to 50"):
-        whole(SyntheticSource(dataset, first=30, count=21))
+def test_what_is_no_dataset_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="is no dataset"):
         whole(SyntheticSource(folder))
 

@@ -18,6 +18,7 @@ from wsiseg.errors import SlideError, UsageError
 
 IMAGE_SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 Part = Literal["all", "training", "validation"]
+WHOLE = (0.0, 1.0)
 _NAME_KEYS = ("id", "name", "image", "file")
 _LISTED = 5
 Item = TypeVar("Item")
@@ -75,15 +76,33 @@ class Choice:
         return frozenset(stem(str(row[column])) for row in rows)
 
 
-def split(items: Sequence[Item], part: Part, every: int) -> list[Item]:
-    """All items; or for validation every ``every``-th, the first in the middle of ``every``; or the others."""
-    if part == "all":
-        return list(items)
-    return [item for n, item in enumerate(items) if (n % every == every // 2) == (part == "validation")]
+def select(
+    items: Sequence[Item], where: object, part: Part, every: int, span: tuple[float, float] = WHOLE
+) -> list[Item]:
+    """The items from one fraction of all to another.
+
+    Of these all; or for validation every ``every``-th, the first in the middle of ``every``; or for training the
+    others.
+
+    Raises
+    ------
+    UsageError
+        There is none. ``where`` says in what.
+    """
+    first, last = (round(end * len(items)) for end in span)
+    chosen = list(items[first:last])
+    if part != "all":
+        chosen = [item for n, item in enumerate(chosen) if (n % every == every // 2) == (part == "validation")]
+    if not chosen:
+        limits = "" if span == WHOLE else f" between the fractions {list(span)}"
+        raise UsageError(f"{where}: of {len(items)} none is in the part {part!r}{limits}; every is {every}")
+    return chosen
 
 
-def check_every(every: int) -> None:
-    """Raise ValueError where :func:`split` would leave one of its parts empty."""
+def check_selection(every: int, span: tuple[float, float] = WHOLE) -> None:
+    """Raise ValueError for what :func:`select` cannot do."""
+    if not 0 <= span[0] < span[1] <= 1:
+        raise ValueError(f"span {list(span)}: expected two fractions of all, for example [0.0, 0.8] and [0.8, 1.0]")
     if every < 2:
         raise ValueError(f"every {every}: expected at least 2, of which one is for validation")
 

@@ -47,6 +47,8 @@ class FolderSource:
         each is brought to that. An image without nuclei takes the median of the others' mpp.
     table, key, values : str, str, tuple of str
         Which images: see :class:`wsiseg.train.sources.files.Choice`.
+    span : pair of float
+        From which fraction to which of all images, in the order of their names; before ``part``.
     part, every : str, int
         ``training``, ``validation`` (every ``every``-th image) or ``all``.
     overlap : float
@@ -67,6 +69,7 @@ class FolderSource:
     table: str = ""
     key: str = ""
     values: tuple[str, ...] = ()
+    span: tuple[float, float] = files.WHOLE
     part: Part = "all"
     every: int = 11
     overlap: float = 0.0
@@ -74,7 +77,7 @@ class FolderSource:
 
     def __post_init__(self) -> None:
         self._choice()
-        files.check_every(self.every)
+        files.check_selection(self.every, self.span)
         check_overlap(self.overlap)
         if self.images == self.labels and self.image_ending == self.label_ending:
             raise ValueError("images and labels are the same files; expected two folders, or a label_ending")
@@ -136,9 +139,7 @@ class FolderSource:
         images = files.choose(images, self._choice().names(self.data), self.data / self.images)
         labels = files.find_files(self.data / self.labels, sorted(LABEL_SUFFIXES), self.label_ending)
         pairs = files.match(images, labels)
-        kept = files.split(list(pairs), self.part, self.every)
-        if not kept:
-            raise UsageError(f"{self.data}: the {self.part} part of {len(pairs)} images is empty; lower every")
+        kept = files.select(list(pairs), self.data, self.part, self.every, self.span)
         return {name: pairs[name] for name in kept}
 
     def _choice(self) -> files.Choice:

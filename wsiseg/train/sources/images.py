@@ -43,6 +43,8 @@ class ImagesSource:
         Decides what is drawn.
     table, key, values : str, str, tuple of str
         Which files: see :class:`wsiseg.train.sources.files.Choice`.
+    span : pair of float
+        From which fraction to which of all files, in the order of their names; before ``part``.
     part, every : str, int
         ``training``, ``validation`` (every ``every``-th file) or ``all``.
     overlap : float
@@ -59,6 +61,7 @@ class ImagesSource:
     table: str = ""
     key: str = ""
     values: tuple[str, ...] = ()
+    span: tuple[float, float] = files.WHOLE
     part: Part = "all"
     every: int = 11
     overlap: float = 0.0
@@ -66,7 +69,7 @@ class ImagesSource:
 
     def __post_init__(self) -> None:
         self._choice()
-        files.check_every(self.every)
+        files.check_selection(self.every, self.span)
         check_overlap(self.overlap)
         if self.mpp is not None and self.mpp_table:
             raise ValueError("mpp and mpp_table are given; expected one of them, or none")
@@ -146,9 +149,7 @@ class ImagesSource:
                 raise UsageError(f"{found[name]} and {path} have the same name {name!r}: keep one of them")
             found[name] = path
         chosen = files.choose(dict(sorted(found.items())), self._choice().names(self.data), self.data)
-        kept = files.split(list(chosen), self.part, self.every)
-        if not kept:
-            raise UsageError(f"{self.data}: the {self.part} part of {len(chosen)} images is empty; lower every")
+        kept = files.select(list(chosen), self.data, self.part, self.every, self.span)
         return {name: chosen[name] for name in kept}
 
     def _open(self, path: Path) -> Slide:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import ModelError, UsageError
+from wsiseg.errors import ModelError
 from wsiseg.synth.render import MPP, REVISION, RenderOptions, render_patch
 from wsiseg.synth.textures import Texture, dissect
 from wsiseg.train.patches import PatchPool
@@ -66,7 +66,7 @@ class RenderedSource:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_every(self.every)
+        files.check_selection(self.every)
         if self.count < 1 or self.start < 0 or self.seed < 0:
             raise ValueError(
                 f"count {self.count}, start {self.start}, seed {self.seed}: expected at least 1, 0 and 0"
@@ -124,9 +124,7 @@ class RenderedSource:
 
     def _files(self) -> dict[str, Path]:
         found = files.find_files(self.data, files.IMAGE_SUFFIXES)
-        kept = files.split(list(found), self.part, self.every)
-        if not kept:
-            raise UsageError(f"{self.data}: the {self.part} part of {len(found)} textures is empty; lower every")
+        kept = files.select(list(found), self.data, self.part, self.every)
         return {name: found[name] for name in kept}
 
     def _textures(self) -> list[Texture]:

@@ -84,7 +84,7 @@ class RunSource:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_every(self.every)
+        files.check_selection(self.every)
         if self.count < 1 or self.seed < 0:
             raise ValueError(f"count {self.count}, seed {self.seed}: expected at least 1 and 0")
         if not 0 <= self.sure <= 1 or not 0 <= self.margin_um <= 20:
@@ -173,10 +173,7 @@ class RunSource:
             records = [record for record in records if record["grade"]["grade"] in self.grades]
             if not records:
                 raise UsageError(f"{self.data}: no slide graded {' or '.join(self.grades)}; there are {held}")
-        kept = files.split(records, self.part, self.every)
-        if not kept:
-            raise UsageError(f"{self.data}: the {self.part} part of {len(records)} slides is empty; lower every")
-        return list(kept)
+        return files.select(records, self.data, self.part, self.every)
 
     def _segmented(self, record: Record) -> Segmented:
         path = Path(record["slide"]["path"])

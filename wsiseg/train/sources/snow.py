@@ -10,7 +10,7 @@ from typing import Any
 from wsiseg.formats import snow
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.files import WHOLE, Part
 from wsiseg.train.sources.folder import FolderSource
 
 
@@ -26,6 +26,8 @@ class SnowSource:
         Microns per pixel; SNOW has 40x.
     table, key, values : str, str, tuple of str
         Which tiles: see :class:`wsiseg.train.sources.files.Choice`; names are ``seed0000``.
+    span : pair of float
+        From which fraction to which of all tiles, in the order of their names; before ``part``.
     part, every : str, int
         ``training``, ``validation`` (every ``every``-th tile) or ``all``.
     overlap : float
@@ -39,6 +41,7 @@ class SnowSource:
     table: str = ""
     key: str = ""
     values: tuple[str, ...] = ()
+    span: tuple[float, float] = WHOLE
     part: Part = "all"
     every: int = 11
     overlap: float = 0.0
@@ -62,6 +65,7 @@ class SnowSource:
 
     def _folder(self, masks: str) -> FolderSource:
         return FolderSource(
-            self.data, images=snow.IMAGE_FOLDER, labels=masks, mpp=self.mpp, table=self.table, key=self.key,
-            values=self.values, part=self.part, every=self.every, overlap=self.overlap, licence=self.licence,
+            self.data, images=snow.IMAGE_FOLDER, labels=masks, mpp=self.mpp,
+            table=self.table, key=self.key, values=self.values,
+            span=self.span, part=self.part, every=self.every, overlap=self.overlap, licence=self.licence,
         )  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.errors import UsageError
 from wsiseg.synth.dataset import PatchDataset, open_dataset
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
@@ -30,8 +29,8 @@ class SyntheticSource:
     ----------
     data : Path
         The dataset, a zarr folder.
-    first, count : int, int or None
-        Patches ``first`` … ``first`` + ``count`` - 1; all from ``first`` on by default.
+    span : pair of float
+        From which fraction to which of all patches, in the order of their numbers; before ``part``.
     part, every : str, int
         ``training``, ``validation`` (every ``every``-th of these) or ``all``.
     weights : bool
@@ -43,8 +42,7 @@ class SyntheticSource:
     """
 
     data: Path
-    first: int = 0
-    count: int | None = None
+    span: tuple[float, float] = files.WHOLE
     part: Part = "all"
     every: int = 11
     weights: bool = True
@@ -52,10 +50,8 @@ class SyntheticSource:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_every(self.every)
+        files.check_selection(self.every, self.span)
         check_overlap(self.overlap)
-        if self.first < 0 or (self.count is not None and self.count < 1):
-            raise ValueError(f"first {self.first}, count {self.count}: expected at least 0 and 1")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         dataset = open_dataset(self.data)
@@ -95,15 +91,7 @@ class SyntheticSource:
         return cut.parts(chosen[first:], read, side)
 
     def _chosen(self, dataset: PatchDataset) -> list[int]:
-        last = len(dataset) if self.count is None else self.first + self.count
-        if last > len(dataset) or self.first >= last:
-            raise UsageError(
-                f"{self.data}: holds {len(dataset)} patches; patches {self.first} to {last - 1} are asked for"
-            )
-        kept = files.split(range(self.first, last), self.part, self.every)
-        if not kept:
-            raise UsageError(f"{self.data}: the {self.part} part of {last - self.first} patches is empty")
-        return kept
+        return files.select(range(len(dataset)), self.data, self.part, self.every, self.span)
 
 
 def _digest(value: Any) -> str:
