@@ -21,7 +21,7 @@ from wsiseg.pipeline import SegmentOptions, segment_slides
 from wsiseg.schedule import SerialExecutor
 from wsiseg.segment import ModelChoice
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block
-from wsiseg.synth.render import Patch, halve
+from wsiseg.synth.render import REVISION, Patch, halve
 from wsiseg.testing import Truth
 from wsiseg.train.augment import targets
 from wsiseg.train.patches import KNOWN, NAMES, OUTSIDE, UNKNOWN, PatchPool
@@ -723,3 +723,11 @@ def test_names_lose_the_suffix_of_images_alone() -> None:
     assert files.stem("TCGA-18.5592.PNG") == "TCGA-18.5592"
     assert files.stem("TCGA-18.5592") == "TCGA-18.5592"
     assert files.stem("seed0000.mat") == "seed0000"
+
+
+def test_the_renderers_revision_counts_its_changes(folder: Path) -> None:
+    """Pools are kept by it: raise ``wsiseg.synth.render.REVISION`` with whatever makes this fail, then the numbers."""
+    pool = whole(RenderedSource(folder / "images", count=3, size=96), Frame(0.25, 96))
+    assert REVISION == 1
+    assert pool.images.mean(axis=(1, 2, 3)).tolist() == pytest.approx([166.9, 118.7, 182.6], abs=0.2)
+    assert pool.labels.max(axis=(1, 2)).tolist() == [10, 3, 10]
