@@ -37,9 +37,10 @@ from PIL import Image
 from wsiseg.formats import snow
 from wsiseg.models.decoders.otsu import OtsuDecoder
 from wsiseg.models.registry import load_segmenter
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, read_image, select
+from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, image_size, read_image, select
 
 TEST_SPAN = (0.8, 1.0)
+STRIDE = 16  # the sides of what the network sees are multiples of it
 SCORES = ("accuracy", "auc", "pixel_precision", "pixel_recall")
 PAPER = {"accuracy": 0.9840, "auc": 0.9981, "pixel_precision": 0.9556, "pixel_recall": 0.9559}
 Pixels = npt.NDArray[np.uint8]
@@ -166,7 +167,8 @@ def main() -> None:
         options.textures, options.out, options.count, options.size, options.seed, options.workers
     )
     made = time.perf_counter()
-    overrides = [f"optimise.epochs={options.epochs:g}", *options.set]
+    side = min(image_size(next(iter(held_out(tiles).values()))[0])) // STRIDE * STRIDE  # whole tiles, as in the paper
+    overrides = [f"optimise.epochs={options.epochs:g}", f"data.side={side}", f"optimise.crop={side}", *options.set]
     weights = train(options.recipe, tiles, options.out, overrides, options.workers)
     trained = time.perf_counter()
     rows = {

@@ -98,7 +98,7 @@ def test_the_protocol_from_textures_to_its_table(tmp_path: Path) -> None:
     for n in range(3):
         Image.fromarray(discs(n, 128)[0]).save(tmp_path / "textures" / f"{n}.png")
     words: list[object] = ["--textures", tmp_path / "textures", "-o", tmp_path / "out", "--count", 20]
-    words += ["--size", 64, "--epochs", 1, "--workers", 1, "--set", "optimise.crop=64", "--set", "data.side=64"]
+    words += ["--size", 64, "--epochs", 1, "--workers", 1]
     command = [sys.executable, str(SCRIPT), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
