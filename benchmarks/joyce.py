@@ -167,7 +167,8 @@ def main() -> None:
         options.textures, options.out, options.count, options.size, options.seed, options.workers
     )
     made = time.perf_counter()
-    side = min(image_size(next(iter(held_out(tiles).values()))[0])) // STRIDE * STRIDE  # whole tiles, as in the paper
+    image, _ = next(iter(held_out(tiles).values()))
+    side = min(image_size(image)) // STRIDE * STRIDE  # whole tiles, as in the paper
     overrides = [f"optimise.epochs={options.epochs:g}", f"data.side={side}", f"optimise.crop={side}", *options.set]
     weights = train(options.recipe, tiles, options.out, overrides, options.workers)
     trained = time.perf_counter()
