@@ -23,7 +23,6 @@ from wsiseg.segment import ModelChoice
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block
 from wsiseg.synth.render import REVISION, Patch, halve
 from wsiseg.testing import Truth
-from wsiseg.train.augment import targets
 from wsiseg.train.patches import KNOWN, NAMES, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame, Source
 from wsiseg.train.sources import KINDS, cut, files
@@ -35,6 +34,7 @@ from wsiseg.train.sources.slides import apportion
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
 from wsiseg.train.tables import parse_table
+from wsiseg.train.views import look, whole_view
 
 FRAME = Frame(mpp=0.5, side=48)
 DARK, PALE = (90, 60, 130), (230, 190, 215)
@@ -271,9 +271,7 @@ def test_what_lies_beyond_an_image_is_outside_and_cuts_nuclei() -> None:
     assert (pool.labels[0, 20:] == 0).all()
     assert np.array_equal(pool.images[0, 25], pool.images[0, 19])
     assert pool.weight.tolist() == [0.5]
-    offsets = targets(pool.labels[0], pool.covered[0], pool.known[0])[5]
-    assert (offsets[4:9, 15:20] == 1).all()
-    assert offsets.sum() == 25  # the two that are cut do not count
+    assert look(pool, 0, whole_view((30, 30), 30), 0).cut[1:].tolist() == [False, True, True]
 
 
 def test_a_crop_cuts_its_nuclei() -> None:
@@ -283,9 +281,7 @@ def test_a_crop_cuts_its_nuclei() -> None:
     source = cut.rescale(np.zeros((40, 40, 3), dtype=np.uint8), labels, 1.0)
     pool = cut.patch(source, 15, 0, (25, 40))
     assert (pool.known == KNOWN).all()
-    offsets = targets(pool.labels[0], pool.covered[0], pool.known[0])[5]
-    assert offsets.sum() == 48
-    assert (offsets[3:11, 30:36] == 1).all()
+    assert look(pool, 0, whole_view((25, 40), 40), 0).cut[1:].tolist() == [True, False]
 
 
 # --- folders

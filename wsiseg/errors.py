@@ -41,6 +41,12 @@ class ModelError(WsisegError):
     exit_code = 2
 
 
+class TrainingError(WsisegError):
+    """A training cannot go on: it diverged."""
+
+    exit_code = 4
+
+
 class EnvironmentFault(WsisegError):
     """Disk, permission, cluster or device: nothing is wrong with the slides."""
 

@@ -25,12 +25,13 @@ _COMMANDS = {
     "report": "Make the cohort tables and report.html of a results folder again.",
     "evaluate": "Score segmentations against a truth: label images or nuclei.",
     "models": "List the segmentation models that are installed.",
+    "train": "Train a network as a recipe says.",
     "synth": "Make synthetic training patches whose nuclei are all known.",
     "demo": "Make a synthetic slide, segment it and compare with the truth.",
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }
 
-_RESUMABLE = frozenset(("segment", "tile"))
+_RESUMABLE = frozenset(("segment", "tile", "train"))
 
 
 class _LazyGroup(click.Group):

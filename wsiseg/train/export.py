@@ -1,35 +1,61 @@
-"""From a training run to a weight file with its card, and to the page that states them."""
+"""From a training to a weight file with its card, and to the page that states them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+from torch import nn
 
+from wsiseg import __version__
 from wsiseg.models.base import ModelCard
-from wsiseg.models.decoders.offsets import OffsetDecoder
-from wsiseg.models.unet import UNetConfig
 from wsiseg.models.weights_io import load_weights, save_weights
+from wsiseg.store import write_bytes
+from wsiseg.train.plan import Plan
+from wsiseg.train.settings import Ingredient, Recipe
+
+AUTOMATIC_LIMIT = "scores are on the recipe's own validation patches, not on slides"
 
 
-def export_run(run: Path, card: ModelCard, out: Path, config: UNetConfig, decoder: OffsetDecoder) -> str:
-    """Write the averaged weights of ``run/checkpoint.pt`` to ``out`` and its page beside it; returns the sha256.
+def training_card(recipe: Recipe, text: str) -> ModelCard:
+    """The card of what ``recipe`` trains, without scores yet.
 
     Parameters
     ----------
-    run : Path
-        Folder that :func:`wsiseg.train.loop.train` wrote.
-    out : Path
-        ``<name>.safetensors``; ``<name>.md`` is written too.
+    recipe : Recipe
+        With paths to its data: sources say what they are.
+    text : str
+        The recipe as it was given, and what overrode it.
     """
-    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")["average"]
-    network = json.loads(json.dumps(asdict(config)))
-    save_weights(out, state, card, network, asdict(decoder))
-    written = load_weights(out)
-    out.with_suffix(".md").write_text(page(card, written.sha256))
-    return written.sha256
+    unlabelled = recipe.rounds.unlabelled if recipe.rounds is not None else ()
+    groups = [("training", recipe.data.train), ("validation", recipe.data.validation), ("unlabelled", unlabelled)]
+    data = tuple(f"{name}: {line}" for name, group in groups for line in _statements(group))
+    if recipe.start.weights:
+        data += (f"started from the weights {Path(recipe.start.weights).stem}",)
+    made = f"`wsiseg train` of wsiseg {__version__}, seed {recipe.seed}, with this recipe:\n\n```toml\n{text}\n```"
+    return ModelCard(
+        recipe.name, recipe.summary, recipe.licence, data, made, None, (*recipe.limits, AUTOMATIC_LIMIT)
+    )
+
+
+def scored(card: ModelCard, scores: Mapping[str, Mapping[str, float]]) -> ModelCard:
+    """The card with scores by name of what they were measured on."""
+    return dataclasses.replace(card, scores={name: dict(values) for name, values in scores.items()})
+
+
+def export_weights(network: nn.Module, plan: Plan, card: ModelCard, out: Path) -> str:
+    """Write ``out`` (``<name>.safetensors``) and its page ``<name>.md``; returns the sha256.
+
+    Raises
+    ------
+    ModelError
+        A weight is not finite in float16.
+    """
+    save_weights(out, network.state_dict(), card, plan.network, plan.decoder_named, head=plan.head.name)
+    sha256 = load_weights(out).sha256
+    write_bytes(out.with_suffix(".md"), page(card, sha256).encode())
+    return sha256
 
 
 def page(card: ModelCard, sha256: str) -> str:
@@ -41,3 +67,7 @@ def page(card: ModelCard, sha256: str) -> str:
         lines.append(f"- {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
     lines += ["", "## Limits", "", *(f"- {item}" for item in card.limits), ""]
     return "\n".join(lines)
+
+
+def _statements(ingredients: tuple[Ingredient, ...]) -> tuple[str, ...]:
+    return tuple(line for ingredient in ingredients for line in ingredient.source.statements())

@@ -1,155 +1,239 @@
-"""The training loop: AdamW, one cosine, a moving average of the weights, checkpoints to resume from."""
+"""The training loop: plain steps, a moving average of the weights, validation, and checkpoints to go on from.
+
+A step is a function of the state before it and of its number: batches, dropout and the learning rate are found
+from the seed and the step. So a training that was killed, at any moment, ends with the weights of one that was not.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import copy
+import dataclasses
+import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from wsiseg.models.unet import UNet, UNetConfig, channels_last
-from wsiseg.train.augment import colour_jitter, crop, learning_rate, network_input, targets
-from wsiseg.train.losses import LossWeights, offset_loss
+from wsiseg.errors import TrainingError
+from wsiseg.models.engine import Placement
+from wsiseg.train.batches import Batch, BatchMaker, batches
+from wsiseg.train.checkpoint import Progress, load_average, load_checkpoint, save_average, save_checkpoint
+from wsiseg.train.curves import draw_curves, draw_samples
+from wsiseg.train.interrupt import Interrupt, deferred_interrupt
+from wsiseg.train.journal import Journal
+from wsiseg.train.losses import loss_terms
 from wsiseg.train.patches import PatchPool
+from wsiseg.train.plan import Plan
+from wsiseg.train.settings import Optimise, Stop
+from wsiseg.train.validate import predictor, validate
+
+LOG_EVERY = 50
+BEST, CHECKPOINT = "best.pt", "checkpoint.pt"
+
+Report = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """A training run.
+class Machine:
+    """What a training runs on; only ``placement`` and ``threads`` can change its result, in the last digits.
 
     Attributes
     ----------
-    steps, batch, side : int
-        Optimiser steps, patches a step, side of a crop in pixels.
-    rate : float
-        Peak learning rate.
-    average : float
-        Decay of the moving average of the weights.
-    checkpoint_s : float
-        Seconds between checkpoints.
+    placement : Placement
     threads : int
-        Threads of torch.
-    device : str
-        ``cpu`` or ``cuda``.
+        Of torch.
+    workers : int
+        Threads that make batches.
+    checkpoint_s : float
+        Seconds between checkpoints, besides those at validations.
     """
 
-    steps: int = 1500
-    batch: int = 8
-    side: int = 192
-    rate: float = 2e-3
-    weight_decay: float = 1e-4
-    average: float = 0.995
-    seed: int = 0
-    checkpoint_s: float = 120.0
-    threads: int = 2
-    device: str = "cpu"
-    weights: LossWeights = field(default_factory=LossWeights)
+    placement: Placement
+    threads: int = 1
+    workers: int = 1
+    checkpoint_s: float = 60.0
 
 
-def train(
-    pool: PatchPool,
-    validation: PatchPool,
-    out: Path,
-    config: UNetConfig,
-    options: TrainOptions,
-    start: dict[str, Tensor] | None = None,
-) -> UNet:
-    """Train and return the averaged network; ``out`` gets ``checkpoint.pt`` and ``log.jsonl``.
+@dataclass(frozen=True)
+class Job:
+    """One network's training.
 
-    A ``checkpoint.pt`` that is already there is resumed. ``start`` gives initial weights of a first run.
+    Attributes
+    ----------
+    plan : Plan
+    optimise : Optimise
+        With ``steps``.
+    stop : Stop
+    maker : BatchMaker
+    validation : sequence of (PatchPool, int)
+        Patches that decide which network is the best.
+    folder : Path
+        Gets checkpoints, logs, curves and samples.
+    machine : Machine
+    card : mapping
+        Goes into every checkpoint.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    network = channels_last(UNet(config).to(options.device))
-    average = channels_last(UNet(config).to(options.device))
-    if start is not None:
-        network.load_state_dict(start)
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.weight_decay)
-    first = 0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = int(state["step"])
-    saved, began = time.monotonic(), time.monotonic()
-    for step, (images, target) in enumerate(_batches(pool, options, first), start=first):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.rate)
-        network.train()
-        images, target = images.to(options.device), target.to(options.device)
-        with torch.autocast(options.device, torch.bfloat16):
-            output = network(network_input(images).to(memory_format=torch.channels_last))
-        terms = offset_loss(output, target, config.offset_scale_px, options.weights)
-        optimiser.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        _update_average(average, network, min(options.average, (step + 1) / (step + 10)))
-        if step % 50 == 0 or step == options.steps - 1:
-            row = {"step": step, "s": round(time.monotonic() - began, 1)}
-            _log(out, {**row, **{name: round(float(value.detach()), 4) for name, value in terms.items()}})
-        if time.monotonic() - saved > options.checkpoint_s or step == options.steps - 1:
-            state = {"network": network.state_dict(), "average": average.state_dict()}
-            torch.save({**state, "optimiser": optimiser.state_dict(), "step": step + 1}, out / "checkpoint.tmp")
-            (out / "checkpoint.tmp").replace(checkpoint)
-            score = validate(average, validation, options)
-            _log(out, {"step": step, "validation": score})
-            saved = time.monotonic()
-    (out / "options.json").write_text(json.dumps(asdict(options), indent=1))
-    return average.eval()
+
+    plan: Plan
+    optimise: Optimise
+    stop: Stop
+    maker: BatchMaker
+    validation: Sequence[tuple[PatchPool, int]]
+    folder: Path
+    machine: Machine
+    card: Mapping[str, Any]
+
+    @property
+    def steps(self) -> int:
+        assert self.optimise.steps is not None
+        return self.optimise.steps
 
 
-@torch.inference_mode()
-def validate(network: UNet, pool: PatchPool, options: TrainOptions) -> dict[str, float]:
-    """Mean losses on whole patches of ``pool``, without augmentation."""
-    network.eval()
-    sums: dict[str, float] = {}
-    side = pool.images.shape[1] // network.config.stride_px * network.config.stride_px
-    for n in range(len(pool)):
-        whole = targets(pool.labels[n], pool.covered[n], pool.known[n])[None, :, :side, :side]
-        target = torch.from_numpy(whole).to(options.device)
-        image = torch.from_numpy(pool.images[n, :side, :side].transpose(2, 0, 1)[None].astype(np.float32))
-        image = image.to(options.device)
-        with torch.autocast(options.device, torch.bfloat16):
-            output = network(network_input(image).to(memory_format=torch.channels_last))
-        terms = offset_loss(output, target, network.config.offset_scale_px, options.weights)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: round(value / len(pool), 4) for name, value in sums.items()}
+def fit(job: Job, network: nn.Module, report: Report) -> tuple[nn.Module, Progress]:
+    """Train ``network``, or go on where an earlier call was stopped.
+
+    Returns
+    -------
+    network : Module
+        With the best averaged weights.
+    progress : Progress
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite. The last checkpoint is kept.
+    EnvironmentFault
+        The disk refuses.
+    """
+    torch.set_num_threads(job.machine.threads)
+    device = job.machine.placement.device
+    network = network.to(device)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimiser = _optimiser(network, job.optimise)
+    progress = load_checkpoint(job.folder / CHECKPOINT, network, average, optimiser)
+    if not progress.finished:
+        journal = Journal(job.folder, progress.step)
+        report("begin", {"step": progress.step, "steps": job.steps, "folder": job.folder.name})
+        try:
+            with deferred_interrupt() as interrupt:
+                progress = _run(job, network, average, optimiser, progress, journal, interrupt, report)
+        finally:
+            journal.close()
+    state, best = load_average(job.folder / BEST)
+    average.load_state_dict(state)
+    return average, dataclasses.replace(best, step=progress.step, finished=True)
 
 
-def _batches(pool: PatchPool, options: TrainOptions, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of the steps from ``first`` on, each a function of its step, made one ahead in a thread."""
+def _run(
+    job: Job,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    journal: Journal,
+    interrupt: Interrupt,
+    report: Report,
+) -> Progress:
+    began = saved = time.monotonic()
 
-    def make(step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([options.seed, step])
-        chosen = rng.integers(len(pool), size=options.batch)
-        pairs = [crop(pool, int(n), options.side, rng) for n in chosen]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2).copy()).float()
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        return colour_jitter(images, generator), torch.from_numpy(np.stack([t for _, t in pairs]))
+    def save() -> None:
+        save_checkpoint(job.folder / CHECKPOINT, network, average, optimiser, progress, job.card)
 
-    with ThreadPoolExecutor(1) as executor:
-        ahead = executor.submit(make, first)
-        for step in range(first, options.steps):
-            ready = ahead.result()
-            if step + 1 < options.steps:
-                ahead = executor.submit(make, step + 1)
-            yield ready
+    made = batches(job.maker, progress.step, job.steps, job.machine.workers)
+    with contextlib.closing(made):
+        for batch in made:
+            step = progress.step
+            row = _step(job, network, optimiser, batch, step)
+            update_average(average, network, min(job.optimise.average, (step + 1) / (step + 10)))
+            progress = dataclasses.replace(progress, step=step + 1)
+            if step % LOG_EVERY == 0 or progress.step == job.steps:
+                journal.write({"step": step, "s": round(time.monotonic() - began, 1), **row})
+            report("step", {"step": progress.step, "steps": job.steps, "loss": row["loss"]["total"]})
+            if progress.step % job.stop.every == 0 or progress.step == job.steps:
+                progress = _validated(job, average, progress, journal, report)
+                save()
+                saved = time.monotonic()
+                if progress.finished:
+                    break
+            elif time.monotonic() - saved > job.machine.checkpoint_s or interrupt.requested:
+                save()
+                saved = time.monotonic()
+            interrupt.raise_if_requested()
+    return progress
+
+
+def _step(
+    job: Job, network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, step: int
+) -> dict[str, Any]:
+    """One step of the optimiser; what the journal is to know of it."""
+    placement, optimise = job.machine.placement, job.optimise
+    torch.manual_seed(job.maker.seed * 1_000_003 + step)  # of dropout
+    rate = learning_rate(step, optimise)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    network.train()
+    batch = batch.to(placement.device)
+    kind = placement.device.split(":")[0]
+    with torch.autocast(kind, torch.bfloat16, enabled=placement.precision == "bf16"):
+        maps = network(batch.images.float() / 127.5 - 1.0)
+    terms = loss_terms(job.plan.loss, maps, batch.targets, batch.weight)
+    optimiser.zero_grad(set_to_none=True)
+    terms["total"].backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), optimise.clip or math.inf)
+    if not bool(torch.isfinite(terms["total"]) & torch.isfinite(norm)):
+        values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+        raise TrainingError(
+            f"step {step}: the loss or its gradient is not finite ({values}). The checkpoint in {job.folder} is of "
+            "before. Train in another folder with a lower optimise.rate, or with optimise.precision = 'fp32'."
+        )
+    optimiser.step()
+    return {"rate": rate, "loss": {name: round(float(value.detach()), 5) for name, value in terms.items()}}
+
+
+def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journal, report: Report) -> Progress:
+    """The progress after a validation; the best weights are written if these are."""
+    engine = predictor(average, job.plan, job.machine.placement)
+    scores = validate(engine, job.plan, job.validation)
+    better = scores["aji"] > progress.best
+    if better:
+        progress = dataclasses.replace(
+            progress, best=scores["aji"], best_step=progress.step, scores=scores, stale=0
+        )
+    else:
+        progress = dataclasses.replace(progress, stale=progress.stale + 1)
+    tired = 0 < job.stop.patience <= progress.stale
+    progress = dataclasses.replace(progress, finished=tired or progress.step >= job.steps)
+    if better:
+        save_average(job.folder / BEST, average, progress, {**job.card, "scores": {"validation": scores}})
+    journal.write({"step": progress.step - 1, "validation": scores})
+    report("validation", {"step": progress.step, "scores": scores, "better": better, "stopped": tired})
+    draw_curves(job.folder)
+    path = job.folder / "samples" / f"step-{progress.step:07d}.png"
+    journal.picture("samples", draw_samples(engine, job.plan, job.validation, path), progress.step)
+    return progress
+
+
+def learning_rate(step: int, optimise: Optimise) -> float:
+    """Linear warm-up, then the schedule."""
+    assert optimise.steps is not None
+    if step < optimise.warmup:
+        return optimise.rate * (step + 1) / optimise.warmup
+    if optimise.schedule == "constant":
+        return optimise.rate
+    if optimise.schedule == "step":
+        return optimise.rate * optimise.drop ** sum(step >= d * optimise.steps for d in optimise.drops)
+    done = (step - optimise.warmup) / max(1, optimise.steps - optimise.warmup)
+    return optimise.rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()
-def _update_average(average: UNet, network: UNet, decay: float) -> None:
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """``average`` = decay · ``average`` + (1 - decay) · ``network``; counters are copied."""
     for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(value, 1 - decay)
@@ -157,6 +241,7 @@ def _update_average(average: UNet, network: UNet, decay: float) -> None:
             mean.copy_(value)
 
 
-def _log(out: Path, row: dict[str, object]) -> None:
-    with (out / "log.jsonl").open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+def _optimiser(network: nn.Module, optimise: Optimise) -> torch.optim.Optimizer:
+    if optimise.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), optimise.rate)
+    return torch.optim.AdamW(network.parameters(), optimise.rate, weight_decay=optimise.weight_decay)

@@ -1,4 +1,4 @@
-"""One round of self-training: a network's own nuclei on unlabelled patches, where it is sure of them."""
+"""Labels by a network: what is nuclear, and what its view of a patch may teach another network."""
 
 from __future__ import annotations
 
@@ -7,71 +7,60 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.models.heads import Head, Maps
 from wsiseg.models.network import NetworkSegmenter
-from wsiseg.raster import rasterize
-from wsiseg.train.patches import PatchPool
+from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN
+from wsiseg.train.settings import Rounds
+
+_FOREGROUND = {"offsets": 0, "foreground": 0, "seeds": 1, "hover": 0}
+"""Which of the decoder's maps is the foreground's probability; heads without one have only their nuclei."""
+_PAD_PX = 48
+
+Bytes = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int32]
 
 
-def pseudo_pool(
-    segmenter: NetworkSegmenter,
-    images: Sequence[npt.NDArray[np.uint8]],
-    *,
-    sure: float = 0.85,
-    unknown: float = 0.1,
-) -> PatchPool:
-    """Patches labelled by ``segmenter``.
+def probable_nuclei(segmenter: NetworkSegmenter, image: Bytes, threshold: float = 0.1) -> npt.NDArray[np.bool_]:
+    """Pixels (h, w) that may be nuclear: what must not remain in a background for rendering."""
+    height, width = image.shape[:2]
+    after = [-(n + 2 * _PAD_PX) % segmenter.stride_px + _PAD_PX for n in (height, width)]
+    padded = np.pad(image, ((_PAD_PX, after[0]), (_PAD_PX, after[1]), (0, 0)), mode="reflect")
+    (maps,) = segmenter.maps([padded])
+    inner = (slice(_PAD_PX, _PAD_PX + height), slice(_PAD_PX, _PAD_PX + width))
+    return np.asarray(maps[_FOREGROUND.get(segmenter.head.name, 0)][inner] > threshold)
+
+
+def pseudo_labels(
+    maps: Sequence[Maps], labels: Labels, scores: npt.NDArray[np.float32], known: Bytes, head: Head, rounds: Rounds
+) -> tuple[Labels, Bytes, Bytes]:
+    """What a teacher's view of a patch teaches: labels int32, covered uint8 and known uint8, each (h, w).
+
+    Soft: the foreground's target is the probability everywhere. Otherwise it is inside the sure nuclei, and
+    unlikely pixels are background; of the others nothing is known, since the pale parts of nuclei must not be
+    taught as background.
 
     Parameters
     ----------
-    images : sequence of uint8 array (h, w, 3)
-        At the segmenter's mpp, all of one size.
-    sure : float
-        Least score of a nucleus that is kept. Where there was another one, nothing is known.
-    unknown : float
-        Pixels outside the nuclei that were kept are background below this foreground probability, else unknown:
-        the pale parts of nuclei must not be taught as background.
+    maps : sequence of float32 array
+        What the decoder read.
+    labels : int32 array (h, w)
+        Its nuclei, 1 … n.
+    scores : float32 array (n,)
+    known : uint8 array (h, w)
+        Of the patch: ``OUTSIDE`` stays.
+    head : Head
+    rounds : Rounds
+        ``soft``, ``sure`` and ``unknown``.
     """
-    parts = [_label(segmenter, image, sure, unknown) for image in images]
-    return PatchPool.join(parts)
-
-
-def probable_nuclei(
-    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8], threshold: float = 0.1
-) -> npt.NDArray[np.bool_]:
-    """Pixels (h, w) that may be nuclear: what must not remain in a background for rendering."""
-    foreground, _ = _maps(segmenter, image)
-    return foreground > threshold
-
-
-def _label(
-    segmenter: NetworkSegmenter,
-    image: npt.NDArray[np.uint8],
-    sure: float,
-    unknown: float,
-) -> PatchPool:
-    foreground, offsets = _maps(segmenter, image)
-    nuclei = segmenter.decoder.decode(foreground, offsets)
-    kept = np.flatnonzero(nuclei.columns["score"].astype(np.float64) >= sure)
-    shape = foreground.shape
-    labels = rasterize(nuclei.take(kept), np.arange(1, len(kept) + 1), shape)
-    # Without a kept nucleus, any likely pixel is unknown; inside one, the target is its own probability.
-    known = (foreground < unknown) | (labels > 0)
-    covered = np.where(labels > 0, foreground, 0.0)
-    return PatchPool.of(
-        image[None],
-        labels.astype(np.int16)[None],
-        np.rint(covered * 255).astype(np.uint8)[None],
-        known.astype(np.uint8)[None],
-    )
-
-
-def _maps(
-    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Maps of an image of any size, mirrored at its border to give the network what it expects."""
-    h, w = image.shape[:2]
-    pad, stride = 48, segmenter.stride_px
-    bottom, right = -(h + 2 * pad) % stride + pad, -(w + 2 * pad) % stride + pad
-    padded = np.pad(image, ((pad, bottom), (pad, right), (0, 0)), mode="reflect")
-    ((foreground, offsets),) = segmenter.maps([padded])
-    return foreground[pad : pad + h, pad : pad + w], offsets[:, pad : pad + h, pad : pad + w]
+    which = _FOREGROUND.get(head.name)
+    foreground = (labels > 0).astype(np.float32) if which is None else np.clip(maps[which], 0, 1)
+    meant = np.ones(labels.shape, dtype=bool)
+    if not rounds.soft:
+        sure = np.concatenate([[False], scores >= rounds.sure])
+        labels = np.where(sure, np.cumsum(sure), 0)[labels].astype(np.int32)
+        meant = (foreground < rounds.unknown) | (labels > 0)
+        foreground = np.where(labels > 0, foreground, 0)
+    outside = known == OUTSIDE
+    covered = np.where(outside, 0, np.rint(foreground * 255)).astype(np.uint8)
+    knowledge = np.where(outside, OUTSIDE, np.where(meant, KNOWN, UNKNOWN)).astype(np.uint8)
+    return np.where(outside, 0, labels).astype(np.int32), covered, knowledge

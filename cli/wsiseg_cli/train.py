@@ -1,0 +1,135 @@
+"""``wsiseg train``"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsiseg_cli import options
+
+
+class Named(click.ParamType):
+    name = "NAME=PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        name, found, path = str(value).partition("=")
+        if not found or not name or not path:
+            self.fail(f"got {value!r}; expected NAME=PATH, for example textures=/data/textures", param, ctx)
+        return name, Path(path)
+
+
+@click.command("train")
+@click.argument("recipe", required=False)
+@options.output_option("Folder of the run; the same command goes on where it stopped.", required=False)
+@click.option("--list", "list_all", is_flag=True, help="List the recipes that come with wsiseg.")
+@click.option("--show", is_flag=True, help="Print the recipe instead of training it.")
+@click.option(
+    "--data", "data", type=Named(), multiple=True,
+    help="Where the data lie that the recipe calls NAME; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
+    help="Override a value of the recipe, for example optimise.steps=1000; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Threads that make batches and processes that make patches."
+)
+@click.option(
+    "--pools", type=click.Path(file_okay=False, path_type=Path),
+    help="Where the patches of the data are kept; trainings can share it. By default in OUTPUT.",
+)  # fmt: skip
+@options.json_option
+def command(
+    recipe: str | None,
+    out: Path | None,
+    list_all: bool,
+    show: bool,
+    data: tuple[tuple[str, Path], ...],
+    overrides: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    workers: int | None,
+    pools: Path | None,
+    as_json: bool,
+) -> int:
+    """Train a network as a recipe says.
+
+    RECIPE is a name of --list or a TOML file (docs/training.md). OUTPUT gets <name>.safetensors and <name>.md,
+    which `wsiseg segment --model OUTPUT/<name>.safetensors` uses; while it runs log.jsonl, curves.png, samples/
+    and, with the package tensorboard, tensorboard/. A training that is stopped or killed at any moment goes on
+    when the same command is given again, and ends with the weights of one that was not.
+
+    \b
+    wsiseg train --list
+    wsiseg train unet-0.5 --data textures=tiles/ -o runs/a
+    wsiseg train my.toml --data slides=annotated/ -o runs/b --set optimise.steps=500 --set seed=2
+    """
+    from wsiseg.train.recipe import read_recipe
+
+    if list_all:
+        _list(as_json)
+        return 0
+    if recipe is None:
+        raise click.UsageError("Missing argument 'RECIPE'; `wsiseg train --list` names those that there are.")
+    tables, text = read_recipe(recipe, overrides)
+    if show:
+        click.echo(text)
+        return 0
+    if out is None:
+        raise click.UsageError("Missing option '-o' / '--output': the folder of the run.")
+    from wsiseg.train.run import TrainOptions, train_recipe
+    from wsiseg_cli.trainprogress import watch_training
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools)
+    with watch_training(quiet=as_json) as report:
+        _mention_tensorboard(report)
+        result = train_recipe(tables, text, _unique(data), out, settings, report)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+        return 0
+    for name, scores in result.scores.items():
+        click.echo(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
+    click.echo(f"best after {result.best_step} of {result.step} steps")
+    click.echo(f"weights: {options.printable(str(result.weights))}")
+    return 0
+
+
+def _list(as_json: bool) -> None:
+    from wsiseg.train.recipe import data_names, list_recipes, parse_recipe, read_recipe
+
+    rows = []
+    for name in list_recipes():
+        known = parse_recipe(read_recipe(name)[0])
+        rows.append({"name": name, "summary": known.summary, "licence": known.licence, "data": data_names(known)})
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        click.echo(f"{row['name']}\n  {row['summary']}")
+        click.echo(f"  weights: {row['licence']}; data: {', '.join(row['data'])}")
+
+
+def _unique(data: tuple[tuple[str, Path], ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in data:
+        if name in found:
+            raise click.UsageError(f"--data {name} is given twice: {found[name]} and {path}")
+        found[name] = path
+    return found
+
+
+def _mention_tensorboard(report: Callable[[str, dict[str, Any]], None]) -> None:
+    from wsiseg.train.journal import has_tensorboard
+
+    if not has_tensorboard():
+        report("note", {"text": "no TensorBoard files: `pip install 'wsiseg[train]'` installs what writes them"})

@@ -1,0 +1,260 @@
+"""Recipes: TOML files that say everything that decides a training.
+
+A recipe is portable: it names its data, and ``--data NAME=PATH`` says where they lie.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import UsageError
+from wsiseg.train.settings import Augment, Choice, Data, Ingredient, Optimise, Recipe, Rounds, Start, Stop
+from wsiseg.train.sources import KINDS
+from wsiseg.train.tables import convert, describe_type, parse_table, suggestion
+
+RECIPES = Path(__file__).parent / "recipes"
+Table = Mapping[str, Any]
+_SECTIONS: Mapping[str, type[Any]] = {"augment": Augment, "optimise": Optimise, "stop": Stop, "start": Start}
+_TEXTS = ("name", "summary", "licence")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """The tables of a recipe, with ``overrides`` in them; and its text, with the overrides as comments.
+
+    Parameters
+    ----------
+    recipe : str
+        One of :func:`list_recipes`, or a TOML file.
+    overrides : sequence of str
+        ``key.path=value``: the value in TOML, or a bare word. Tables of an array are counted from 0:
+        ``data.train.0.count=100``.
+
+    Raises
+    ------
+    UsageError
+        No such recipe, no TOML, or an override that does not fit.
+    """
+    path = RECIPES / f"{recipe}.toml" if recipe in list_recipes() else Path(recipe)
+    if not path.is_file():
+        raise UsageError(
+            f"recipe {recipe!r}: neither a file nor a recipe of this package{suggestion(recipe, list_recipes())}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not TOML: {error}") from error
+    for override in overrides:
+        tables = _overridden(tables, override)
+    return tables, "\n".join([text.strip(), *(f"# --set {override}" for override in overrides)])
+
+
+def parse_recipe(tables: Table) -> Recipe:
+    """The recipe that ``tables`` describe; data are still names.
+
+    Raises
+    ------
+    UsageError
+        Unknown or missing keys, wrong types, impossible values: with the key, what was got and what is expected.
+    """
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for key in tables:
+        if key not in known:
+            raise UsageError(f"{key}: unknown key{suggestion(key, known)}")
+    for key in (*_TEXTS, "data", "network", "head", "optimise"):
+        if key not in tables:
+            raise UsageError(f"{key}: is missing; expected {'a text' if key in _TEXTS else 'a table'}")
+    texts = {key: convert(str, tables[key], key) for key in _TEXTS}
+    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", texts["name"]):
+        raise UsageError(
+            f"name: got {texts['name']!r}; expected letters, digits, '.', '_' and '-': it names the weight file"
+        )
+    sections = {key: parse_table(kind, tables[key], key) for key, kind in _SECTIONS.items() if key in tables}
+    recipe = Recipe(
+        **texts,
+        **sections,
+        data=_data(tables["data"]),
+        network=_choice(tables["network"], "network"),
+        head=_choice(tables["head"], "head"),
+        decoder=_mapping(tables.get("decoder", {}), "decoder"),
+        loss=_mapping(tables.get("loss", {}), "loss"),
+        seed=convert(int, tables.get("seed", 0), "seed"),
+        limits=convert(tuple[str, ...], tables.get("limits", []), "limits"),
+        rounds=_rounds(tables["rounds"]) if "rounds" in tables else None,
+    )
+    if recipe.seed < 0:
+        raise UsageError(f"seed: got {recipe.seed}; expected 0 or more")
+    rounds = recipe.rounds
+    if rounds is not None and not rounds.unlabelled and rounds.labelled + rounds.validation >= 1:
+        raise UsageError(
+            "rounds: labelled + validation is 1; expected less, or [[rounds.unlabelled]]: nothing is left to label"
+        )
+    if not recipe.data.validation and (rounds is None or rounds.validation == 0):
+        raise UsageError("data.validation: is missing; expected [[data.validation]], which decides when to stop")
+    return recipe
+
+
+def data_names(recipe: Recipe) -> list[str]:
+    """The names of the data that the recipe needs."""
+    found = {str(value) for i in _ingredients(recipe) for value in _paths(i).values()}
+    start = recipe.start.weights
+    return sorted(found | ({start} if _is_data(start) else set()))
+
+
+def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
+    """The recipe with paths for the names of its data.
+
+    Raises
+    ------
+    UsageError
+        A name without a path, a path that is not there, or a name that the recipe does not have.
+    """
+    names = data_names(recipe)
+    for name in data:
+        if name not in names:
+            raise UsageError(f"--data {name}={data[name]}: the recipe has no such data{suggestion(name, names)}")
+    missing = [name for name in names if name not in data]
+    if missing:
+        wanted = " ".join(f"--data {name}=PATH" for name in missing)
+        raise UsageError(f"recipe {recipe.name!r} needs data that were not given: {wanted}")
+    for name, path in data.items():
+        if not path.exists():
+            raise UsageError(f"--data {name}={path}: there is no such file or folder")
+
+    def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
+        return tuple(dataclasses.replace(i, source=_placed(i, data)) for i in ingredients)
+
+    train, validation = placed(recipe.data.train), placed(recipe.data.validation)
+    rounds = recipe.rounds
+    if rounds is not None:
+        rounds = dataclasses.replace(rounds, unlabelled=placed(rounds.unlabelled))
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, train=train, validation=validation),
+        rounds=rounds,
+        start=Start(str(data.get(recipe.start.weights, recipe.start.weights))),
+    )
+
+
+def recipe_digest(tables: Table) -> str:
+    """SHA-256 of what a recipe says: comments and order do not count."""
+    return hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _data(table: object) -> Data:
+    values = dict(_mapping(table, "data"))
+    for key in ("train", "validation"):
+        if key in values:
+            values[key] = _sources(values[key], f"data.{key}")
+    known = [field.name for field in dataclasses.fields(Data)]
+    for key in values:
+        if key not in known:
+            raise UsageError(f"data.{key}: unknown key{suggestion(key, known)}")
+    for key, what in (("mpp", "a number"), ("side", "a whole number"), ("train", "[[data.train]] tables")):
+        if not values.get(key):
+            raise UsageError(f"data.{key}: is missing; expected {what}")
+    values["mpp"] = convert(float, values["mpp"], "data.mpp")
+    values["side"] = convert(int, values["side"], "data.side")
+    try:
+        return Data(**values)
+    except ValueError as error:
+        raise UsageError(f"data.{error}") from error
+
+
+def _rounds(table: object) -> Rounds:
+    values = dict(_mapping(table, "rounds"))
+    unlabelled = _sources(values.pop("unlabelled", []), "rounds.unlabelled")
+    return dataclasses.replace(parse_table(Rounds, values, "rounds"), unlabelled=unlabelled)
+
+
+def _sources(tables: object, where: str) -> tuple[Ingredient, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        raise UsageError(f"{where}: got {tables!r}; expected [[{where}]] tables")
+    return tuple(_ingredient(table, f"{where}[{n}]") for n, table in enumerate(tables))
+
+
+def _ingredient(table: Table, where: str) -> Ingredient:
+    values = dict(table)
+    kind = values.pop("kind", None)
+    proportion = convert(float, values.pop("proportion", 1.0), f"{where}.proportion")
+    if kind not in KINDS:
+        kinds = suggestion(str(kind), KINDS)
+        raise UsageError(f"{where}.kind: got {kind!r}; expected the kind of a source{kinds}")
+    try:
+        return Ingredient(kind, parse_table(KINDS[kind], values, where), proportion)
+    except ValueError as error:
+        raise UsageError(f"{where}.{error}") from error
+
+
+def _choice(table: object, where: str) -> Choice:
+    values = dict(_mapping(table, where))
+    if "name" not in values:
+        raise UsageError(f"{where}.name: is missing; expected {describe_type(str)}")
+    return Choice(convert(str, values.pop("name"), f"{where}.name"), values)
+
+
+def _mapping(table: object, where: str) -> Table:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: got {table!r}; expected a table")
+    return table
+
+
+def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
+    more = recipe.rounds.unlabelled if recipe.rounds is not None else ()
+    return recipe.data.train + recipe.data.validation + more
+
+
+def _paths(ingredient: Ingredient) -> dict[str, Path]:
+    values = {f.name: getattr(ingredient.source, f.name) for f in dataclasses.fields(ingredient.source)}  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if isinstance(value, Path)}
+
+
+def _placed(ingredient: Ingredient, data: Mapping[str, Path]) -> Any:
+    found = {name: data[str(value)] for name, value in _paths(ingredient).items()}
+    return dataclasses.replace(ingredient.source, **found)  # type: ignore[type-var]
+
+
+def _is_data(start: str) -> bool:
+    from wsiseg.models.registry import list_models
+
+    return bool(start) and start not in [card.name for card in list_models()]
+
+
+def _overridden(tables: dict[str, Any], override: str) -> dict[str, Any]:
+    """``tables`` with one value put in; they are not changed."""
+    path, found, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not found or not all(keys):
+        raise UsageError(f"--set {override}: expected key.path=value, for example optimise.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word
+    tables = copy.deepcopy(tables)
+    place: Any = tables
+    for n, key in enumerate(keys):
+        if isinstance(place, list):
+            if not key.isdigit() or int(key) >= len(place):
+                where = ".".join(keys[:n])
+                raise UsageError(f"--set {override}: {where} has {len(place)} tables, the first being 0")
+        elif not isinstance(place, dict):
+            raise UsageError(f"--set {override}: {'.'.join(keys[:n])} is no table")
+        at: Any = int(key) if isinstance(place, list) else key
+        if n == len(keys) - 1:
+            place[at] = value
+        else:
+            place = place[at] if isinstance(place, list) else place.setdefault(at, {})
+    return tables

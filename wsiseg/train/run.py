@@ -1,0 +1,210 @@
+"""``wsiseg train``: a recipe from its data to a weight file, in one folder that can be gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import UsageError
+from wsiseg.models.base import ModelCard
+from wsiseg.models.engine import place
+from wsiseg.store import output_lock, read_json, write_json
+from wsiseg.train.batches import BatchMaker
+from wsiseg.train.export import export_weights, scored, training_card
+from wsiseg.train.loop import Job, Machine, Report, fit
+from wsiseg.train.plan import Plan, fresh_network, plan_training
+from wsiseg.train.pools import Portion, gather, pool_key, spread
+from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
+from wsiseg.train.settings import Ingredient, Optimise, Recipe
+from wsiseg.train.source import Frame
+
+SCHEMA = "wsiseg-train-1"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training runs on. Results do not depend on it, but for the last digits.
+
+    Attributes
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads : int
+        Of torch.
+    workers : int
+        Threads that make batches, and processes that make patches.
+    pools : Path or None
+        Where the patches of sources are kept; by default in the run's folder. Trainings can share it.
+    checkpoint_s : float
+        Seconds between checkpoints.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    workers: int = 1
+    pools: Path | None = None
+    checkpoint_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a training; ``scores`` by name of the network that they are of."""
+
+    weights: Path
+    sha256: str
+    step: int
+    best_step: int
+    scores: Mapping[str, Mapping[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "weights": str(self.weights),
+            "sha256": self.sha256,
+            "step": self.step,
+            "best_step": self.best_step,
+            "scores": {name: dict(values) for name, values in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe with its data in place: what :func:`fit_on` needs besides patches."""
+
+    recipe: Recipe
+    plan: Plan
+    machine: Machine
+    card: ModelCard
+    out: Path
+    report: Report
+
+
+def train_recipe(
+    tables: Mapping[str, Any],
+    text: str,
+    data: Mapping[str, Path],
+    out: Path,
+    options: TrainOptions,
+    report: Report,
+) -> TrainResult:
+    """Train what a recipe says, or go on with it.
+
+    Parameters
+    ----------
+    tables : mapping
+        The recipe (:func:`wsiseg.train.recipe.read_recipe`).
+    text : str
+        What it said, for the card.
+    data : mapping of str to Path
+        Where the data that it names lie.
+    out : Path
+        The run's folder. Gets ``<name>.safetensors`` and ``<name>.md``.
+    options : TrainOptions
+    report : callable
+        Told what happens: an event's name and details.
+
+    Raises
+    ------
+    UsageError
+        A recipe or data that cannot be used, or a folder that holds the run of another recipe.
+    TrainingError
+        The training diverged.
+    EnvironmentFault
+        The disk refuses, or another process is training there.
+    """
+    recipe = resolve(parse_recipe(tables), data)
+    plan = plan_training(recipe)
+    placement = place(options.device, recipe.optimise.precision)
+    machine = Machine(placement, options.threads, options.workers, options.checkpoint_s)
+    frame = Frame(recipe.data.mpp, recipe.data.side, options.workers, placement.device.split(":")[0])
+    with output_lock(out):
+        _claim(out, tables, recipe, frame)
+        pools = options.pools or out / "pools"
+        train = gather(recipe.data.train, frame, pools, report)
+        validation = gather(recipe.data.validation, frame, pools, report)
+        training = Training(recipe, plan, machine, training_card(recipe, text), out, report)
+        if recipe.rounds is not None:
+            from wsiseg.train.rounds import train_rounds
+
+            unlabelled = gather(recipe.rounds.unlabelled, frame, pools, report)
+            network, progress, scores = train_rounds(training, recipe.rounds, train, validation, unlabelled)
+        else:
+            patches = spread(validation, recipe.stop.images)
+            network, progress = fit_on(training, out, train, patches, recipe.optimise, recipe.seed)
+            scores = {"validation": progress.scores}
+        weights = out / f"{recipe.name}.safetensors"
+        sha256 = export_weights(network, plan, scored(training.card, scores), weights)
+    return TrainResult(weights, sha256, progress.step, progress.best_step, scores)
+
+
+def fit_on(
+    training: Training,
+    folder: Path,
+    portions: Sequence[Portion],
+    validation: Sequence[tuple[Any, int]],
+    optimise: Optimise,
+    seed: int,
+    start: Mapping[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    """One :func:`fit` of the training's network, from ``start`` or as the recipe begins it."""
+    recipe = training.recipe
+    steps = optimise.steps or math.ceil((optimise.epochs or 0) * sum(map(len, portions)) / optimise.batch)
+    optimise = dataclasses.replace(optimise, steps=steps, epochs=None)
+    maker = BatchMaker(
+        portions, training.plan.targets, recipe.augment, optimise.batch, optimise.crop, recipe.data.mpp, seed
+    )
+    network = fresh_network(training.plan, recipe)
+    if start is not None:
+        network.load_state_dict(start)
+    card = training.card.to_dict()
+    job = Job(training.plan, optimise, recipe.stop, maker, validation, folder, training.machine, card)
+    return fit(job, network, training.report)
+
+
+def _claim(out: Path, tables: Mapping[str, Any], recipe: Recipe, frame: Frame) -> None:
+    """Make ``out`` the folder of this recipe on these data, or see that it is."""
+    sources: dict[str, Sequence[Ingredient]] = {
+        "train": recipe.data.train,
+        "validation": recipe.data.validation,
+        "unlabelled": recipe.rounds.unlabelled if recipe.rounds is not None else (),
+    }
+    claim = {
+        "schema": SCHEMA,
+        "recipe": recipe_digest(tables),
+        "data": {name: [pool_key(i, frame) for i in group] for name, group in sources.items()},
+    }
+    found = read_json(out / "run.json")
+    if found is None:
+        if any(out.glob("*.pt")):
+            raise UsageError(f"{out}: holds checkpoints without a run.json; choose another -o")
+        write_json(out / "run.json", {**claim, "tables": dict(tables)})
+        return
+    for key, what in (("schema", "format"), ("recipe", "recipe"), ("data", "data")):
+        if found.get(key) != claim[key]:
+            raise UsageError(
+                f"{out}: holds a training with another {what}{_first_difference(found, tables, key)}. "
+                "Choose another -o, or give the recipe, --set and --data that it began with"
+            )
+
+
+def _first_difference(found: Mapping[str, Any], tables: Mapping[str, Any], key: str) -> str:
+    if key != "recipe":
+        return ""
+    before, now = _leaves(found.get("tables", {})), _leaves(tables)
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            return f" ({name} was {before.get(name)!r}, is {now.get(name)!r})"
+    return ""
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        pairs = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        pairs = [(f"{prefix}.{n}", item) for n, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {name: leaf for key, item in pairs for name, leaf in _leaves(item, key).items()}
