@@ -33,7 +33,7 @@ from wsiseg.train.settings import Optimise, Stop
 from wsiseg.train.validate import predictor, validate
 
 LOG_EVERY = 50
-BEST, CHECKPOINT = "best.pt", "checkpoint.pt"
+KEPT, CHECKPOINT = "kept.pt", "checkpoint.pt"
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -100,7 +100,7 @@ def fit(job: Job, network: nn.Module, report: Report) -> tuple[nn.Module, Progre
     Returns
     -------
     network : Module
-        With the best averaged weights.
+        With the averaged weights that ``stop.keep`` says.
     progress : Progress
 
     Raises
@@ -124,7 +124,7 @@ def fit(job: Job, network: nn.Module, report: Report) -> tuple[nn.Module, Progre
                 progress = _run(job, network, average, optimiser, progress, journal, interrupt, report)
         finally:
             journal.close()
-    state, best = load_average(job.folder / BEST)
+    state, best = load_average(job.folder / KEPT)
     average.load_state_dict(state)
     return average, dataclasses.replace(best, step=progress.step, finished=True)
 
@@ -196,7 +196,7 @@ def _step(
 
 
 def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journal, report: Report) -> Progress:
-    """The progress after a validation; the best weights are written if these are."""
+    """The progress after a validation; the weights to keep are written if these are."""
     engine = predictor(average, job.plan, job.machine.placement)
     scores = validate(engine, job.plan, job.validation)
     better = scores["aji"] > progress.best
@@ -208,8 +208,9 @@ def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journa
         progress = dataclasses.replace(progress, stale=progress.stale + 1)
     tired = 0 < job.stop.patience <= progress.stale
     progress = dataclasses.replace(progress, finished=tired or progress.step >= job.steps)
-    if better:
-        save_average(job.folder / BEST, average, progress, {**job.card, "scores": {"validation": scores}})
+    if better or job.stop.keep == "last":
+        kept = dataclasses.replace(progress, best=scores["aji"], best_step=progress.step, scores=scores)
+        save_average(job.folder / KEPT, average, kept, {**job.card, "scores": {"validation": scores}})
     journal.write({"step": progress.step - 1, "validation": scores})
     report("validation", {"step": progress.step, "scores": scores, "better": better, "stopped": tired})
     draw_curves(job.folder)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +12,6 @@ import numpy.typing as npt
 
 from wsiseg.errors import EnvironmentFault
 from wsiseg.store import environment_faults, read_json, write_json
-from wsiseg.synth.render import RenderOptions, halve, render_patch
-from wsiseg.synth.textures import Texture
 
 UNKNOWN, KNOWN, OUTSIDE = 0, 1, 2
 NAMES = ("images", "labels", "covered", "known", "weight")
@@ -178,40 +174,3 @@ def _append(folder: Path, layout: dict[str, Any], part: PatchPool, done: int) ->
             stream.truncate()
             stream.write(array.data)
     return done + len(part)
-
-
-def render_pool(
-    textures: Sequence[Texture], count: int, seed: int, options: RenderOptions, workers: int = 2
-) -> PatchPool:
-    """Patches 0 … ``count`` - 1 of ``seed``, halved to 0.5 mpp; the same for any number of workers."""
-    chunks = [range(i, min(i + 16, count)) for i in range(0, count, 16)]
-    if workers <= 1:
-        parts = [_render_chunk(textures, seed, options, chunk) for chunk in chunks]
-    else:
-        with ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(list(textures),)
-        ) as executor:
-            futures = [executor.submit(_render_kept, seed, options, chunk) for chunk in chunks]
-            parts = [future.result() for future in futures]
-    return PatchPool.join(parts)
-
-
-_kept: list[Texture] = []
-
-
-def _keep(textures: list[Texture]) -> None:
-    _kept[:] = textures
-
-
-def _render_kept(seed: int, options: RenderOptions, chunk: range) -> PatchPool:
-    return _render_chunk(_kept, seed, options, chunk)
-
-
-def _render_chunk(textures: Sequence[Texture], seed: int, options: RenderOptions, chunk: range) -> PatchPool:
-    images, labels, covered = [], [], []
-    for index in chunk:
-        image, label, fraction = halve(render_patch(textures, seed, index, options))
-        images.append(image)
-        labels.append(label.astype(np.int16))
-        covered.append(np.rint(fraction * 255).astype(np.uint8))
-    return PatchPool.of(np.stack(images), np.stack(labels), np.stack(covered))

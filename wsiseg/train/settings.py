@@ -183,11 +183,14 @@ class Stop:
         Validations without a better AJI after which training stops; 0: it goes to its end.
     images : int
         How many validation patches, spread evenly; 0: all.
+    keep : str
+        Which weights are exported: the ``best`` by AJI, or the ``last``, where nothing is held out.
     """
 
     every: int = 250
     patience: int = 0
     images: int = 0
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         _require(self.every >= 1, "every", self.every, "1 or more")
