@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.edges import cut_at_edges, mirror_beyond
 from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats.tissuefile import load_tissue, save_tissue
 from wsiseg.geometry import Box, Scale, Window
@@ -362,10 +363,12 @@ def _segment_tile(
     core = scale.box(plan.grid.core(tile))
     if lost and _covers(core, [item.box for item in lost]):
         raise WsisegError(f"no readable pixel ({lost[0].reason})")
+    size = (slide.width / scale.downsample, slide.height / scale.downsample)
     with timed(seconds, "infer"):
-        (found,) = segmenter.segment([image], plan.calibration)
+        (found,) = segmenter.segment([mirror_beyond(image, window, size)], plan.calibration)
     with timed(seconds, "measure"):
-        candidates = select_candidates(found.translate(window.x, window.y), plan.grid, tile, plan.band_px)
+        found = cut_at_edges(found.translate(window.x, window.y), size, plan.specification["mpp_effective"])
+        candidates = select_candidates(found, plan.grid, tile, plan.band_px)
         inside = tissue.contains(scale.to_level0(candidates.centroids()))
         for item in lost:
             inside &= ~_overlaps(candidates, scale, item.box)
