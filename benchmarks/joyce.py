@@ -1,8 +1,8 @@
 """Joyce & Bunyak's protocol from end to end: tiles in SNOW's layout, their U-Net, Otsu, four scores.
 
-    python benchmarks/joyce.py --textures TILES -o OUT                                 about 3 minutes on two cores
-    python benchmarks/joyce.py --textures TILES -o OUT --count 5000 --size 512 --epochs 50     as in the paper
-    python benchmarks/joyce.py --snow SNOW -o OUT --epochs 50                          SNOW itself, or its like
+    python benchmarks/joyce.py --textures TILES -o OUT                                    minutes on two cores
+    python benchmarks/joyce.py --textures TILES -o OUT --count 5000 --size 512 --epochs 50 --batch 16  the paper's
+    python benchmarks/joyce.py --snow SNOW -o OUT --epochs 50 --batch 16                          SNOW or its like
 
 The steps, each a command that goes on where it was stopped:
 
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="their side in pixels (256)")
     parser.add_argument("--seed", type=int, default=1, help="of the tiles (1)")
     parser.add_argument("--epochs", type=float, default=8, help="of the training (8)")
+    parser.add_argument("--batch", type=int, default=4, help="tiles a step (4: few tiles need many steps)")
     parser.add_argument("--recipe", default="joyce", help="a recipe of that name and data (joyce)")
     parser.add_argument("--set", action="append", default=[], help="as of wsiseg train; may be repeated")
     parser.add_argument("--workers", type=int, default=2, help="processes and threads (2)")
@@ -169,7 +170,8 @@ def main() -> None:
     made = time.perf_counter()
     image, _ = next(iter(held_out(tiles).values()))
     side = min(image_size(image)) // STRIDE * STRIDE  # whole tiles, as in the paper
-    overrides = [f"optimise.epochs={options.epochs:g}", f"data.side={side}", f"optimise.crop={side}", *options.set]
+    sizes = [f"data.side={side}", f"optimise.crop={side}", f"optimise.batch={options.batch}"]
+    overrides = [f"optimise.epochs={options.epochs:g}", *sizes, *options.set]
     weights = train(options.recipe, tiles, options.out, overrides, options.workers)
     trained = time.perf_counter()
     rows = {

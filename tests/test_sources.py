@@ -571,8 +571,9 @@ def test_a_networks_mask_has_the_textures_size(monkeypatch: pytest.MonkeyPatch) 
     assert (mask != (labels > 0)).mean() < 0.05
 
 
-def test_a_network_fills_in_what_it_finds(folder: Path) -> None:
-    source = RenderedSource(folder / "images", count=2, size=64, network="unet-0.5")
+def test_a_network_fills_in_what_it_finds(tmp_path: Path) -> None:
+    Image.fromarray(discs(0, 96, 96)[0]).save(tmp_path / "texture.png")
+    source = RenderedSource(tmp_path, count=2, size=64, network="unet-0.5")
     plain = dataclasses.replace(source, network="")
     assert source.describe(FRAME)["network"][1] == 0.1
     assert not np.array_equal(whole(source).images, whole(plain).images)
