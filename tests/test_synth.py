@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from wsiseg.synth.grafts import Graft, cut_grafts, set_grafts
 from wsiseg.synth.layout import sample_layout
 from wsiseg.synth.paint import noise_fields
 from wsiseg.synth.render import Patch, RenderOptions, halve, render_patch
@@ -186,3 +188,58 @@ def test_textures_are_read_in_order_with_their_masks(tmp_path) -> None:
     assert np.allclose(plain[0].mean, optical_density(stained(seed=ord("a"))[0]).mean(axis=(0, 1)), atol=1e-5)
     assert masked[0].density == 0.0  # the mask says that nothing there is a nucleus
     assert plain[0].density > 0.05
+
+
+def a_graft(radius: int = 10) -> Graft:
+    y, x = np.mgrid[-radius - 6 : radius + 7, -radius - 6 : radius + 7]
+    mask = np.hypot(y, x) <= radius
+    return Graft(np.where(mask[..., None], 2.0, 0.1).repeat(3, axis=2).astype(np.float32), mask)
+
+
+def test_grafts_are_whole_compact_nuclei() -> None:
+    labels = np.zeros((120, 120), dtype=np.int32)
+    placed = place_shapes(labels, np.stack([circle(30, 30, 12), circle(118, 60, 12)]), np.zeros(2), 10)
+    assert len(placed) == 2
+    labels[80:110, 20:24] = labels[106:110, 20:60] = 3  # an L
+    labels[5:9, 60:64] = 4  # a speck
+    density = np.random.default_rng(0).random((120, 120, 3)).astype(np.float32)
+    (graft,) = cut_grafts(density, labels)
+    assert graft.mask.sum() == (labels == 1).sum()
+    rows, columns = np.nonzero(labels == 1)
+    corner = density[rows.min() - 6, columns.min() - 6]
+    np.testing.assert_array_equal(graft.density[0, 0], corner)
+
+
+def test_grafts_leave_other_nuclei_alone_and_are_dark_where_their_label_is() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.zeros((160, 160), dtype=np.int32)
+    place_shapes(labels, np.stack([circle(80, 80, 20), circle(20, 30, 12)]), np.zeros(2), 10)
+    before, density = labels.copy(), np.full((160, 160, 3), 0.1, np.float32)
+    density[labels > 0] = 0.7
+    set_grafts(rng, density, labels, [a_graft()], 25, np.full(3, 2.0, np.float32))
+    added = labels.max() - 2
+    assert 5 <= added <= 25
+    np.testing.assert_array_equal(labels[before > 0], before[before > 0])
+    for n in range(3, labels.max() + 1):
+        area = (labels == n).sum()
+        assert area > 0
+        # By at most an eighth of it a graft may lie below another nucleus or beyond the patch's edge.
+        assert density[labels == n].mean() > 1.0
+    assert density[(before > 0) & ~ndimage.binary_dilation(labels > 2, iterations=4)].max() == pytest.approx(0.7)
+
+
+def test_a_full_patch_takes_no_grafts() -> None:
+    labels = np.ones((64, 64), dtype=np.int32)
+    density = np.full((64, 64, 3), 0.4, np.float32)
+    set_grafts(np.random.default_rng(0), density, labels, [a_graft()], 10, np.ones(3, np.float32))
+    assert labels.max() == 1
+    assert (density == np.float32(0.4)).all()
+
+
+def test_grafts_are_part_of_the_seeded_sequence(textures: list[Texture]) -> None:
+    options = RenderOptions(size=128, grafts=1.0)
+    first, again = (render_patch(textures, 3, 5, options, [a_graft()]) for _ in range(2))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    plain = render_patch(textures, 3, 5, options)
+    assert first.labels.max() > plain.labels.max()

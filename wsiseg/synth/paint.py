@@ -131,3 +131,21 @@ def turned(field: Float32, size: int, angle: float, zoom: float, origin: tuple[f
     return ndimage.affine_transform(
         field, matrix, offset=origin, output_shape=(size, size), order=1, mode="grid-wrap"
     )
+
+
+def blend(a: Float32, b: Float32, weight: float) -> Float32:
+    """From ``a`` (3,) by ``weight`` of the way to ``b``."""
+    return (a + weight * (b - a)).astype(np.float32)
+
+
+def paint_random_body(
+    rng: np.random.Generator,
+    density: Float32,
+    shape: npt.NDArray[np.float64],
+    colour: Float32,
+    opacity: float,
+    grain: float,
+) -> None:
+    """:func:`paint_body` with an edge and a grain at random."""
+    row, column = (int(v) for v in rng.integers(0, NOISE_SIZE, 2))
+    paint_body(density, shape, colour, opacity, float(rng.lognormal(1.6, 0.7)), noise_fields(), grain, row, column)

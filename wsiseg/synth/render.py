@@ -11,28 +11,25 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.synth.distractors import add_distractors
+from wsiseg.synth.grafts import Graft, set_grafts
 from wsiseg.synth.layout import Layout, sample_layout
 from wsiseg.synth.paint import (
     LOOK_FIELDS,
     MAX_NUCLEOLI,
     NOISE_SIZE,
     NUCLEOLUS_FIELDS,
-    fibre_field,
+    blend,
     noise_fields,
-    paint_body,
-    paint_field,
     paint_nucleus,
-    turned,
+    paint_random_body,
 )
-from wsiseg.synth.shapes import KINDS, Float32, Int32, NucleusKind, place_shapes, sample_shape
+from wsiseg.synth.shapes import KINDS, Float32, Int32, place_shapes
 from wsiseg.synth.textures import Texture, to_rgb
 
 MPP = 0.25
-REVISION = 1
+REVISION = 2
 """Counts up whenever the same seed begins to give other patches."""
-DEBRIS = NucleusKind("debris", (1.0, 2.8), (0.4, 1.0), 0.08, 0.2, 0.0, 0.0)
-STRAND = NucleusKind("strand", (10.0, 45.0), (0.03, 0.07), 0.02, 0.25, 0.0, 0.95)
-RED_CELL = NucleusKind("red cell", (5.5, 8.0), (0.7, 1.0), 0.02, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,14 @@ class RenderOptions:
         doi:10.1109/38.946629, here in optical density).
     distractors : float
         Multiplies the probability of each kind of unlabelled structure.
+    grafts : float
+        Probability that a patch gets real nuclei among the drawn ones, where there are any to be set.
     """
 
     size: int = 416
     stain_transfer: float = 0.5
     distractors: float = 1.0
+    grafts: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,13 @@ class Patch:
 
 
 def render_patch(
-    textures: Sequence[Texture], seed: int, index: int, options: RenderOptions = RenderOptions()
+    textures: Sequence[Texture],
+    seed: int,
+    index: int,
+    options: RenderOptions = RenderOptions(),
+    grafts: Sequence[Graft] = (),
 ) -> Patch:
-    """Render patch ``index`` of the endless sequence that ``seed`` names.
+    """Render patch ``index`` of the endless sequence that ``seed`` names, with ``grafts`` to be set into it.
 
     Raises
     ------
@@ -87,10 +91,13 @@ def render_patch(
     limit = int(rng.choice([60, 150, 400], p=[0.25, 0.35, 0.4]))
     placed = place_shapes(labels, layout.shapes, overlap, limit)
     colours, groups = _group_colours(rng, texture, layout, placed)
-    _distractors(rng, density, texture, layout, options.distractors)
+    add_distractors(rng, density, texture, layout, options.distractors)
     _bodies(rng, density, layout, placed, colours)
     _nuclei(rng, density, layout, placed, colours, groups)
     density = _optics(rng, density)
+    if grafts and rng.random() < options.grafts:
+        colour = texture.nuclear_mean[int(rng.integers(len(texture.nuclear_mean)))]
+        set_grafts(rng, density, labels, grafts, int(rng.integers(3, 50)), colour)
     if rng.random() < options.stain_transfer:
         density = restain(rng, density, textures[int(rng.integers(len(textures)))])
     density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
@@ -146,87 +153,6 @@ def _group_colours(
     return np.maximum(colours, 0.05).astype(np.float32), groups
 
 
-def _distractors(
-    rng: np.random.Generator, density: Float32, texture: Texture, layout: Layout, amount: float
-) -> None:
-    """Structures that are not nuclei: basophilic smears, fibres, lumens, debris, strands, red cells."""
-    size, noise = density.shape[0], noise_fields()
-    nuclear = texture.nuclear_mean.mean(axis=0)
-    lowest = float(texture.nuclear_mean[:, 0].min())
-    local = density.mean(axis=(0, 1))
-    if rng.random() < 0.55 * amount:  # basophilic cytoplasm or stroma: dark, textured, without outlines
-        field = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(0.7, 2.2), tuple(rng.uniform(0, 512, 2)))
-        field = field + 0.35 * turned(noise[2], size, 0.0, rng.uniform(0.7, 1.6), tuple(rng.uniform(0, 512, 2)))
-        colour = _toward(local, nuclear, rng.uniform(0.25, 0.85))
-        colour = colour * min(1.0, 0.9 * lowest / max(float(colour[0]), 1e-3))
-        grain = turned(noise[1], size, 0.0, rng.uniform(0.8, 2.0), tuple(rng.uniform(0, 512, 2)))
-        textured = colour * (1 + rng.uniform(0.04, 0.2) * grain[..., None])
-        paint_field(
-            density,
-            field,
-            rng.uniform(-1.5, 1.0),
-            textured.astype(np.float32),
-            rng.uniform(0.4, 0.9),
-            rng.uniform(0.2, 2.0),
-        )
-    if rng.random() < 0.45 * amount:
-        fibres = turned(
-            fibre_field(), size, rng.uniform(0, math.pi), rng.uniform(0.7, 1.8), tuple(rng.uniform(0, 512, 2))
-        )
-        colour = _toward(local, nuclear, rng.uniform(0.0, 0.6)) * rng.uniform(0.8, 1.35)
-        paint_field(
-            density,
-            fibres,
-            rng.uniform(0.0, 1.6),
-            colour.astype(np.float32),
-            rng.uniform(0.3, 0.8),
-            rng.uniform(0.5, 2.0),
-        )
-    if rng.random() < 0.12 * amount:  # tears and vacuoles
-        field = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(0.5, 1.5), tuple(rng.uniform(0, 512, 2)))
-        paint_field(
-            density, field, rng.uniform(0.7, 1.6), np.full(3, 0.05, np.float32), 0.95, rng.uniform(0.1, 0.4)
-        )
-    if rng.random() < 0.12 * amount:
-        _ink_or_fold(rng, density)
-    for x, y, rx, ry, tilt in layout.lumens:
-        if rng.random() < 0.6:
-            shape = sample_shape(rng, KINDS[1], (x, y), tilt, MPP, 1.0)
-            shape[2], shape[3] = rx, ry
-            colour = (local * rng.uniform(0.1, 0.6)).astype(np.float32)
-            _body(rng, density, shape, colour, rng.uniform(0.5, 0.95), 0.08)
-    for kind, most, tint in ((DEBRIS, 25, "dark"), (STRAND, 25, "eosin"), (RED_CELL, 20, "red")):
-        if rng.random() > 0.3 * amount:
-            continue
-        for _ in range(int(rng.integers(1, most))):
-            shape = sample_shape(rng, kind, tuple(rng.uniform(0, size, 2)), rng.uniform(0, 3.2), MPP, 1.0)
-            if tint == "dark":
-                colour = nuclear * rng.uniform(0.7, 1.4)
-            elif tint == "eosin":
-                colour = _toward(local, nuclear, rng.uniform(0.0, 0.8)) * rng.uniform(1.0, 1.4)
-            else:
-                colour = local * np.array([0.5, 1.5, 1.3]) * rng.uniform(0.7, 1.2)
-            _body(rng, density, shape, colour.astype(np.float32), rng.uniform(0.4, 0.95), 0.1)
-
-
-def _ink_or_fold(rng: np.random.Generator, density: Float32) -> None:
-    """Marking ink (teal, blue, black) that settles on edges, or a fold: dark, wide, sharply bordered."""
-    size, noise = density.shape[0], noise_fields()
-    origin = (float(rng.uniform(0, NOISE_SIZE)), float(rng.uniform(0, NOISE_SIZE)))
-    if rng.random() < 0.5:
-        inks = np.array([[1.1, 0.25, 0.35], [1.3, 0.7, 0.3], [1.2, 1.1, 1.0], [0.9, 0.4, 0.9]])
-        colour = inks[rng.integers(len(inks))] * rng.uniform(0.5, 1.2)
-        specks = turned(noise[2], size, rng.uniform(0, 6), rng.uniform(0.4, 1.5), origin)
-        region = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(1.0, 2.5), origin)
-        field = specks + rng.uniform(0.5, 1.5) * region
-        colour = colour * (1 + 0.25 * noise[1, :1, :1])
-        paint_field(density, field, rng.uniform(1.0, 2.2), colour.astype(np.float32), rng.uniform(0.6, 1.0), 0.5)
-        return
-    band = turned(fibre_field(), size, rng.uniform(0, math.pi), rng.uniform(3.0, 6.0), origin)
-    darker = density * rng.uniform(1.5, 2.2)
-    paint_field(density, band, rng.uniform(0.8, 1.6), darker, 0.9, rng.uniform(0.1, 0.5))
-
-
 def _bodies(
     rng: np.random.Generator, density: Float32, layout: Layout, placed: npt.NDArray[np.int64], colours: Float32
 ) -> None:
@@ -236,18 +162,18 @@ def _bodies(
         style = rng.choice(["none", "basophilic", "eosin", "clear"], p=[0.45, 0.25, 0.15, 0.15])
         if style == "none":
             continue
-        grow, opacity, blend = rng.uniform(1.25, 2.3), rng.uniform(0.3, 0.85), rng.uniform(0.2, 0.7)
+        grow, opacity, share = rng.uniform(1.25, 2.3), rng.uniform(0.3, 0.85), rng.uniform(0.2, 0.7)
         for n in np.flatnonzero(layout.group[placed] == group):
             shape = layout.shapes[placed[n]].copy()
             shape[2:4] = shape[2:4] * grow * rng.uniform(0.85, 1.15) + 2.0
             shape[:2] += rng.normal(0, 0.2 * shape[3], 2)
             if style == "basophilic":
-                colour = _toward(local, colours[n], blend)
+                colour = blend(local, colours[n], share)
             elif style == "eosin":
                 colour = local * np.array([0.9, 1.3, 1.15])
             else:
                 colour = local * 0.35
-            _body(rng, density, shape, colour.astype(np.float32), opacity, 0.1)
+            paint_random_body(rng, density, shape, colour.astype(np.float32), opacity, 0.1)
 
 
 def _nuclei(
@@ -263,6 +189,7 @@ def _nuclei(
     chromatin = np.abs(rng.normal(0.10, 0.07, int(groups.max()) + 1 if len(groups) else 1))
     pale_group = rng.random(chromatin.size) < 0.45
     emptiness = rng.uniform(0.3, 1.0, chromatin.size)
+    window_group = rng.random(chromatin.size) < 0.3
     for n in range(len(placed) - 1, -1, -1):  # the first to be placed lies on top, as its label does
         kind = KINDS[layout.kinds[placed[n]]]
         shape = layout.shapes[placed[n]]
@@ -289,7 +216,11 @@ def _nuclei(
             nucleoli[:count, :2] = rng.uniform(-0.55, 0.55, (count, 2))
             nucleoli[:count, 2] = rng.uniform(1.2, 4.5, count)
             nucleoli[:count, 3] = rng.uniform(0.2, 0.8, count)
-        clear = _toward(local, colours[n], rng.uniform(0.0, 0.45)) * np.float32(rng.uniform(0.35, 1.05))
+        if vesicular and window_group[groups[n]]:  # optically clear: a thin rim around next to nothing
+            look[3:6] = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.6), rng.uniform(0.7, 1.6)
+            clear = local * np.float32(rng.uniform(0.05, 0.5))
+        else:
+            clear = blend(local, colours[n], rng.uniform(0.0, 0.45)) * np.float32(rng.uniform(0.35, 1.05))
         paint_nucleus(density, shape, colours[n], clear, look, nucleoli, noise)
 
 
@@ -306,22 +237,6 @@ def restain(rng: np.random.Generator, density: Float32, other: Texture) -> Float
     ratio = np.clip(other.sd / np.maximum(sd, 1e-3), 0.6, 1.6)
     moved = (density - mean) * ratio + other.mean
     return np.maximum(density + weight * (moved - density), 0.0).astype(np.float32)
-
-
-def _toward(a: Float32, b: Float32, weight: float) -> Float32:
-    return (a + weight * (b - a)).astype(np.float32)
-
-
-def _body(
-    rng: np.random.Generator,
-    density: Float32,
-    shape: npt.NDArray[np.float64],
-    colour: Float32,
-    opacity: float,
-    grain: float,
-) -> None:
-    row, column = (int(v) for v in rng.integers(0, NOISE_SIZE, 2))
-    paint_body(density, shape, colour, opacity, float(rng.lognormal(1.6, 0.7)), noise_fields(), grain, row, column)
 
 
 def _jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
