@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,10 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from wsiseg.errors import ModelError  # noqa: E402
+from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.base import ModelCard, Segmenter  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
-from wsiseg.models.engine import Engine, Placement  # noqa: E402
+from wsiseg.models.engine import Engine, Placement, place  # noqa: E402
 from wsiseg.models.folding import fold_batch_norm  # noqa: E402
 from wsiseg.models.heads import HEADS, head_of  # noqa: E402
 from wsiseg.models.mirrors import mean_of_mirrors  # noqa: E402
@@ -286,3 +287,76 @@ def test_decoders_read_what_the_engine_gives() -> None:
     (nuclei,) = segmenter.segment([image], {})
     assert len(nuclei) == 1
     np.testing.assert_allclose(nuclei.centroids(), [[70, 40]], atol=4)
+
+
+# --- OpenVINO -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(n, marks=pytest.mark.slow) for n in network_names() if n != "unet")]
+)
+def test_openvino_gives_torchs_maps(name: str) -> None:
+    """Converted from one size, right for others."""
+    pytest.importorskip("openvino")
+    stride = thin(name).config.stride_px
+    images = [noise(-(-h // stride) * stride, -(-w // stride) * stride) for h, w in ((40, 72), (64, 32))]
+    torchs = Engine(thin(name), FP32).run(images)
+    for precision, tolerance in (("fp32", 1e-3), ("bf16", 0.1)):
+        found = Engine(thin(name), Placement("cpu", precision, 1, "openvino")).run(images)
+        for one, other in zip(found, torchs, strict=True):
+            for a, b in zip(one, other, strict=True):
+                error = float(np.sqrt(np.mean((a - b) ** 2)))
+                assert error <= tolerance * max(1e-3, float(np.sqrt(np.mean(b**2))))
+
+
+def test_openvino_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UsageError, match=r"pip install 'wsiseg\[openvino\]', or use --engine torch"):
+        load_segmenter("unet-0.5", device="cpu", engine="openvino")
+
+
+def test_engines_by_name() -> None:
+    assert place("cpu", "fp32").engine == "torch"
+    assert place("auto", "fp32", "openvino") == Placement("cpu", "fp32", 1, "openvino")
+    with pytest.raises(UsageError, match="OpenVINO is for processors only"):
+        place("cuda", "fp32", "openvino")
+    with pytest.raises(UsageError, match="expected auto, torch, openvino"):
+        place("cpu", "fp32", "tensorrt")
+
+
+class _Unconvertible(nn.Module):
+    """Its maps depend on what a trace fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = thin("joyce")
+        self.config = self.inner.config
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"foreground": self.inner(x)["foreground"] * float(x.shape[2])}
+
+
+def test_a_wrong_conversion_is_found() -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(ModelError, match=r"differ from torch's. Use --engine torch"):
+        Engine(_Unconvertible(), Placement("cpu", "fp32", 1, "openvino"))
+
+
+# --- published checkpoints ------------------------------------------------------------------------------------
+
+
+def test_published_checkpoints_are_models(tmp_path: Path) -> None:
+    """HoVer-Net's `.tar` files, at 0.25 µm a pixel."""
+    path = tmp_path / "hovernet_fast.tar"
+    torch.save({"desc": thin("hovernet-fast").state_dict()}, path)
+    segmenter = load_segmenter(str(path), device="cpu", precision="fp32")
+    assert isinstance(segmenter, NetworkSegmenter)
+    assert (segmenter.name, segmenter.mpp, segmenter.stride_px) == ("hovernet_fast", 0.25, 8)
+    assert segmenter.describe()["network"] == {"name": "hovernet-fast", "parameters": {"types": 3, "divisor": 8}}
+    assert "unknown" in segmenter.card.licence
+    image = noise(64, 96)
+    (expected,) = Engine(thin("hovernet-fast"), FP32).run([image])
+    (found,) = segmenter.maps([image])
+    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    constants = {f"slope_{axis}_{end}" for axis in "xy" for end in ("lowest", "highest")}
+    assert set(segmenter.calibrate(iter([image]))) == constants

@@ -58,6 +58,8 @@ class ModelChoice:
     precision: str = "auto"
     threads: int | None = None
     """Torch threads of a worker process; None leaves torch's own choice."""
+    engine: str = "auto"
+    """``auto``, ``torch`` or ``openvino``."""
 
 
 @dataclass(frozen=True)
@@ -473,7 +475,7 @@ def _load(choice: ModelChoice) -> Segmenter:
         import torch
 
         torch.set_num_threads(choice.threads)
-    return load_segmenter(choice.model, device=choice.device, precision=choice.precision)
+    return load_segmenter(choice.model, device=choice.device, precision=choice.precision, engine=choice.engine)
 
 
 def _cause(error: BaseException) -> str:

@@ -19,7 +19,10 @@ def slides_argument(function: F) -> F:
 
 def model_option(function: F) -> F:
     return click.option(
-        "-m", "--model", metavar="NAME|FILE", help="A model of `wsiseg models`, or a file of weights."
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="A model of `wsiseg models`, a file of weights, or a manifest (.toml).",
     )(function)
 
 

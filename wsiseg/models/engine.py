@@ -1,9 +1,9 @@
 """Running any network on one device: sizes, precision, memory layout, batches, one call at a time.
 
 On a CPU, images run one by one in bfloat16 where the processor has it in hardware (AVX-512 BF16, AMX), else in
-float32. On CUDA, images of one size run together; a batch that does not fit is halved. What a network's maps lack
-of its image is mirrored around it first, and networks that need much memory see an image in windows
-(:mod:`wsiseg.models.windows`): the maps always have the image's size.
+float32, by torch or by OpenVINO (:mod:`wsiseg.models.backends`). On CUDA, images of one size run together; a batch
+that does not fit is halved. What a network's maps lack of its image is mirrored around it first, and networks that
+need much memory see an image in windows (:mod:`wsiseg.models.windows`): the maps always have the image's size.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wsiseg.errors import ModelError, UsageError
+from wsiseg.models.backends import Backend
+from wsiseg.models.backends.pytorch import torch_backend
 from wsiseg.models.base import Image
-from wsiseg.models.folding import fold_batch_norm
 from wsiseg.models.heads import Head, Maps, head_of
-from wsiseg.models.networks.sizes import input_side
-from wsiseg.models.networks.unet import UNet, drop_auxiliary
+from wsiseg.models.outputs import OnnxNetwork
 from wsiseg.models.windows import Piece, pieces
 
+ENGINES = ("auto", "torch", "openvino")
 _NOT_FINITE = "the network's output is not finite: the weights do not suit this precision or image"
 
 
@@ -40,26 +41,35 @@ class Placement:
         ``fp32`` or ``bf16``.
     batch : int
         Most images that run together.
+    engine : str
+        ``torch`` or ``openvino``.
     """
 
     device: str
     precision: str
     batch: int
+    engine: str = "torch"
 
 
-def place(device: str = "auto", precision: str = "auto") -> Placement:
-    """Resolve ``auto``: CUDA where there is a device; bf16 where the hardware computes in it.
+def place(device: str = "auto", precision: str = "auto", engine: str = "auto") -> Placement:
+    """Resolve ``auto``: CUDA where there is a device; bf16 where the hardware computes in it; torch.
 
     Raises
     ------
     UsageError
-        An unknown name, or a CUDA device that is not there.
+        An unknown name, a CUDA device that is not there, or OpenVINO on one.
     """
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: expected {', '.join(ENGINES)}")
+    if engine == "openvino" and device == "auto":
+        device = "cpu"
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and engine == "openvino":
+        raise UsageError(f"device {device!r}: OpenVINO is for processors only. Use --device cpu or --engine torch.")
     if kind == "cuda":
         index = device.partition(":")[2] or "0"
         if not index.isdigit() or int(index) >= torch.cuda.device_count():
@@ -72,7 +82,7 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
         precision = "bf16" if fast else "fp32"
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"precision {precision!r}: expected auto, fp32 or bf16")
-    return Placement(device, precision, 1 if kind == "cpu" else 8)
+    return Placement(device, precision, 1 if kind == "cpu" else 8, "torch" if engine == "auto" else engine)
 
 
 def cpu_has_bf16() -> bool:
@@ -86,27 +96,21 @@ class Engine:
 
     Parameters
     ----------
-    network : Module
-        Of the registry (:mod:`wsiseg.models.networks`), trained; the engine takes it over (batch normalisation is
-        folded, auxiliary maps dropped).
+    network : Module or OnnxNetwork
+        Trained, with a ``config`` as those of :mod:`wsiseg.models.networks`; the engine takes it over (batch
+        normalisation is folded, auxiliary maps dropped).
     placement : Placement
     head : Head, optional
         What the maps mean; by default the head that has such maps.
     """
 
-    def __init__(self, network: nn.Module, placement: Placement, head: Head | None = None) -> None:
+    def __init__(self, network: nn.Module | OnnxNetwork, placement: Placement, head: Head | None = None) -> None:
         self.placement = placement
         config: Any = network.config
         self.config = config
         self.head = head or head_of(config.outputs)
-        dtype = torch.bfloat16 if placement.precision == "bf16" else torch.float32
-        ready = drop_auxiliary(network) if isinstance(network, UNet) else network
-        side = input_side(config, config.stride_px)[0]
-        ready = fold_batch_norm(ready.to(torch.float32), torch.zeros(1, 3, side, side)).to(placement.device, dtype)
-        ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = ready
-        self._dtype = dtype
         self._channels = {name: config.outputs[name] for name in self.head.inputs if name in config.outputs}
+        self._backend = _backend(network, placement, tuple(self._channels))
         self._lock = threading.Lock()
 
     def run(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
@@ -158,16 +162,24 @@ class Engine:
     @torch.inference_mode()
     def _forward(self, images: list[Image]) -> Maps:
         """All maps of images of one shape, one after the other: (N, channels, h', w')."""
-        stack = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
-        # NHWC bytes viewed as NCHW are channels_last already: nothing is copied but the conversion.
-        x = stack.to(self.placement.device).permute(0, 3, 1, 2).to(self._dtype)
-        maps: dict[str, Tensor] = self._network(x / 127.5 - 1.0)
-        raw = torch.cat([maps[name] for name in self._channels], dim=1).float()
+        raw = self._backend(np.stack(images))
         if not bool(raw.isfinite().all()):  # a sigmoid or an argmax would make numbers of what is none
             raise ModelError(_NOT_FINITE)
         parts = raw.split(list(self._channels.values()), dim=1)
         active = self.head.activate(dict(zip(self._channels, parts, strict=True)))
         return torch.cat([x[:, None] if x.ndim == 3 else x for x in active], dim=1).cpu().contiguous().numpy()
+
+
+def _backend(network: nn.Module | OnnxNetwork, placement: Placement, maps: tuple[str, ...]) -> Backend:
+    if isinstance(network, OnnxNetwork):
+        from wsiseg.models.backends.openvino import onnx_backend
+
+        return onnx_backend(network, placement.precision, maps)
+    if placement.engine == "openvino":
+        from wsiseg.models.backends.openvino import openvino_backend
+
+        return openvino_backend(network, placement.precision, maps)
+    return torch_backend(network, placement.device, placement.precision, maps)
 
 
 def _place(whole: Maps | None, piece: Piece, output: Maps, shape: tuple[int, ...], alone: bool) -> Maps:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
-from wsiseg.models.decoders import Decoder, build_decoder, decoder_name
+from wsiseg.models.decoders import Decoder, HoverDecoder, build_decoder, decoder_name
 from wsiseg.models.engine import Engine, Placement
 from wsiseg.models.heads import Head, Maps, head_by_name, head_of
 from wsiseg.models.mirrors import mean_of_mirrors
 from wsiseg.models.networks import build_network
+from wsiseg.models.networks.published import load_published_checkpoint
 from wsiseg.models.weights_io import Named, WeightFile
 from wsiseg.nuclei import Nuclei
 
@@ -94,6 +97,7 @@ class NetworkSegmenter:
             "head": self.head.name,
             "decoder": {"name": decoder_name(self.decoder), "parameters": asdict(self.decoder)},  # type: ignore[call-overload]
             "margin_px": self.margin_px,
+            "engine": self.engine.placement.engine,
             "precision": self.engine.placement.precision,
             "flips": self.flips,
         }
@@ -146,6 +150,23 @@ def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = F
     return NetworkSegmenter(
         weights.card, weights.sha256, weights.network, engine, decoder, weights.margin_px, flips
     )
+
+
+def hovernet_segmenter(path: Path, placement: Placement) -> NetworkSegmenter:
+    """HoVer-Net with the weights of a published checkpoint (``.tar``), at the authors' 0.25 µm a pixel.
+
+    Raises
+    ------
+    ModelError
+        As :func:`wsiseg.models.networks.published.load_published_checkpoint`.
+    """
+    network = load_published_checkpoint(path)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    card = ModelCard(path.stem, "HoVer-Net, weights of a published checkpoint", "unknown: ask who published it")
+    config = network.config
+    named = Named(f"hovernet-{config.mode}", {"types": config.types, "divisor": config.divisor})
+    return NetworkSegmenter(card, digest, named, Engine(network, placement), HoverDecoder(mpp=0.25))
 
 
 def _load(network: nn.Module, weights: WeightFile) -> None:

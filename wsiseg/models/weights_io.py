@@ -234,6 +234,12 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]
 def _load_torch(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     import torch
 
+    from wsiseg.models.torchscript import is_script
+
+    if is_script(path):
+        raise ModelError(
+            f"{path}: a TorchScript program, not weights. It needs a manifest: wsiseg segment --model my-model.toml"
+        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

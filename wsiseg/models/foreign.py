@@ -1,0 +1,104 @@
+"""Networks that others bring, as TorchScript or ONNX with a manifest: checked, run on trial, made segmenters.
+
+A plain pickled module is refused, and so is ``torch.export``'s format: loading either can run any code. TorchScript
+is a program of torch's operations, of which the few that read or write files are refused
+(:mod:`wsiseg.models.torchscript`); ONNX is a graph of operations on numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiseg.errors import ModelError, UsageError, WsisegError
+from wsiseg.models.engine import Engine, place
+from wsiseg.models.manifest import Manifest, read_manifest
+from wsiseg.models.network import NetworkSegmenter
+from wsiseg.models.outputs import OnnxNetwork, ScriptNetwork
+from wsiseg.models.torchscript import load_script
+from wsiseg.models.weights_io import Named
+
+SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
+_TRIAL_PX = 96
+
+
+def foreign_segmenter(path: Path, device: str, precision: str, engine: str) -> NetworkSegmenter:
+    """The segmenter that a manifest describes, after a trial run.
+
+    ``auto`` precision is float32: nobody has looked at such a network's maps in bfloat16.
+
+    Raises
+    ------
+    ModelError
+        The manifest or the file cannot be used, or the network does not do what the manifest says.
+    UsageError
+        An engine that does not run such files.
+    """
+    manifest = read_manifest(path)
+    digest = _checked(manifest)
+    onnx = manifest.file.suffix == ".onnx"
+    if onnx and engine == "torch":
+        raise UsageError(f"{manifest.file.name}: ONNX files are run by OpenVINO. Use --engine openvino or auto.")
+    placement = place(device, "fp32" if precision == "auto" else precision, "openvino" if onnx else engine)
+    network: Any
+    if onnx:
+        network = OnnxNetwork(manifest.file, manifest.config, manifest.picks, manifest.mean, manifest.std)
+    else:
+        network = ScriptNetwork(load_script(manifest.file), manifest)
+    with _naming(manifest):
+        ready = Engine(network, placement, manifest.head)
+        _trial(ready)
+    named = Named("onnx" if onnx else "torchscript", {k: manifest.content[k] for k in ("input", "head")})
+    return NetworkSegmenter(manifest.card, digest, named, ready, manifest.decoder, manifest.margin_px)
+
+
+def _checked(manifest: Manifest) -> str:
+    """The SHA-256 of the network's file, after what can be said about the file."""
+    path, name = manifest.file, manifest.file.name
+    if path.suffix == ".pt2":
+        raise ModelError(
+            f"{name}: files of torch.export are refused: torch unpickles parts of them without restriction. "
+            "Save torch.jit.trace(program.module(), example) or an ONNX file instead; see docs/models.md."
+        )
+    if path.suffix not in (*SCRIPT_SUFFIXES, ".onnx"):
+        raise ModelError(f"{name}: expected TorchScript ({', '.join(SCRIPT_SUFFIXES)}) or ONNX (.onnx)")
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); {manifest.path} names it") from error
+    if manifest.sha256 is not None and digest != manifest.sha256:
+        raise ModelError(
+            f"{path}: its sha256 is {digest}, {manifest.path.name} says {manifest.sha256}. "
+            "It is damaged or another file; copy it again."
+        )
+    return digest
+
+
+def _trial(engine: Engine) -> None:
+    """Run the network on two images, of different sizes that are not square."""
+    stride = engine.config.stride_px
+    least = -(-_TRIAL_PX // stride)
+    rng = np.random.default_rng(0)
+    for rows, columns in ((least, least + 1), (least + 2, least)):
+        engine.run([rng.integers(0, 256, (rows * stride, columns * stride, 3), dtype=np.uint8)])
+
+
+@contextlib.contextmanager
+def _naming(manifest: Manifest) -> Iterator[None]:
+    """Errors inside become ModelErrors that name the file and the manifest."""
+    where = f"{manifest.file.name} does not fit {manifest.path}"
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+    except WsisegError:
+        raise
+    except Exception as error:  # whatever a program of others raises
+        text = " ".join(str(error).split())
+        raise ModelError(f"{where}: it cannot be run ({text[-300:]})") from error
