@@ -42,9 +42,9 @@ class ModelError(WsisegError):
 
 
 class TrainingError(WsisegError):
-    """A training cannot go on: it diverged."""
+    """A training cannot go on with its settings: it diverged."""
 
-    exit_code = 4
+    exit_code = 2
 
 
 class EnvironmentFault(WsisegError):

@@ -142,7 +142,8 @@ def _run(
     began = saved = time.monotonic()
 
     def save() -> None:
-        save_checkpoint(job.folder / CHECKPOINT, network, average, optimiser, progress, job.card)
+        card = {**job.card, "scores": {"validation": dict(progress.scores)}}
+        save_checkpoint(job.folder / CHECKPOINT, network, average, optimiser, progress, card)
 
     made = batches(job.maker, progress.step, job.steps, job.machine.workers)
     with contextlib.closing(made):

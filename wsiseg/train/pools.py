@@ -45,8 +45,10 @@ def pool_key(ingredient: Ingredient, frame: Frame) -> str:
     return f"{ingredient.kind}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
-def gather(ingredients: Sequence[Ingredient], frame: Frame, folder: Path, report: Report) -> list[Portion]:
-    """A portion of all patches of each source, which ``folder`` keeps.
+def gather(
+    ingredients: Sequence[Ingredient], keys: Sequence[str], frame: Frame, folder: Path, report: Report
+) -> list[Portion]:
+    """A portion of all patches of each source, which ``folder`` keeps under its :func:`pool_key`.
 
     Raises
     ------
@@ -54,8 +56,8 @@ def gather(ingredients: Sequence[Ingredient], frame: Frame, folder: Path, report
         The data of a source are not what its kind reads, or give no patch.
     """
     portions = []
-    for ingredient in ingredients:
-        place = folder / pool_key(ingredient, frame)
+    for ingredient, key in zip(ingredients, keys, strict=True):
+        place = folder / key
         if not is_complete(place):
             report("source", {"kind": ingredient.kind, "folder": place.name})
 

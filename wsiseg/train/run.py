@@ -19,7 +19,7 @@ from wsiseg.train.loop import Job, Machine, Report, fit
 from wsiseg.train.plan import Plan, fresh_network, plan_training
 from wsiseg.train.pools import Portion, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
-from wsiseg.train.settings import Ingredient, Optimise, Recipe
+from wsiseg.train.settings import Optimise, Recipe
 from wsiseg.train.source import Frame
 
 SCHEMA = "wsiseg-train-1"
@@ -119,17 +119,24 @@ def train_recipe(
     plan = plan_training(recipe)
     placement = place(options.device, recipe.optimise.precision)
     machine = Machine(placement, options.threads, options.workers, options.checkpoint_s)
-    frame = Frame(recipe.data.mpp, recipe.data.side, options.workers, placement.device.split(":")[0])
+    kind = placement.device.split(":")[0]
+    frame = Frame(recipe.data.mpp, recipe.data.side, max(options.threads, options.workers), kind)
+    sources = {
+        "train": recipe.data.train,
+        "validation": recipe.data.validation,
+        "unlabelled": recipe.rounds.unlabelled if recipe.rounds is not None else (),
+    }
     with output_lock(out):
-        _claim(out, tables, recipe, frame)
+        keys = {name: [pool_key(i, frame) for i in group] for name, group in sources.items()}
+        _claim(out, tables, keys)
         pools = options.pools or out / "pools"
-        train = gather(recipe.data.train, frame, pools, report)
-        validation = gather(recipe.data.validation, frame, pools, report)
+        train, validation, unlabelled = (
+            gather(group, keys[name], frame, pools, report) for name, group in sources.items()
+        )
         training = Training(recipe, plan, machine, training_card(recipe, text), out, report)
         if recipe.rounds is not None:
             from wsiseg.train.rounds import train_rounds
 
-            unlabelled = gather(recipe.rounds.unlabelled, frame, pools, report)
             network, progress, scores = train_rounds(training, recipe.rounds, train, validation, unlabelled)
         else:
             patches = spread(validation, recipe.stop.images)
@@ -164,17 +171,12 @@ def fit_on(
     return fit(job, network, training.report)
 
 
-def _claim(out: Path, tables: Mapping[str, Any], recipe: Recipe, frame: Frame) -> None:
-    """Make ``out`` the folder of this recipe on these data, or see that it is."""
-    sources: dict[str, Sequence[Ingredient]] = {
-        "train": recipe.data.train,
-        "validation": recipe.data.validation,
-        "unlabelled": recipe.rounds.unlabelled if recipe.rounds is not None else (),
-    }
+def _claim(out: Path, tables: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> None:
+    """Make ``out`` the folder of this recipe on the data that ``keys`` names, or see that it is."""
     claim = {
         "schema": SCHEMA,
         "recipe": recipe_digest(tables),
-        "data": {name: [pool_key(i, frame) for i in group] for name, group in sources.items()},
+        "data": {name: list(group) for name, group in keys.items()},
     }
     found = read_json(out / "run.json")
     if found is None:

@@ -15,7 +15,7 @@ from wsiseg.models.engine import Engine, Placement
 from wsiseg.models.heads import Maps
 from wsiseg.models.mirrors import mean_of_mirrors
 from wsiseg.raster import rasterize
-from wsiseg.train.patches import OUTSIDE, PatchPool
+from wsiseg.train.patches import KNOWN, PatchPool
 from wsiseg.train.plan import Plan
 
 SCORES = ("aji", "dice", "pq", "f1", "precision", "recall")
@@ -53,7 +53,7 @@ def predict(engine: Engine, plan: Plan, image: npt.NDArray[np.uint8], mirrors: b
 
 
 def validate(engine: Engine, plan: Plan, patches: Sequence[tuple[PatchPool, int]]) -> dict[str, float]:
-    """Mean ``SCORES`` over whole patches that have a nucleus; what is beyond an image does not count."""
+    """Mean ``SCORES`` over whole patches; where nothing is known of a patch, neither truth nor finding counts."""
     rows = list(_scores(engine, plan, patches))
     if not rows:
         return dict.fromkeys(SCORES, 0.0)
@@ -64,10 +64,9 @@ def _scores(
     engine: Engine, plan: Plan, patches: Sequence[tuple[PatchPool, int]]
 ) -> Iterator[dict[str, float]]:
     for pool, index in patches:
-        truth = np.asarray(pool.labels[index])
-        if not truth.any():
+        known = np.asarray(pool.known[index]) == KNOWN
+        if not known.any():
             continue
         found = predict(engine, plan, np.asarray(pool.images[index])).labels
-        found = np.where(np.asarray(pool.known[index]) == OUTSIDE, 0, found)
-        scores = evaluate(truth, found).to_dict()
+        scores = evaluate(np.where(known, pool.labels[index], 0), np.where(known, found, 0)).to_dict()
         yield {name: float(scores[name] or 0.0) for name in SCORES}
