@@ -17,6 +17,7 @@ from PIL import Image
 from wsiseg.errors import MissingMppError, UsageError
 from wsiseg.formats import snow
 from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.nuclei import Nuclei
 from wsiseg.pipeline import SegmentOptions, segment_slides
 from wsiseg.schedule import SerialExecutor
 from wsiseg.segment import ModelChoice
@@ -28,7 +29,7 @@ from wsiseg.train.source import Frame, Source
 from wsiseg.train.sources import KINDS, cut, files
 from wsiseg.train.sources.folder import FolderSource
 from wsiseg.train.sources.images import ImagesSource
-from wsiseg.train.sources.rendered import RenderedSource, nuclear_mask
+from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels
 from wsiseg.train.sources.run import RunSource
 from wsiseg.train.sources.slides import apportion
 from wsiseg.train.sources.snow import SnowSource
@@ -540,9 +541,7 @@ def test_rendered_patches_do_not_depend_on_workers(folder: Path) -> None:
 
 
 def test_rendered_parts_share_no_texture(folder: Path) -> None:
-    train, held = (
-        RenderedSource(folder / "images", part=part, every=3) for part in ("training", "validation")
-    )
+    train, held = (RenderedSource(folder / "images", part=part, every=3) for part in ("training", "validation"))
     assert train.statements()[0].count("3 textures") == 1
     assert held.statements()[0].count("2 textures") == 1
     assert train.describe(FRAME)["content"] != held.describe(FRAME)["content"]
@@ -550,25 +549,34 @@ def test_rendered_parts_share_no_texture(folder: Path) -> None:
         whole(dataclasses.replace(held, every=40))
 
 
-class _RedIsLow:
-    """Stands for a network at 0.5 mpp: what is dark is nuclear."""
+class _DarkIsNuclear:
+    """Stands for a network at 0.5 mpp, its head and its decoder: two squares are its nuclei, of one it is sure."""
 
-    mpp = 0.5
+    name, mpp, stride_px, decoder = "offsets", 0.5, 16, None
+    head = property(lambda self: self)
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def maps(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        self.seen += [image.shape for image in images]
+        return [((i[..., 0] < 160).astype(np.float32), np.zeros((2, *i.shape[:2]), np.float32)) for i in images]
+
+    def decode(self, maps: tuple[np.ndarray, ...], decoder: None, calibration: dict[str, float]) -> Nuclei:
+        assert maps[0].shape == maps[1].shape[1:] == (50, 60)
+        rings = np.array([[2, 2], [2, 6], [6, 6], [6, 2], [10, 20], [10, 23], [13, 23], [13, 20]], dtype=float)
+        return Nuclei(rings, np.array([0, 4, 8]), {"score": np.array([0.95, 0.6], dtype=np.float32)})
 
 
-def test_a_networks_mask_has_the_textures_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def dark(segmenter: object, image: np.ndarray, threshold: float) -> np.ndarray:
-        seen.append((image.shape, threshold))
-        return image[..., 0] < 160
-
-    monkeypatch.setattr("wsiseg.train.pseudo.probable_nuclei", dark)
+def test_what_a_network_says_has_the_textures_size() -> None:
     image, labels = discs(3, 101, 120)
-    mask = nuclear_mask(_RedIsLow(), image, 0.2)  # type: ignore[arg-type]
-    assert mask.shape == (101, 120)
-    assert seen == [((50, 60, 3), 0.2)]
+    network = _DarkIsNuclear()
+    mask, sure = nuclear_pixels(network, image, 0.2, 0.8)  # type: ignore[arg-type]
+    assert mask.shape == sure.shape == (101, 120)
+    assert all(side % 16 == 0 for side in network.seen[0][:2])
     assert (mask != (labels > 0)).mean() < 0.05
+    rows, columns = np.nonzero(sure)
+    assert (rows.min(), rows.max(), columns.min(), columns.max(), sure.max()) == (4, 11, 4, 11, 1)
 
 
 def test_a_network_fills_in_what_it_finds(tmp_path: Path) -> None:

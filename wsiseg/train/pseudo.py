@@ -20,14 +20,19 @@ Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
 
-def probable_nuclei(segmenter: NetworkSegmenter, image: Bytes, threshold: float = 0.1) -> npt.NDArray[np.bool_]:
-    """Pixels (h, w) that may be nuclear: what must not remain in a background for rendering."""
+def mirrored_maps(segmenter: NetworkSegmenter, image: Bytes) -> tuple[Maps, ...]:
+    """What the decoder reads of an image (h, w, 3) of any size, which is mirrored beyond its border."""
     height, width = image.shape[:2]
     after = [-(n + 2 * _PAD_PX) % segmenter.stride_px + _PAD_PX for n in (height, width)]
     padded = np.pad(image, ((_PAD_PX, after[0]), (_PAD_PX, after[1]), (0, 0)), mode="reflect")
     (maps,) = segmenter.maps([padded])
-    inner = (slice(_PAD_PX, _PAD_PX + height), slice(_PAD_PX, _PAD_PX + width))
-    return np.asarray(maps[_FOREGROUND.get(segmenter.head.name, 0)][inner] > threshold)
+    inner = (..., slice(_PAD_PX, _PAD_PX + height), slice(_PAD_PX, _PAD_PX + width))
+    return tuple(np.ascontiguousarray(one[inner]) for one in maps)
+
+
+def foreground_of(maps: Sequence[Maps], head: Head) -> Maps:
+    """The foreground's probability (h, w) among what a head's decoder reads; the first map of heads without one."""
+    return np.asarray(maps[_FOREGROUND.get(head.name, 0)], dtype=np.float32)
 
 
 def pseudo_labels(

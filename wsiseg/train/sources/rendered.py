@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import ModelError
+from wsiseg.nuclei import Nuclei
+from wsiseg.raster import rasterize
+from wsiseg.synth.grafts import Graft, cut_grafts
 from wsiseg.synth.render import MPP, REVISION, RenderOptions, render_patch
-from wsiseg.synth.textures import Texture, dissect
+from wsiseg.synth.textures import Texture, dissect, optical_density
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
@@ -48,6 +51,9 @@ class RenderedSource:
         Empty: what is dark.
     threshold : float
         Foreground probability above which ``network`` means a nucleus.
+    grafts, sure : float
+        Share of the patches that get real nuclei of the textures as well, and the least score at which ``network``
+        is sure of one; without a network there are none.
     licence : str
         Of the textures, for the model card.
     """
@@ -63,6 +69,8 @@ class RenderedSource:
     distractors: float = 1.0
     network: str = ""
     threshold: float = 0.1
+    grafts: float = 0.6
+    sure: float = 0.8
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
@@ -73,11 +81,11 @@ class RenderedSource:
             )
         if self.size < 64 or self.size % 2:
             raise ValueError(f"size {self.size}: expected an even number of pixels, at least 64")
-        if not 0 <= self.stain_transfer <= 1 or not 0 <= self.threshold <= 1 or self.distractors < 0:
-            raise ValueError(
-                f"stain_transfer {self.stain_transfer}, threshold {self.threshold}, distractors "
-                f"{self.distractors}: expected 0 to 1, 0 to 1, and at least 0"
-            )
+        shares = {name: getattr(self, name) for name in ("stain_transfer", "threshold", "grafts", "sure")}
+        wrong = [f"{name} {value}" for name, value in shares.items() if not 0 <= value <= 1]
+        if wrong or self.distractors < 0:
+            wrong += [f"distractors {self.distractors}"] * (self.distractors < 0)
+            raise ValueError(f"{', '.join(wrong)}: expected 0 to 1, and distractors at least 0")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         return {
@@ -86,7 +94,7 @@ class RenderedSource:
             "content": files.digest_files((name, [path]) for name, path in self._files().items()),
             "patches": [self.seed, self.start, self.count],
             "options": asdict(self._options()),
-            "network": [_network(self.network).weights_sha256, self.threshold] if self.network else None,
+            "network": self._network_says(),
             "patch": {"mpp": frame.mpp},
         }
 
@@ -98,15 +106,15 @@ class RenderedSource:
         )
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
-        textures = self._textures()
+        textures, grafts = self._textures()
         last = self.start + self.count
         chunks = [range(n, min(n + _CHUNK, last)) for n in range(self.start + first, last, _CHUNK)]
         work = partial(_render, seed=self.seed, options=self._options(), mpp=frame.mpp)
         if frame.workers <= 1 or len(chunks) <= 1:
-            yield from (work(textures, chunk) for chunk in chunks)
+            yield from (work(textures, grafts, chunk) for chunk in chunks)
             return
         with ProcessPoolExecutor(
-            frame.workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(textures,)
+            frame.workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(textures, grafts)
         ) as executor:
             ahead: deque[Future[PatchPool]] = deque()
             try:
@@ -120,32 +128,53 @@ class RenderedSource:
                 executor.shutdown(wait=False, cancel_futures=True)
 
     def _options(self) -> RenderOptions:
-        return RenderOptions(self.size, self.stain_transfer, self.distractors)
+        return RenderOptions(self.size, self.stain_transfer, self.distractors, self.grafts)
+
+    def _network_says(self) -> list[object] | None:
+        return [_network(self.network).weights_sha256, self.threshold, self.sure] if self.network else None
 
     def _files(self) -> dict[str, Path]:
         found = files.find_files(self.data, files.IMAGE_SUFFIXES)
         kept = files.select(list(found), self.data, self.part, self.every)
         return {name: found[name] for name in kept}
 
-    def _textures(self) -> list[Texture]:
+    def _textures(self) -> tuple[list[Texture], list[Graft]]:
         images = [files.read_image(path) for path in self._files().values()]
         if not self.network:
-            return [dissect(image) for image in images]
+            return [dissect(image) for image in images], []
         segmenter = _network(self.network)
-        return [dissect(image, nuclear_mask(segmenter, image, self.threshold)) for image in images]
+        textures, grafts = [], []
+        for image in images:
+            mask, labels = nuclear_pixels(segmenter, image, self.threshold, self.sure)
+            textures.append(dissect(image, mask))
+            if self.grafts > 0:
+                grafts += cut_grafts(optical_density(image), labels)
+        return textures, grafts
 
 
-def nuclear_mask(
-    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8], threshold: float
-) -> npt.NDArray[np.bool_]:
-    """Pixels (h, w) of an image at 0.25 mpp that ``segmenter`` takes for nuclear, with more than ``threshold``."""
-    from wsiseg.train.pseudo import probable_nuclei
+def nuclear_pixels(
+    segmenter: NetworkSegmenter, image: npt.NDArray[np.uint8], threshold: float, sure: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
+    """What ``segmenter`` sees in an image (h, w, 3) at 0.25 mpp.
+
+    Returns
+    -------
+    mask : bool array (h, w)
+        Pixels that are nuclear with more than ``threshold``.
+    labels : int32 array (h, w)
+        Nuclei with a score of at least ``sure``, 1 … n.
+    """
+    from wsiseg.train.pseudo import foreground_of, mirrored_maps
 
     factor = MPP / segmenter.mpp
-    empty = np.zeros(image.shape[:2], dtype=np.int32)
-    small = cut.rescale(image, empty, factor).image
-    mask = probable_nuclei(segmenter, small, threshold).astype(np.uint8)
-    return cut.nearest(mask, (image.shape[0], image.shape[1])) > 0
+    shape = (image.shape[0], image.shape[1])
+    small = cut.rescale(image, np.zeros(shape, dtype=np.int32), factor).image
+    maps = mirrored_maps(segmenter, small)
+    mask = (foreground_of(maps, segmenter.head) > threshold).astype(np.uint8)
+    nuclei = segmenter.head.decode(maps, segmenter.decoder, {})
+    nuclei = nuclei.take(nuclei.columns["score"].astype(np.float64) >= sure)
+    large = Nuclei(nuclei.vertices / factor, nuclei.offsets, nuclei.columns)
+    return cut.nearest(mask, shape) > 0, rasterize(large, np.arange(1, len(large) + 1), shape)
 
 
 def _network(name: str) -> NetworkSegmenter:
@@ -161,22 +190,28 @@ def _network(name: str) -> NetworkSegmenter:
 
 
 def _render(
-    textures: Sequence[Texture], chunk: range, *, seed: int, options: RenderOptions, mpp: float
+    textures: Sequence[Texture],
+    grafts: Sequence[Graft],
+    chunk: range,
+    *,
+    seed: int,
+    options: RenderOptions,
+    mpp: float,
 ) -> PatchPool:
     made = []
     for index in chunk:
-        drawn = render_patch(textures, seed, index, options)
+        drawn = render_patch(textures, seed, index, options, grafts)
         source = cut.rescale(drawn.image, drawn.labels, MPP / mpp)
         made.append(cut.patch(source, 0, 0, (source.labels.shape[0], source.labels.shape[1])))
     return PatchPool.join(made)
 
 
-_kept: list[Texture] = []
+_kept: tuple[list[Texture], list[Graft]] = ([], [])
 
 
-def _keep(textures: list[Texture]) -> None:
-    _kept[:] = textures
+def _keep(textures: list[Texture], grafts: list[Graft]) -> None:
+    _kept[0][:], _kept[1][:] = textures, grafts
 
 
 def _with_kept(work: partial[PatchPool], chunk: range) -> PatchPool:
-    return work(_kept, chunk)
+    return work(*_kept, chunk)
