@@ -3,29 +3,91 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from wsiseg_cli import options
 
 
-@click.command("models")
+@click.group("models", invoke_without_command=True)
+@click.option("--speed", "measured", is_flag=True, help="Measure how fast each model is on this machine.")
 @options.json_option
-def command(as_json: bool) -> int:
-    """List the segmentation models that are installed, with licence, training data, measured scores and limits."""
+@click.pass_context
+def command(ctx: click.Context, measured: bool, as_json: bool) -> int:
+    """List the segmentation models that are installed, with licence, training data, scores, speed and limits."""
+    if ctx.invoked_subcommand is not None:
+        return 0
     from wsiseg.models.registry import DEFAULT_MODEL, list_models
 
-    cards = list_models()
+    cards = [card.to_dict() for card in list_models()]
+    for card in cards:
+        card["default"] = card["name"] == DEFAULT_MODEL
+        if measured:
+            card["measured"] = _measured(card["name"], "auto")
     if as_json:
-        click.echo(json.dumps([card.to_dict() for card in cards], indent=1, ensure_ascii=False))
+        click.echo(json.dumps(cards, indent=1, ensure_ascii=False))
         return 0
     for card in cards:
-        click.echo(card.name + ("  (default)" if card.name == DEFAULT_MODEL else ""))
-        click.echo(f"  {card.summary}")
-        click.echo(f"  licence      {card.licence}")
-        click.echo(f"  trained on   {'; '.join(card.data) or 'nothing'}")
-        for data, scores in (card.scores or {}).items():
-            click.echo(f"  {data}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        for limit in card.limits:
-            click.echo(f"  limit: {limit}")
+        _print_card(card)
     return 0
+
+
+@command.command("show")
+@click.argument("model", metavar="NAME|FILE")
+@click.option("--speed", "measured", is_flag=True, help="Measure how fast it is on this machine.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What computes the network for --speed.",
+)
+@options.json_option
+def show(model: str, measured: bool, engine: str, as_json: bool) -> int:
+    """Print all that is known of a model: its card, network, head, decoder, file and SHA-256.
+
+    NAME is one of `wsiseg models`; FILE holds weights (.safetensors, .pt, .pth), a published checkpoint of
+    HoVer-Net (.tar) or a manifest (.toml).
+    """
+    from wsiseg.models.registry import describe_model
+
+    described = describe_model(model)
+    if measured:
+        described["card"]["measured"] = _measured(model, engine)
+    if as_json:
+        click.echo(json.dumps(described, indent=1, ensure_ascii=False))
+        return 0
+    card = described.pop("card")
+    _print_card(card)
+    if card.get("recipe"):
+        click.echo(f"  recipe       {card['recipe']}")
+    for key, value in described.items():
+        if value is not None:
+            click.echo(f"  {key:<12} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return 0
+
+
+def _measured(model: str, engine: str) -> dict[str, Any]:
+    from wsiseg.models.registry import load_segmenter
+    from wsiseg.models.speed import measure_speed
+
+    return measure_speed(load_segmenter(model, engine=engine)).to_dict()
+
+
+def _print_card(card: Mapping[str, Any]) -> None:
+    click.echo(options.printable(card["name"]) + ("  (default)" if card.get("default") else ""))
+    click.echo(f"  {options.printable(card['summary'])}")
+    click.echo(f"  licence      {options.printable(card['licence'])}")
+    click.echo(f"  trained on   {options.printable('; '.join(card['data'])) or 'nothing'}")
+    for data, scores in (card["scores"] or {}).items():
+        click.echo(f"  {data}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    for where, value in (card["speed"] or {}).items():
+        click.echo(f"  speed        {value:.1f} Mpx/s ({options.printable(where)})")
+    if "measured" in card:
+        found = card["measured"]
+        where = f"{found['on']}; an image of {found['side_px']}², network and decoder"
+        click.echo(f"  speed here   {found['mpx_per_s']:.1f} Mpx/s ({where})")
+    for limit in card["limits"]:
+        click.echo(f"  limit: {options.printable(limit)}")

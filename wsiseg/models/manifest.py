@@ -23,7 +23,7 @@ from wsiseg.models.networks.sizes import require_multiple
 FORMAT = 1
 _TOP = (
     "format", "name", "file", "sha256", "mpp", "margin_px", "input", "head", "decoder",
-    "summary", "licence", "data", "recipe", "scores", "limits",
+    "summary", "licence", "data", "recipe", "scores", "limits", "speed",
 )  # fmt: skip
 _INPUT = ("mean", "std", "range", "stride_px", "border_px", "reach_px", "window_px")
 _MAP = ("output", "channels", "values", "scale")

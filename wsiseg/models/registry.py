@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import ModelCard, Segmenter
@@ -66,6 +68,41 @@ def load_segmenter(
     if path.suffix == CHECKPOINT:
         return hovernet_segmenter(path, place(device, precision, engine))
     return network_segmenter(load_weights(path), place(device, precision, engine))
+
+
+def describe_model(model: str) -> dict[str, Any]:
+    """All that a model's file says, as JSON: ``card``, ``file``, ``sha256``, and what is known of its network.
+
+    No network is built; torch is imported for torch files only.
+
+    Raises
+    ------
+    ModelError
+        No such model, or a file that cannot be used.
+    """
+    if model == CLASSICAL.name:
+        return {"card": CLASSICAL.to_dict(), "file": None}
+    path = find_model(model)
+    if path.suffix == MANIFEST:
+        from wsiseg.models.manifest import read_manifest
+
+        manifest = read_manifest(path)
+        card = manifest.card.to_dict()
+        rest = {key: value for key, value in manifest.content.items() if key not in card}
+        return {"card": card, **rest, "file": str(manifest.file)}
+    if path.suffix == ".safetensors":
+        content = read_header(path)
+        card = ModelCard.from_dict(content.get("card") or {"name": path.stem}).to_dict()
+    else:
+        from wsiseg.models.network import NetworkSegmenter
+
+        segmenter = load_segmenter(model, device="cpu", precision="fp32", engine="torch")
+        assert isinstance(segmenter, NetworkSegmenter)
+        content, card = segmenter.describe(), segmenter.card.to_dict()
+    keys = ("network", "head", "decoder", "margin_px")
+    shown: dict[str, Any] = {key: content[key] for key in keys if key in content}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"card": card, **shown, "file": str(path), "sha256": digest}
 
 
 def find_model(model: str) -> Path:
