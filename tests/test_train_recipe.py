@@ -81,6 +81,7 @@ def test_a_recipe_is_read() -> None:
         ("name", "../x", "name: got '../x'; expected letters"),
         ("name", None, "name: is missing"),
         ("seed", -1, "seed: got -1"),
+        ("margin_px", -1, "margin_px: got -1"),
         ("head", {}, "head.name: is missing"),
         ("data.mpp", None, "data.mpp: is missing; expected a number"),
         ("data.mpp", 50.0, "data.mpp: got 50.0"),

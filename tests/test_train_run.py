@@ -156,9 +156,10 @@ def test_a_finished_run_computes_nothing(whole: Path, discs: Path, monkeypatch: 
 
 def test_it_learns_and_segments(discs: Path, tmp_path: Path) -> None:
     optimise = {"steps": 150, "batch": 4, "crop": 48, "rate": 1e-2, "average": 0.9, "warmup": 10}
-    result = run(changed(optimise=optimise, stop={"every": 75}), discs, tmp_path)
+    result = run(changed(optimise=optimise, stop={"every": 75}, margin_px=20), discs, tmp_path)
     assert result.scores["validation"]["aji"] > 0.5
     segmenter = load_segmenter(str(result.weights), device="cpu", precision="fp32")
+    assert segmenter.margin_px == 20
     image = np.asarray(Image.open(discs / "images" / "02.png"))
     (nuclei,) = segmenter.segment([image], {})
     found = rasterize(nuclei, np.arange(1, len(nuclei) + 1), (64, 64))

@@ -13,7 +13,8 @@ from wsiseg.models.base import ModelCard
 from wsiseg.models.weights_io import load_weights, save_weights
 from wsiseg.store import write_bytes
 from wsiseg.train.plan import Plan
-from wsiseg.train.settings import Ingredient, Recipe
+from wsiseg.train.settings import Recipe
+from wsiseg.train.source import Ingredient
 
 AUTOMATIC_LIMIT = "scores are on the recipe's own validation patches, not on slides"
 
@@ -44,15 +45,18 @@ def scored(card: ModelCard, scores: Mapping[str, Mapping[str, float]]) -> ModelC
     return dataclasses.replace(card, scores={name: dict(values) for name, values in scores.items()})
 
 
-def export_weights(network: nn.Module, plan: Plan, card: ModelCard, out: Path) -> str:
+def export_weights(network: nn.Module, plan: Plan, card: ModelCard, out: Path, margin_px: int | None) -> str:
     """Write ``out`` (``<name>.safetensors``) and its page ``<name>.md``; returns the sha256.
+
+    ``margin_px`` is what was measured with these weights, see :class:`wsiseg.models.weights_io.WeightFile`.
 
     Raises
     ------
     ModelError
         A weight is not finite in float16.
     """
-    save_weights(out, network.state_dict(), card, plan.network, plan.decoder_named, head=plan.head.name)
+    head, decoder = plan.head.name, plan.decoder_named
+    save_weights(out, network.state_dict(), card, plan.network, decoder, head=head, margin_px=margin_px)
     sha256 = load_weights(out).sha256
     write_bytes(out.with_suffix(".md"), page(card, sha256).encode())
     return sha256

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from wsiseg.errors import UsageError
 from wsiseg.nuclei import IntArray
 from wsiseg.train.patches import PatchPool, is_complete, write_pool
-from wsiseg.train.settings import Ingredient
-from wsiseg.train.source import Frame
+from wsiseg.train.source import Frame, Ingredient
 
 Report = Callable[[str, dict[str, Any]], None]
 

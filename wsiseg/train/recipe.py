@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import UsageError
-from wsiseg.train.settings import Augment, Choice, Data, Ingredient, Optimise, Recipe, Rounds, Start, Stop
+from wsiseg.train.settings import Augment, Choice, Data, Optimise, Recipe, Rounds, Start, Stop
+from wsiseg.train.source import Ingredient
 from wsiseg.train.sources import KINDS
 from wsiseg.train.tables import convert, describe_type, parse_table, suggestion
 
@@ -94,9 +95,11 @@ def parse_recipe(tables: Table) -> Recipe:
         seed=convert(int, tables.get("seed", 0), "seed"),
         limits=convert(tuple[str, ...], tables.get("limits", []), "limits"),
         rounds=_rounds(tables["rounds"]) if "rounds" in tables else None,
+        margin_px=convert(int, tables["margin_px"], "margin_px") if "margin_px" in tables else None,
     )
-    if recipe.seed < 0:
-        raise UsageError(f"seed: got {recipe.seed}; expected 0 or more")
+    for key, number in (("seed", recipe.seed), ("margin_px", recipe.margin_px or 0)):
+        if number < 0:
+            raise UsageError(f"{key}: got {number}; expected 0 or more")
     rounds = recipe.rounds
     if rounds is not None and not rounds.unlabelled and rounds.labelled + rounds.validation >= 1:
         raise UsageError(

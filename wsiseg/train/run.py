@@ -143,7 +143,7 @@ def train_recipe(
             network, progress = fit_on(training, out, train, patches, recipe.optimise, recipe.seed)
             scores = {"validation": progress.scores}
         weights = out / f"{recipe.name}.safetensors"
-        sha256 = export_weights(network, plan, scored(training.card, scores), weights)
+        sha256 = export_weights(network, plan, scored(training.card, scores), weights, recipe.margin_px)
     return TrainResult(weights, sha256, progress.step, progress.best_step, scores)
 
 

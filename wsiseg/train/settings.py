@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wsiseg.train.source import Source
+from wsiseg.train.source import Ingredient
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,6 @@ class Choice:
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """A source, and the proportion of the patches in a batch that come from it, relative to the others'."""
-
-    kind: str
-    source: Source
-    proportion: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(0 < self.proportion < math.inf, "proportion", self.proportion, "more than 0")
 
 
 @dataclass(frozen=True)
@@ -283,6 +271,8 @@ class Recipe:
     loss : mapping
         Parameters of the head's loss that differ from its defaults.
     start : Start
+    margin_px : int or None
+        What a tile must read around its nuclei, where it was measured; by default all that can have an effect.
     """
 
     name: str
@@ -300,6 +290,7 @@ class Recipe:
     stop: Stop = field(default_factory=Stop)
     start: Start = field(default_factory=Start)
     rounds: Rounds | None = None
+    margin_px: int | None = None
 
 
 def _require(holds: bool, name: str, got: object, expected: str) -> None:

@@ -8,6 +8,7 @@ into an error that says where.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -69,3 +70,16 @@ class Source(Protocol):
             As :meth:`describe`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A source, and the proportion of the patches in a batch that come from it, relative to the others'."""
+
+    kind: str
+    source: Source
+    proportion: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.proportion < math.inf:
+            raise ValueError(f"proportion: got {self.proportion}; expected more than 0")
