@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
-from wsiseg.models.decoders import Decoder, HoverDecoder, build_decoder, decoder_name
+from wsiseg.models.decoders import Decoder, HoverDecoder, OffsetDecoder, build_decoder, decoder_name
 from wsiseg.models.engine import Engine, Placement
 from wsiseg.models.heads import Head, Maps, head_by_name, head_of
 from wsiseg.models.mirrors import mean_of_mirrors
@@ -110,7 +110,7 @@ class NetworkSegmenter:
         return self.head.calibrate(samples, self.decoder)
 
     def segment(self, images: Sequence[Image], calibration: Mapping[str, float]) -> list[Nuclei]:
-        return [self.head.decode(maps, self.decoder, calibration) for maps in self.maps(images)]
+        return [self._decode(maps, calibration) for maps in self.maps(images)]
 
     def maps(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
         """What the decoder reads of each image, in the order of its arguments (:meth:`Head.activate`).
@@ -120,6 +120,15 @@ class NetworkSegmenter:
         if not self.flips:
             return self.engine.run(images)
         return [mean_of_mirrors(self.engine.run, image, self.head) for image in images]
+
+
+    def _decode(self, maps: tuple[Maps, ...], calibration: Mapping[str, float]) -> Nuclei:
+        device = self.engine.placement.device
+        if device != "cpu" and isinstance(self.decoder, OffsetDecoder):
+            from wsiseg.models.decoders.offsets_torch import decode_on_device
+
+            return decode_on_device(self.decoder, maps[0], maps[1], device)
+        return self.head.decode(maps, self.decoder, calibration)
 
 
 def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = False) -> NetworkSegmenter:

@@ -88,7 +88,10 @@ class OffsetDecoder:
 
     def decode(self, foreground: Map, offsets: Map) -> Nuclei:
         """Nuclei of the maps (see :func:`decode_offsets`) in their pixels, with float32 column ``score``."""
-        labels, scores = decode_offsets(foreground, offsets, self)
+        return self.nuclei(*decode_offsets(foreground, offsets, self))
+
+    def nuclei(self, labels: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> Nuclei:
+        """Outlines of what :func:`decode_offsets` gives, without those that are rejected."""
         nuclei = trace(labels)
         nuclei = Nuclei(nuclei.vertices / self.upsample, nuclei.offsets, nuclei.columns)
         score = scores[nuclei.columns["label"] - 1]
