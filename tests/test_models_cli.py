@@ -178,7 +178,11 @@ def test_truncated_weights(segment: Command, tmp_path: Path) -> None:
         ({"decoder": {"name": "hover"}}, "decoder 'hover' does not read offsets"),
         ({"decoder": {"name": "offsets", "parameters": {"mpp": "x"}}}, "mpp is 'x', expected a finite number"),
         ({"margin_px": -3}, "margin_px is -3"),
-        ({"card": {"summary": "nameless"}}, "its description cannot be read"),
+        ({"card": {"summary": "nameless"}}, "name of a model's card is None: expected a text"),
+        ({"card": {"name": "a", "data": "text"}}, "data of a model's card is 'text': expected a list of texts"),
+        ({"card": {"name": "a", "scores": {"x": 0.5}}}, "expected numbers by name, by data set"),
+        ({"card": {"name": "a", "speed": "fast"}}, "expected megapixels a second"),
+        ({"card": 5}, "its description cannot be read"),
     ],
 )
 def test_weights_that_do_not_fit(

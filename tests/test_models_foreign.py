@@ -254,6 +254,8 @@ def test_a_measured_margin_is_the_segmenters(tmp_path: Path) -> None:
         ({"decoder.parameters.depth": 1}, r"decoder 'watershed' has no parameters \['depth'\]"),
         ({"decoder.parameters.mpp": 0.25}, "it is the manifest's"),
         ({"margin_px": -1}, "margin_px is -1"),
+        ({"data": "all of it"}, "expected a list of texts"),
+        ({"speed": {"here": "fast"}}, "expected megapixels a second"),
     ],
 )
 def test_manifests_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

@@ -102,14 +102,43 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ModelCard:
-        """The inverse of :meth:`to_dict`; keys that it does not know are ignored."""
+        """The inverse of :meth:`to_dict`; keys that it does not know are ignored.
+
+        Raises
+        ------
+        ValueError
+            No name, or a value of another kind.
+        """
+        scores, speed = value.get("scores"), value.get("speed")
+        if scores is not None and not (isinstance(scores, Mapping) and all(map(_numbers, scores.values()))):
+            raise ValueError(f"scores of a model's card are {scores!r}: expected numbers by name, by data set")
+        if speed is not None and not _numbers(speed):
+            raise ValueError(f"speed of a model's card is {speed!r}: expected megapixels a second by place")
         return cls(
-            name=str(value["name"]),
-            summary=str(value.get("summary", "")),
-            licence=str(value.get("licence", "unknown")),
-            data=tuple(value.get("data", ())),
-            recipe=str(value.get("recipe", "")),
-            scores=value.get("scores"),
-            limits=tuple(value.get("limits", ())),
-            speed=value.get("speed"),
+            name=_text(value, "name", None),
+            summary=_text(value, "summary", ""),
+            licence=_text(value, "licence", "unknown"),
+            data=_texts(value, "data"),
+            recipe=_text(value, "recipe", ""),
+            scores=scores,
+            limits=_texts(value, "limits"),
+            speed=speed,
         )
+
+
+def _text(value: Mapping[str, Any], key: str, default: str | None) -> str:
+    found = value.get(key, default)
+    if not isinstance(found, str):
+        raise ValueError(f"{key} of a model's card is {found!r}: expected a text")
+    return found
+
+
+def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = value.get(key, ())
+    if not isinstance(found, list | tuple) or not all(isinstance(item, str) for item in found):
+        raise ValueError(f"{key} of a model's card is {found!r}: expected a list of texts")
+    return tuple(found)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(item, int | float) for item in value.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import ModelCard, Segmenter
-from wsiseg.models.weights_io import SUFFIXES, load_weights, read_header
+from wsiseg.models.weights_io import SUFFIXES, load_weights, read_card, read_header
 
 DEFAULT_MODEL = "unet-0.5"
 CHECKPOINT, MANIFEST = ".tar", ".toml"
@@ -92,7 +92,7 @@ def describe_model(model: str) -> dict[str, Any]:
         return {"card": card, **rest, "file": str(manifest.file)}
     if path.suffix == ".safetensors":
         content = read_header(path)
-        card = ModelCard.from_dict(content.get("card") or {"name": path.stem}).to_dict()
+        card = read_card(path, content).to_dict()
     else:
         from wsiseg.models.network import NetworkSegmenter
 

@@ -130,14 +130,28 @@ def load_weights(path: Path) -> WeightFile:
             raise ModelError(
                 f"{path}: the weights {name!r} are not finite. The file is damaged or training diverged."
             )
+    card = read_card(path, content)
     try:
-        card = ModelCard.from_dict(content.get("card") or {"name": path.stem})
         return WeightFile(card, *_described(content), state=state, sha256=digest, margin_px=_margin(content))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(
             f"{path}: its description cannot be read ({type(error).__name__}: {error}). "
             "Expected what `wsiseg train` writes; see docs/models.md."
         ) from error
+
+
+def read_card(path: Path, content: Mapping[str, Any]) -> ModelCard:
+    """The card in a weight file's content; without one, the file's name.
+
+    Raises
+    ------
+    ModelError
+        A card that cannot be read.
+    """
+    try:
+        return ModelCard.from_dict(content.get("card") or {"name": path.stem})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: its description cannot be read ({error})") from error
 
 
 def save_weights(
