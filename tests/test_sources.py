@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsiseg.errors import MissingMppError, UsageError
+from wsiseg.errors import MissingMppError, ModelError, UsageError
 from wsiseg.formats import snow
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.nuclei import Nuclei
@@ -29,6 +29,7 @@ from wsiseg.train.source import Frame, Source
 from wsiseg.train.sources import KINDS, cut, files
 from wsiseg.train.sources.folder import FolderSource
 from wsiseg.train.sources.images import ImagesSource
+from wsiseg.train.sources.pseudo import PseudoSource
 from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels
 from wsiseg.train.sources.run import RunSource
 from wsiseg.train.sources.slides import apportion
@@ -115,6 +116,9 @@ def sources(
 ) -> dict[str, Source]:
     return {
         "folder": FolderSource(folder, mpp=0.25, overlap=0.2, licence="CC0"),
+        "pseudo": PseudoSource(
+            folder / "images", Path("unet-0.5"), mpp=0.25, scales=(1.0,), sure=0.5, licence="CC0"
+        ),
         "rendered": RenderedSource(folder / "images", count=20, size=64, licence="CC0"),
         "synthetic": SyntheticSource(dataset, licence="CC0"),
         "snow": SnowSource(write_snow(tmp_path_factory.mktemp("snow") / "tiles"), overlap=0.5, licence="CC0"),
@@ -150,7 +154,8 @@ def test_every_kind_gives_patches_in_one_order(sources: dict[str, Source], kind:
     assert pool.weight.dtype == np.float32
     for labels, covered, known in zip(pool.labels, pool.covered, pool.known, strict=True):
         assert np.array_equal(np.unique(labels[labels > 0]), np.arange(1, labels.max() + 1))
-        assert (covered[labels > 0] >= 127).all()  # half of it or more
+        if kind != "pseudo":  # whose outlines are finer than its maps
+            assert (covered[labels > 0] >= 127).all()  # half of it or more
         assert set(np.unique(known)) <= {UNKNOWN, KNOWN, OUTSIDE}
         assert (labels[known == OUTSIDE] == 0).all()
     if kind != "images":
@@ -180,9 +185,10 @@ def test_every_kind_describes_itself(sources: dict[str, Source], kind: str, tmp_
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_is_read_from_a_recipe(kind: str, tmp_path: Path) -> None:
-    needed = {"mpp": 0.25} if kind == "folder" else {}
+    needed: dict[str, Any] = {"folder": {"mpp": 0.25}, "pseudo": {"network": "unet-0.5"}}.get(kind, {})
     source = parse_table(KINDS[kind], {"data": str(tmp_path), "licence": "CC0", **needed}, "data.train[0]")
-    assert source == KINDS[kind](tmp_path, licence="CC0", **needed)  # type: ignore[call-arg]
+    values = {name: Path(value) if name == "network" else value for name, value in needed.items()}
+    assert source == KINDS[kind](tmp_path, licence="CC0", **values)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match=r"data\.train\[0\]\.oops: unknown key"):
         parse_table(KINDS[kind], {"data": str(tmp_path), "oops": 1, **needed}, "data.train[0]")
     with pytest.raises(UsageError, match=r"data\.train\[0\]\.data: got 3"):
@@ -581,8 +587,8 @@ def test_what_a_network_says_has_the_textures_size() -> None:
 
 def test_a_network_fills_in_what_it_finds(tmp_path: Path) -> None:
     Image.fromarray(discs(0, 96, 96)[0]).save(tmp_path / "texture.png")
-    source = RenderedSource(tmp_path, count=2, size=64, network="unet-0.5")
-    plain = dataclasses.replace(source, network="")
+    source = RenderedSource(tmp_path, count=2, size=64, network=Path("unet-0.5"))
+    plain = dataclasses.replace(source, network=None)
     assert source.describe(FRAME)["network"][1] == 0.1
     assert not np.array_equal(whole(source).images, whole(plain).images)
 
@@ -736,3 +742,52 @@ def test_the_renderers_revision_counts_its_changes(folder: Path) -> None:
     assert REVISION == 2
     assert pool.images.mean(axis=(1, 2, 3)).tolist() == pytest.approx([164.1, 132.0, 121.8], abs=0.2)
     assert pool.labels.max(axis=(1, 2)).tolist() == [10, 3, 10]
+
+
+class TestPseudo:
+    """Patches that a network labels."""
+
+    @pytest.fixture(scope="class")
+    def source(self, tmp_path_factory: pytest.TempPathFactory) -> PseudoSource:
+        folder = tmp_path_factory.mktemp("textures")
+        for n in range(3):
+            Image.fromarray(discs(n, 96, 96)[0]).save(folder / f"texture{n}.png")
+        return PseudoSource(folder, Path("unet-0.5"), mpp=0.25, sure=0.5)
+
+    def test_one_patch_an_image_at_the_students_scale(self, source: PseudoSource) -> None:
+        pool = whole(source, Frame(0.5, 48))
+        assert pool.images.shape == (3, 48, 48, 3)
+        assert (pool.known == KNOWN).all()
+        # Soft: probabilities between nothing and all, and they are high in the nuclei that it is sure of.
+        assert ((pool.covered > 5) & (pool.covered < 250)).any()
+        assert pool.labels.max() > 0
+        assert pool.covered[pool.labels > 0].mean() > 127
+
+    def test_a_student_may_see_finer_than_its_teacher(self, source: PseudoSource) -> None:
+        fine, coarse = whole(source, Frame(0.25, 96)), whole(source, Frame(0.5, 48))
+        assert fine.images.shape == (3, 96, 96, 3)
+        halved = (fine.labels > 0).reshape(3, 48, 2, 48, 2).mean(axis=(2, 4)) >= 0.5
+        assert (halved == (coarse.labels > 0)).mean() > 0.97
+
+    def test_what_is_unsure_has_no_centre(self, source: PseudoSource) -> None:
+        strict = whole(dataclasses.replace(source, sure=1.0), Frame(0.5, 48))
+        assert strict.labels.max() == 0
+        assert strict.covered.any()
+        hard = whole(dataclasses.replace(source, sure=1.0, soft=False), Frame(0.5, 48))
+        assert not hard.covered.any()
+        assert {UNKNOWN, KNOWN} == set(np.unique(hard.known))
+
+    def test_views_and_teacher_are_part_of_the_key(self, source: PseudoSource) -> None:
+        one = source.describe(FRAME)
+        assert one["network"]
+        assert one != dataclasses.replace(source, scales=(1.0,)).describe(FRAME)
+        assert "unet-0.5" in source.statements()[0]
+
+    def test_no_network_is_an_error(self, source: PseudoSource) -> None:
+        with pytest.raises(ModelError, match="is no network"):
+            whole(dataclasses.replace(source, network=Path("classical")))
+
+    @pytest.mark.parametrize("change", [{"scales": ()}, {"scales": (9.0,)}, {"sure": 2.0}])
+    def test_impossible_values_are_refused(self, source: PseudoSource, change: dict[str, object]) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            dataclasses.replace(source, **change)

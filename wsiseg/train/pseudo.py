@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from wsiseg.models.heads import Head, Maps
 from wsiseg.models.network import NetworkSegmenter
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN
-from wsiseg.train.settings import Rounds
 
 _FOREGROUND = {"offsets": 0, "foreground": 0, "seeds": 1, "hover": 0}
 """Which of the decoder's maps is the foreground's probability; heads without one have only their nuclei."""
@@ -18,6 +18,26 @@ _PAD_PX = 48
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a teacher is trusted.
+
+    Attributes
+    ----------
+    soft : bool
+        The foreground's target is its probability, everywhere. Otherwise it is inside its sure nuclei, unlikely
+        pixels are background, and the others say nothing: pale parts of nuclei must not be taught as background.
+    sure : float
+        Least score of a nucleus that counts as one.
+    unknown : float
+        Foreground probability below which a pixel is background, where not ``soft``.
+    """
+
+    soft: bool
+    sure: float
+    unknown: float
 
 
 def mirrored_maps(segmenter: NetworkSegmenter, image: Bytes) -> tuple[Maps, ...]:
@@ -36,13 +56,9 @@ def foreground_of(maps: Sequence[Maps], head: Head) -> Maps:
 
 
 def pseudo_labels(
-    maps: Sequence[Maps], labels: Labels, scores: npt.NDArray[np.float32], known: Bytes, head: Head, rounds: Rounds
+    maps: Sequence[Maps], labels: Labels, scores: npt.NDArray[np.float32], known: Bytes, head: Head, trust: Trust
 ) -> tuple[Labels, Bytes, Bytes]:
     """What a teacher's view of a patch teaches: labels int32, covered uint8 and known uint8, each (h, w).
-
-    Soft: the foreground's target is the probability everywhere. Otherwise it is inside the sure nuclei, and
-    unlikely pixels are background; of the others nothing is known, since the pale parts of nuclei must not be
-    taught as background.
 
     Parameters
     ----------
@@ -54,16 +70,15 @@ def pseudo_labels(
     known : uint8 array (h, w)
         Of the patch: ``OUTSIDE`` stays.
     head : Head
-    rounds : Rounds
-        ``soft``, ``sure`` and ``unknown``.
+    trust : Trust
     """
     which = _FOREGROUND.get(head.name)
     foreground = (labels > 0).astype(np.float32) if which is None else np.clip(maps[which], 0, 1)
     meant = np.ones(labels.shape, dtype=bool)
-    if not rounds.soft:
-        sure = np.concatenate([[False], scores >= rounds.sure])
-        labels = np.where(sure, np.cumsum(sure), 0)[labels].astype(np.int32)
-        meant = (foreground < rounds.unknown) | (labels > 0)
+    sure = np.concatenate([[False], scores >= trust.sure])
+    labels = np.where(sure, np.cumsum(sure), 0)[labels].astype(np.int32)
+    if not trust.soft:
+        meant = (foreground < trust.unknown) | (labels > 0)
         foreground = np.where(labels > 0, foreground, 0)
     outside = known == OUTSIDE
     covered = np.where(outside, 0, np.rint(foreground * 255)).astype(np.uint8)

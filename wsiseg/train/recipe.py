@@ -222,7 +222,8 @@ def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
 
 def _paths(ingredient: Ingredient) -> dict[str, Path]:
     values = {f.name: getattr(ingredient.source, f.name) for f in dataclasses.fields(ingredient.source)}  # type: ignore[arg-type]
-    return {name: value for name, value in values.items() if isinstance(value, Path)}
+    # A network may also be one of the package, which is at hand.
+    return {n: v for n, v in values.items() if isinstance(v, Path) and (n != "network" or _is_data(str(v)))}
 
 
 def _placed(ingredient: Ingredient, data: Mapping[str, Path]) -> Any:

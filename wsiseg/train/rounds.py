@@ -22,7 +22,7 @@ from torch import nn
 from wsiseg.store import read_json, write_json
 from wsiseg.train.patches import PatchPool, write_pool
 from wsiseg.train.pools import Portion, divide, spread
-from wsiseg.train.pseudo import pseudo_labels
+from wsiseg.train.pseudo import Trust, pseudo_labels
 from wsiseg.train.run import Training, fit_on
 from wsiseg.train.settings import Rounds
 from wsiseg.train.validate import predict, predictor
@@ -82,6 +82,7 @@ def _labelled_by(
     """The unlabelled portions with the teacher's labels, kept in ``folder``."""
     plan = training.plan
     engine = predictor(teacher, plan, training.machine.placement)
+    trust = Trust(rounds.soft, rounds.sure, rounds.unknown)
     total, made = sum(map(len, portions)), []
 
     def parts(portion: Portion, before: int, first: int) -> Iterator[PatchPool]:
@@ -89,7 +90,7 @@ def _labelled_by(
             some = portion.pool.part(portion.indices[start : start + _PIECE])
             found = [predict(engine, plan, image, rounds.mirrors) for image in some.images]
             taught = [
-                pseudo_labels(f.maps, f.labels, f.scores, known, plan.head, rounds)
+                pseudo_labels(f.maps, f.labels, f.scores, known, plan.head, trust)
                 for f, known in zip(found, some.known, strict=True)
             ]
             labels, covered, known = (np.stack(arrays) for arrays in zip(*taught, strict=True))

@@ -219,7 +219,7 @@ class Rounds:
         Targets of the foreground are the teacher's probabilities everywhere. Otherwise they are inside its sure
         nuclei, and unlikely pixels are background; the others say nothing.
     sure : float
-        Least score of a nucleus that counts as sure.
+        Least score of a nucleus that has a centre to be learnt, and counts as sure.
     unknown : float
         Foreground probability below which a pixel outside is background, where not ``soft``.
     mirrors : bool

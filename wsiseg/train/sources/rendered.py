@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import ModelError
 from wsiseg.nuclei import Nuclei
 from wsiseg.raster import rasterize
 from wsiseg.synth.grafts import Graft, cut_grafts
@@ -24,6 +23,7 @@ from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
 from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.teacher import load_teacher
 
 if TYPE_CHECKING:
     from wsiseg.models.network import NetworkSegmenter
@@ -46,9 +46,9 @@ class RenderedSource:
         Which textures: ``training``, ``validation`` (every ``every``-th) or ``all``.
     stain_transfer, distractors : float
         See :class:`wsiseg.synth.render.RenderOptions`.
-    network : str
+    network : Path or None
         A model's name or weight file, which says where textures have nuclei of their own; these are filled in.
-        Empty: what is dark.
+        None: what is dark.
     threshold : float
         Foreground probability above which ``network`` means a nucleus.
     grafts, sure : float
@@ -67,7 +67,7 @@ class RenderedSource:
     every: int = 11
     stain_transfer: float = 0.5
     distractors: float = 1.0
-    network: str = ""
+    network: Path | None = None
     threshold: float = 0.1
     grafts: float = 0.6
     sure: float = 0.8
@@ -131,7 +131,7 @@ class RenderedSource:
         return RenderOptions(self.size, self.stain_transfer, self.distractors, self.grafts)
 
     def _network_says(self) -> list[object] | None:
-        return [_network(self.network).weights_sha256, self.threshold, self.sure] if self.network else None
+        return [load_teacher(self.network).weights_sha256, self.threshold, self.sure] if self.network else None
 
     def _files(self) -> dict[str, Path]:
         found = files.find_files(self.data, files.IMAGE_SUFFIXES)
@@ -142,7 +142,7 @@ class RenderedSource:
         images = [files.read_image(path) for path in self._files().values()]
         if not self.network:
             return [dissect(image) for image in images], []
-        segmenter = _network(self.network)
+        segmenter = load_teacher(self.network)
         textures, grafts = [], []
         for image in images:
             mask, labels = nuclear_pixels(segmenter, image, self.threshold, self.sure)
@@ -175,18 +175,6 @@ def nuclear_pixels(
     nuclei = nuclei.take(nuclei.columns["score"].astype(np.float64) >= sure)
     large = Nuclei(nuclei.vertices / factor, nuclei.offsets, nuclei.columns)
     return cut.nearest(mask, shape) > 0, rasterize(large, np.arange(1, len(large) + 1), shape)
-
-
-def _network(name: str) -> NetworkSegmenter:
-    """On the CPU in full precision, so that the same pixels are nuclear on every machine."""
-    from wsiseg.models.network import NetworkSegmenter
-    from wsiseg.models.registry import load_segmenter
-
-    segmenter = load_segmenter(name, device="cpu", precision="fp32")
-    if not isinstance(segmenter, NetworkSegmenter):
-        raise ModelError(f"{name}: is no network; expected one that says where nuclei may be")
-    segmenter.flips = True
-    return segmenter
 
 
 def _render(

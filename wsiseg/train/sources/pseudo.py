@@ -1,0 +1,184 @@
+"""``kind = "pseudo"``: images without labels, labelled by a network: what a teacher hands on to a student.
+
+The teacher sees each patch at its own resolution, which need not be the student's, enlarged by several factors and
+mirrored; the mean of these views is better than any of them, and the student learns to see that at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.models.heads import Maps
+from wsiseg.nuclei import Nuclei
+from wsiseg.raster import rasterize
+from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool
+from wsiseg.train.source import Frame
+from wsiseg.train.sources import cut, files
+from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.images import ImagesSource
+from wsiseg.train.sources.teacher import load_teacher
+
+if TYPE_CHECKING:
+    from wsiseg.models.network import NetworkSegmenter
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PseudoSource:
+    """Patches of images with the labels that a network gives them.
+
+    Attributes
+    ----------
+    data, mpp, mpp_table, count, seed, table, key, values, span, part, every, overlap, licence
+        Which patches of which images: as for :class:`wsiseg.train.sources.images.ImagesSource`.
+    network : Path
+        A model's name or weight file.
+    scales : tuple of float
+        Enlargements over whose views the network's maps are averaged, each over the four mirror images as well.
+    soft : bool
+        The foreground's target is the network's probability, everywhere. Otherwise it is inside its sure nuclei;
+        unlikely pixels are background, and the others say nothing.
+    sure : float
+        Least score of a nucleus that has a centre to be learnt.
+    unknown : float
+        Foreground probability below which a pixel is background, where not ``soft``.
+    """
+
+    data: Path
+    network: Path
+    mpp: float | None = None
+    mpp_table: str = ""
+    count: int | None = None
+    seed: int = 0
+    table: str = ""
+    key: str = ""
+    values: tuple[str, ...] = ()
+    span: tuple[float, float] = files.WHOLE
+    part: Part = "all"
+    every: int = 11
+    overlap: float = 0.0
+    licence: str = "unknown"
+    scales: tuple[float, ...] = (0.8, 1.0, 1.25)
+    soft: bool = True
+    sure: float = 0.7
+    unknown: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._images()
+        if not self.scales or not all(0.25 <= scale <= 4 for scale in self.scales):
+            raise ValueError(f"scales {list(self.scales)}: expected enlargements from 0.25 to 4, such as [1.0]")
+        if not 0 <= self.sure <= 1 or not 0 <= self.unknown <= 1:
+            raise ValueError(f"sure {self.sure}, unknown {self.unknown}: expected 0 to 1")
+
+    def describe(self, frame: Frame) -> dict[str, Any]:
+        teacher = load_teacher(self.network)
+        return {
+            "kind": "pseudo",
+            "revision": cut.REVISION,
+            "images": self._images().describe(_fine(frame, teacher.mpp)),
+            "network": teacher.weights_sha256,
+            "views": list(self.scales),
+            "trust": [self.soft, self.sure, self.unknown],
+            "patch": {"mpp": frame.mpp, "side": frame.side},
+        }
+
+    def statements(self) -> tuple[str, ...]:
+        teacher = load_teacher(self.network)
+        (images,) = self._images().statements()
+        name = f"{teacher.name} (sha256 {teacher.weights_sha256[:12]}…, {teacher.card.licence})"
+        return (f"{images}; labelled by {name}",)
+
+    def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
+        teacher = load_teacher(self.network)
+        fine = _fine(frame, teacher.mpp)
+        for some in self._images().parts(fine, first):
+            yield PatchPool.join(
+                [self._taught(teacher, image, known, fine.mpp, frame.mpp) for image, known in _pairs(some)]
+            )
+
+    def _taught(
+        self, teacher: NetworkSegmenter, image: Image, known: npt.NDArray[np.uint8], fine: float, mpp: float
+    ) -> PatchPool:
+        from wsiseg.train.pseudo import Trust, pseudo_labels
+
+        maps = mean_of_views(teacher, image, fine, self.scales)
+        nuclei = teacher.head.decode(maps, teacher.decoder, {})
+        factor = teacher.mpp / mpp
+        small = cut.rescale(image, np.zeros(known.shape, dtype=np.int32), fine / mpp).image
+        shape = (small.shape[0], small.shape[1])
+        scaled = Nuclei(nuclei.vertices * factor, nuclei.offsets, nuclei.columns)
+        labels = rasterize(scaled, np.arange(1, len(scaled) + 1), shape)
+        scores = nuclei.columns["score"].astype(np.float32)
+        resized = tuple(_channels(m, shape) for m in maps)
+        trust = Trust(self.soft, self.sure, self.unknown)
+        outside = cut.nearest(known == OUTSIDE, shape) > 0
+        around = np.where(outside, OUTSIDE, KNOWN).astype(np.uint8)
+        labels, covered, meant = pseudo_labels(resized, labels, scores, around, teacher.head, trust)
+        return PatchPool.of(small[None], cut.compact(labels)[None], covered[None], meant[None])
+
+    def _images(self) -> ImagesSource:
+        return ImagesSource(
+            data=self.data, mpp=self.mpp, mpp_table=self.mpp_table, count=self.count, seed=self.seed,
+            table=self.table, key=self.key, values=self.values, span=self.span, part=self.part,
+            every=self.every, overlap=self.overlap, licence=self.licence,
+        )  # fmt: skip
+
+
+def mean_of_views(teacher: NetworkSegmenter, image: Image, mpp: float, scales: Sequence[float]) -> tuple[Maps, ...]:
+    """What the decoder reads of an image (h, w, 3) at ``mpp``, averaged over enlargements; at the teacher's mpp."""
+    from wsiseg.train.pseudo import mirrored_maps
+
+    kinds = [teacher.head.maps[name] for name in teacher.head.inputs]
+    if any(item.kind == "types" for item in kinds):
+        raise ValueError("types of nuclei cannot be averaged over views")
+    base = mpp / teacher.mpp
+    shape = cut.scaled_size(image.shape, base)
+    views = []
+    for scale in scales:
+        size = cut.scaled_size(image.shape, base * scale)
+        maps = mirrored_maps(teacher, _enlarged(image, size))
+        lengths = [shape[0] / size[0] if n in teacher.head.lengths else 1.0 for n in teacher.head.inputs]
+        views.append([_channels(m, shape) * np.float32(f) for m, f in zip(maps, lengths, strict=False)])
+    return tuple(np.mean(same, axis=0, dtype=np.float32) for same in zip(*views, strict=True))
+
+
+def _fine(frame: Frame, mpp: float) -> Frame:
+    """The frame in which patches are read: at the finer resolution of student and teacher."""
+    fine = min(frame.mpp, mpp)
+    return Frame(fine, round(frame.side * frame.mpp / fine), frame.workers, frame.device)
+
+
+def _pairs(pool: PatchPool) -> Iterator[tuple[Image, npt.NDArray[np.uint8]]]:
+    return ((np.asarray(i), np.asarray(k)) for i, k in zip(pool.images, pool.known, strict=True))
+
+
+def _channels(maps: Maps, shape: tuple[int, int]) -> Maps:
+    """A map (h, w) or (c, h, w) at another size."""
+    if maps.ndim == 2:
+        return _resized(maps, shape)
+    return np.stack([_resized(channel, shape) for channel in maps])
+
+
+def _resized(values: Maps, shape: tuple[int, int]) -> Maps:
+    from PIL import Image as Pillow
+
+    if values.shape == shape:
+        return values
+    picture = Pillow.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(picture.resize((shape[1], shape[0]), Pillow.Resampling.BILINEAR))
+
+
+def _enlarged(image: Image, shape: tuple[int, int]) -> Image:
+    from PIL import Image as Pillow
+
+    if image.shape[:2] == shape:
+        return image
+    way = Pillow.Resampling.BOX if shape[0] <= image.shape[0] // 2 else Pillow.Resampling.BICUBIC
+    return np.asarray(Pillow.fromarray(image).resize((shape[1], shape[0]), way))
