@@ -54,7 +54,7 @@ class Roi(click.ParamType):
     default="auto",
     show_default=True,
     help="What computes the network; auto: OpenVINO for ONNX files, torch for all others. "
-    "OpenVINO is faster on Intel processors: pip install 'wsiseg[openvino]'.",
+    "OpenVINO is faster on x86 processors: pip install 'wsiseg[openvino]'.",
 )
 @click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
 @options.cluster_options

@@ -1,4 +1,4 @@
-"""Networks in OpenVINO, on Intel and compatible processors: the extra ``wsiseg[openvino]``."""
+"""Networks in OpenVINO, on processors: the extra ``wsiseg[openvino]``."""
 
 from __future__ import annotations
 
