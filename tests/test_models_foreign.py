@@ -446,3 +446,13 @@ def test_a_program_that_fails_is_quoted(tmp_path: Path) -> None:
     torch.jit.trace(nn.Conv2d(4, 1, 1), torch.zeros(1, 4, 8, 8)).save(str(tmp_path / "dark.pt"))
     with pytest.raises(ModelError, match=r"cannot be run \(.*to have 4 channels"):
         load(path)
+
+
+def test_the_documented_manifest_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text("utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "my-model.toml").write_text(example, "utf-8")
+    manifest = read_manifest(tmp_path / "my-model.toml")
+    assert manifest.head.name == "offsets"
+    assert manifest.picks["offsets"].scale == 8.0
+    assert manifest.decoder.mpp == 0.5
