@@ -70,7 +70,7 @@ def command(
 
     \b
     wsiseg train --list
-    wsiseg train unet-0.5 --data textures=tiles/ -o runs/a
+    wsiseg train unet-0.5-first --data textures=tiles/ -o runs/a
     wsiseg train my.toml --data slides=annotated/ -o runs/b --set optimise.steps=500 --set seed=2
     """
     from wsiseg.train.recipe import read_recipe
