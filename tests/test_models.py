@@ -389,3 +389,10 @@ def test_mean_of_mirrors_is_equivariant(saved: Path) -> None:
     assert np.allclose(turned_offsets[0, ::-1], -offsets[0], atol=1e-4)
     assert np.allclose(turned_offsets[1, ::-1], offsets[1], atol=1e-4)
     assert segmenter.describe()["flips"] is True
+
+
+def test_mirrors_are_asked_for_by_name_and_refused_without_a_network(saved: Path) -> None:
+    assert load_segmenter(str(saved), device="cpu", mirrors=True).describe()["flips"] is True
+    assert load_segmenter(str(saved), device="cpu").describe()["flips"] is False
+    with pytest.raises(UsageError, match="no network whose maps could be averaged"):
+        load_segmenter("classical", mirrors=True)

@@ -60,6 +60,8 @@ class ModelChoice:
     """Torch threads of a worker process; None leaves torch's own choice."""
     engine: str = "auto"
     """``auto``, ``torch`` or ``openvino``."""
+    mirrors: bool = False
+    """Average a network's maps over mirror images."""
 
 
 @dataclass(frozen=True)
@@ -475,7 +477,13 @@ def _load(choice: ModelChoice) -> Segmenter:
         import torch
 
         torch.set_num_threads(choice.threads)
-    return load_segmenter(choice.model, device=choice.device, precision=choice.precision, engine=choice.engine)
+    return load_segmenter(
+        choice.model,
+        device=choice.device,
+        precision=choice.precision,
+        engine=choice.engine,
+        mirrors=choice.mirrors,
+    )
 
 
 def _cause(error: BaseException) -> str:

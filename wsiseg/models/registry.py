@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wsiseg.errors import ModelError
+from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
 from wsiseg.models.weights_io import SUFFIXES, load_weights, read_card, read_header
+
+if TYPE_CHECKING:
+    from wsiseg.models.network import NetworkSegmenter
 
 DEFAULT_MODEL = "unet-0.5"
 CHECKPOINT, MANIFEST = ".tar", ".toml"
@@ -28,7 +31,7 @@ def list_models() -> list[ModelCard]:
 
 
 def load_segmenter(
-    model: str, *, device: str = "auto", precision: str = "auto", engine: str = "auto"
+    model: str, *, device: str = "auto", precision: str = "auto", engine: str = "auto", mirrors: bool = False
 ) -> Segmenter:
     """A ready segmenter.
 
@@ -44,19 +47,28 @@ def load_segmenter(
         ``classical``.
     engine : str
         ``auto`` (OpenVINO for ONNX files, else torch), ``torch`` or ``openvino``; ignored by ``classical``.
+    mirrors : bool
+        Average a network's maps over the four mirror images of each tile.
 
     Raises
     ------
     ModelError
         No such model, or weights that cannot be used.
     UsageError
-        No such device, precision or engine.
+        No such device, precision or engine, or ``mirrors`` of a model without a network.
     """
     if model == CLASSICAL.name:
         from wsiseg.models.classical import ClassicalSegmenter
 
+        if mirrors:
+            raise UsageError(f"--mirrors: the model {model!r} has no network whose maps could be averaged")
         return ClassicalSegmenter()
-    path = find_model(model)
+    segmenter = _load_network(find_model(model), device, precision, engine)
+    segmenter.flips = mirrors
+    return segmenter
+
+
+def _load_network(path: Path, device: str, precision: str, engine: str) -> NetworkSegmenter:
     # Only here: torch takes a second to import, and a wrong name should not cost it.
     if path.suffix == MANIFEST:
         from wsiseg.models.foreign import foreign_segmenter
