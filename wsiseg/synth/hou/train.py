@@ -49,7 +49,7 @@ class TrainOptions:
     refiner_rate, discriminator_rate : float
         Learning rates (Adam).
     warm_up : int
-        First steps in which the refiner learns to leave the image alone and the discriminator to tell.
+        First steps in which the discriminator learns alone, against patches that the refiner leaves as they are.
     seed : int
     """
 
@@ -57,8 +57,8 @@ class TrainOptions:
     size: int = 128
     history: int = 256
     refiner_rate: float = 2e-4
-    discriminator_rate: float = 2e-4
-    warm_up: int = 20
+    discriminator_rate: float = 5e-4
+    warm_up: int = 200
     seed: int = 0
 
 
@@ -138,15 +138,16 @@ def train_step(
     references = np.stack([patch.reference for patch in patches])
     image, reference = to_tensor(np.stack([patch.image for patch in patches])), to_tensor(references)
 
+    learns = trainer.step >= options.warm_up  # an untrained discriminator has nothing to say yet
     pair.discriminator.requires_grad_(False)
-    refined = pair.refiner(image, reference)
-    extra = segmenter_loss(refined, patches) if segmenter_loss is not None else None
-    loss = refiner_loss(pair.discriminator(refined, reference), refined, image, extra)
-    if trainer.step < options.warm_up:  # an untrained discriminator has nothing to say yet
-        loss = 0.0 * loss
-    trainer.refiner_optimiser.zero_grad()
-    loss.backward()
-    trainer.refiner_optimiser.step()
+    with torch.set_grad_enabled(learns):
+        refined = pair.refiner(image, reference)
+        extra = segmenter_loss(refined, patches) if segmenter_loss is not None else None
+        loss = refiner_loss(pair.discriminator(refined, reference), refined, image, extra)
+    if learns:
+        trainer.refiner_optimiser.zero_grad()
+        loss.backward()
+        trainer.refiner_optimiser.step()
 
     pair.discriminator.requires_grad_(True)
     images = to_images(refined)
@@ -205,9 +206,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--batch", type=int, default=TrainOptions.batch)
     parser.add_argument("--size", type=int, default=TrainOptions.size)
+    parser.add_argument(
+        "--warm-up", type=int, default=TrainOptions.warm_up,
+        help="first steps of the discriminator alone; as many as --steps: a refiner that changes nothing",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=TrainOptions.seed)
     given = parser.parse_args()
-    options = TrainOptions(batch=given.batch, size=given.size, seed=given.seed)
+    options = TrainOptions(batch=given.batch, size=given.size, warm_up=given.warm_up, seed=given.seed)
     train([tile for _, tile in load_tiles(given.textures)], given.out, given.steps, options, given.every)
 
 
