@@ -8,10 +8,9 @@ import numpy as np
 
 from wsiseg.synth.layout import Layout
 from wsiseg.synth.paint import NOISE_SIZE, blend, fibre_field, noise_fields, paint_field, paint_random_body, turned
-from wsiseg.synth.shapes import KINDS, Float32, NucleusKind, sample_shape
+from wsiseg.synth.shapes import KINDS, MPP, Float32, NucleusKind, sample_shape
 from wsiseg.synth.textures import Texture
 
-MPP = 0.25
 DEBRIS = NucleusKind("debris", (1.0, 2.8), (0.4, 1.0), 0.08, 0.2, 0.0, 0.0)
 STRAND = NucleusKind("strand", (10.0, 45.0), (0.03, 0.07), 0.02, 0.25, 0.0, 0.95)
 BLOB = NucleusKind("blob", (4.0, 16.0), (0.35, 1.0), 0.10, 0.15, 0.0, 0.3)

@@ -24,10 +24,9 @@ from wsiseg.synth.paint import (
     paint_nucleus,
     paint_random_body,
 )
-from wsiseg.synth.shapes import KINDS, Float32, Int32, place_shapes
+from wsiseg.synth.shapes import KINDS, MPP, Float32, Int32, place_shapes
 from wsiseg.synth.textures import Texture, to_rgb
 
-MPP = 0.25
 REVISION = 2
 """Counts up whenever the same seed begins to give other patches."""
 

@@ -16,6 +16,9 @@ import numpy.typing as npt
 HARMONICS = (2, 3, 4, 5, 6)
 SHAPE_FIELDS = 7 + 2 * len(HARMONICS)  # x, y, semi-major, semi-minor, cos, sin, bend, amplitudes, phases
 
+MPP = 0.25
+"""Microns per pixel that patches are rendered at."""
+
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
