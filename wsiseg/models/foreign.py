@@ -54,7 +54,9 @@ def foreign_segmenter(path: Path, device: str, precision: str, engine: str) -> N
         ready = Engine(network, placement, manifest.head)
         _trial(ready)
     named = Named("onnx" if onnx else "torchscript", {k: manifest.content[k] for k in ("input", "head")})
-    return NetworkSegmenter(manifest.card, digest, named, ready, manifest.decoder, manifest.margin_px)
+    return NetworkSegmenter(
+        manifest.card, digest, named, ready, manifest.decoder, manifest.margin_px, types=manifest.types
+    )
 
 
 def _checked(manifest: Manifest) -> str:

@@ -26,7 +26,7 @@ _TOP = (
     "summary", "licence", "data", "recipe", "scores", "limits", "speed",
 )  # fmt: skip
 _INPUT = ("mean", "std", "range", "stride_px", "border_px", "reach_px", "window_px")
-_MAP = ("output", "channels", "values", "scale")
+_MAP = ("output", "channels", "values", "scale", "types")
 _VALUES = ("logits", "probabilities")
 _PROBABLE = ("logit", "classes", "types")
 
@@ -45,12 +45,15 @@ class Pick:
         ``logits`` or ``probabilities``, for the maps that are one or the other.
     scale : float
         Factor that makes pixels of lengths.
+    types : tuple of str
+        Names of the types, one for each channel of a map of types; () where they are not named.
     """
 
     output: int | str = 0
     channels: tuple[int, ...] | None = None
     values: str = "logits"
     scale: float = 1.0
+    types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,12 @@ class Manifest:
     margin_px: int | None
     content: Mapping[str, Any]
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the types of nuclei, the background's first; () without a map of types."""
+        named = (name for pick in self.picks.values() for name in pick.types)
+        return tuple(named) or self.head.type_names(self.config.outputs)
+
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
@@ -194,8 +203,13 @@ def _head(table: Mapping[str, Any]) -> tuple[Head, dict[str, Pick], dict[str, in
         if not isinstance(maps[name], Mapping):
             raise TypeError(f"{where} is {maps[name]!r}, not a table")
         picks[name] = _pick(maps[name], where, head.maps[name].kind)
-        chosen = picks[name].channels
-        channels[name] = head.maps[name].channels if chosen is None else len(chosen)
+        chosen = picks[name].channels or picks[name].types
+        channels[name] = len(chosen) or head.maps[name].channels
+        if picks[name].types and len(picks[name].types) != channels[name]:
+            raise ValueError(
+                f"{where} types names {len(picks[name].types)} types for {channels[name]} channels: expected one "
+                "for each, first that of the background, for nuclei without a type"
+            )
     if not head.fits(channels):
         raise ValueError(f"the maps have {channels} channels; the head {head.name!r} has {head.outputs}")
     return head, picks, channels
@@ -216,7 +230,18 @@ def _pick(table: Mapping[str, Any], where: str, kind: str) -> Pick:
     scale = _number(table, "scale") if "scale" in table else 1.0
     if "scale" in table and kind in _PROBABLE:
         raise ValueError(f"{where} scale: a map of probabilities has none")
-    return Pick(output, None if channels is None else tuple(channels), values, scale)
+    types = _types(table["types"], where, kind) if "types" in table else ()
+    return Pick(output, None if channels is None else tuple(channels), values, scale, types)
+
+
+def _types(names: Any, where: str, kind: str) -> tuple[str, ...]:
+    if kind != "types":
+        raise ValueError(f"{where} types: only a map of types has them")
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names):
+        raise TypeError(f"{where} types is {names!r}: expected a list of names")
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"{where} types is {names!r}: expected two or more names, each once")
+    return tuple(names)
 
 
 def _decoder(content: Mapping[str, Any], head: Head) -> Decoder:
