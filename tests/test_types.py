@@ -25,12 +25,14 @@ from wsiseg_cli.main import cli, main  # noqa: E402
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.formats.geojson import type_classes  # noqa: E402
 from wsiseg.formats.geoparquet import ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
+from wsiseg.geometry import Scale, Window  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
 from wsiseg.models.heads import HEADS  # noqa: E402
 from wsiseg.models.manifest import read_manifest  # noqa: E402
 from wsiseg.models.mirrors import mean_of_mirrors  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.nuclei import Nuclei  # noqa: E402
+from wsiseg.slide import open_slide  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 
 Segment = Callable[..., Path]
@@ -187,7 +189,8 @@ def test_names_are_the_manifests(model: Path, tmp_path: Path) -> None:
     assert read_manifest(path).types == ("no type", "type 1", "type 2")
     path.write_text(toml(with_map({"output": "types", "types": ["a", "b", "c", "d"]})))
     manifest = read_manifest(path)
-    assert manifest.config.outputs["tp"] == 4  # without a list of channels as many as names
+    assert manifest.interface is not None
+    assert manifest.interface.config.outputs["tp"] == 4  # without a list of channels as many as names
     maps = {name: MANIFEST["head"]["maps"][name] for name in ("np", "hv")}
     path.write_text(toml({**MANIFEST, "head": {"name": "hover", "maps": maps}}))
     assert read_manifest(path).types == ()
@@ -220,6 +223,52 @@ def test_only_types_have_names(tmp_path: Path) -> None:
     path.write_text(toml({**MANIFEST, "head": {"name": "hover", "maps": maps}}))
     with pytest.raises(ModelError, match=r"\[head.maps.np\] types: only a map of types"):
         read_manifest(path)
+
+
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    """The manifest of a published checkpoint with three types, as written; None leaves a key out."""
+    torch.save({"desc": thin("hovernet-fast").state_dict()}, folder / "h.tar")
+    content = {"format": 1, "name": "pannuke", "file": "h.tar", "licence": "CC0-1.0", "mpp": 0.3}
+    content |= {"head": {"maps": {"tp": {"types": NAMES}}}, **changes}
+    path = folder / "h.toml"
+    path.write_text(toml({key: value for key, value in content.items() if value is not None}), "utf-8")
+    return path
+
+
+def test_a_manifest_names_a_published_checkpoint_and_its_types(tmp_path: Path) -> None:
+    decoder = {"parameters": {"min_area_um2": 4.0}}
+    segmenter = load_segmenter(str(checkpoint(tmp_path, decoder=decoder)), device="cpu", precision="fp32")
+    bare = load_segmenter(str(tmp_path / "h.tar"), device="cpu", precision="fp32")
+    found, expected = segmenter.describe(), bare.describe()
+    assert (segmenter.name, found["licence"], segmenter.mpp) == ("pannuke", "CC0-1.0", 0.3)
+    assert (found["types"], expected["types"]) == (NAMES, ["no type", "type 1", "type 2"])
+    assert found["decoder"]["parameters"]["min_area_um2"] == 4.0
+    assert all(found[key] == expected[key] for key in ("network", "head", "weights_sha256", "precision"))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    for a, b in zip(segmenter.maps([image])[0], bare.maps([image])[0], strict=True):
+        assert np.array_equal(a, b)
+    unnamed = load_segmenter(str(checkpoint(tmp_path, head=None)), device="cpu")
+    assert unnamed.describe()["types"] == expected["types"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"head": {"maps": {"tp": {"types": ["a", "b"]}}}}, "types names 2 types, the network has 3"),
+        ({"head": {"maps": {"tp": {}}}}, "types is None: expected a list of names"),
+        ({"head": {"maps": {"tp": {"types": NAMES, "channels": [0, 1, 2]}}}}, r"unknown keys \['channels'\]"),
+        ({"head": {"maps": {"np": {}}}}, r"unknown keys \['np'\]"),
+        ({"head": {"name": "star"}}, "a published checkpoint has the head 'hover'"),
+        ({"input": {"stride_px": 8}}, "whose input is known"),
+        ({"licence": None}, "licence is missing"),
+        ({"sha256": "0" * 64}, "damaged or another file"),
+    ],
+)
+def test_manifests_that_do_not_fit_a_checkpoint(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    path = checkpoint(tmp_path, **changes)
+    with pytest.raises(ModelError, match=reason) as caught:
+        load_segmenter(str(path), device="cpu")
+    assert "h.toml" in str(caught.value)
 
 
 def test_names_for_other_channels_than_the_network_has(model: Path, tmp_path: Path) -> None:
@@ -348,6 +397,32 @@ def test_tiles_do_not_change_types(
         order = np.lexsort((nuclei.columns["x"], nuclei.columns["y"]))
         rows.append(np.stack([nuclei.columns[n][order] for n in ("x", "y", "type", "type_prob")]))
     np.testing.assert_array_equal(rows[0], rows[1])
+
+
+@torch.inference_mode()
+def undecided(slide: Path) -> nn.Module:
+    """A HoVer-Net of random weights that finds something of each kind: none of its logits is mostly the highest."""
+    network = thin("hovernet-fast")
+    with open_slide(slide) as opened:
+        pixels = opened.read_window(Window(0, 0, 256, 256), Scale(1.0))
+    maps = network(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
+    for name in ("np", "tp"):
+        network.decoder[name].u0.conv.bias -= maps[name].flatten(2).median(2).values[0]
+    return network
+
+
+@pytest.mark.slow
+def test_published_weights_give_numbered_types(tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.svs", width=300, height=260, seed=3, layout="dense")
+    torch.save({"desc": undecided(tmp_path / "a.svs").state_dict()}, tmp_path / "h.tar")
+    folder = segment(tmp_path / "a.svs", tmp_path / "out", tmp_path / "h.tar", "--precision", "fp32", "--all")
+    names = ["no type", "type 1", "type 2"]
+    record = json.loads((folder / "slide.json").read_text())
+    assert list(record["types"]) == names
+    assert sum(record["types"].values()) == record["nuclei"]
+    assert min(record["types"]["type 1"], record["types"]["type 2"]) > 0
+    counts = geopandas.read_parquet(folder / "nuclei.parquet")["type"].value_counts()
+    assert {name: int(counts.get(name, 0)) for name in names} == record["types"]
 
 
 def test_a_slide_without_nuclei_has_no_types(model: Path, tmp_path: Path) -> None:

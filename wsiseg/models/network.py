@@ -23,6 +23,8 @@ from wsiseg.nuclei import Nuclei
 if TYPE_CHECKING:
     from torch import nn
 
+    from wsiseg.models.manifest import Manifest
+
 
 class NetworkSegmenter:
     """Maps by a network, nuclei by its head's decoder; see :class:`wsiseg.models.base.Segmenter`.
@@ -165,13 +167,16 @@ def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = F
     )
 
 
-def hovernet_segmenter(path: Path, placement: Placement) -> NetworkSegmenter:
-    """HoVer-Net with the weights of a published checkpoint (``.tar``), at the authors' 0.25 µm a pixel.
+def hovernet_segmenter(path: Path, placement: Placement, manifest: Manifest | None = None) -> NetworkSegmenter:
+    """HoVer-Net with the weights of a published checkpoint (``.tar``).
+
+    Without a manifest at the authors' 0.25 µm a pixel, with their decoder, and with numbers for types.
 
     Raises
     ------
     ModelError
-        As :func:`wsiseg.models.networks.published.load_published_checkpoint`.
+        As :func:`wsiseg.models.networks.published.load_published_checkpoint`; or the manifest names other types
+        than there are.
     """
     network = load_published_checkpoint(path)
     with path.open("rb") as stream:
@@ -179,7 +184,17 @@ def hovernet_segmenter(path: Path, placement: Placement) -> NetworkSegmenter:
     card = ModelCard(path.stem, "HoVer-Net, weights of a published checkpoint", "unknown: ask who published it")
     config = network.config
     named = Named(f"hovernet-{config.mode}", {"types": config.types, "divisor": config.divisor})
-    return NetworkSegmenter(card, digest, named, Engine(network, placement), HoverDecoder(mpp=0.25))
+    engine = Engine(network, placement)
+    if manifest is None:
+        return NetworkSegmenter(card, digest, named, engine, HoverDecoder(mpp=0.25))
+    if len(manifest.types) not in (0, config.types):
+        raise ModelError(
+            f"types names {len(manifest.types)} types, the network has {config.types}: expected one name for each, "
+            "first that of the background, for nuclei without a type"
+        )
+    return NetworkSegmenter(
+        manifest.card, digest, named, engine, manifest.decoder, manifest.margin_px, types=manifest.types
+    )
 
 
 def _load(network: nn.Module, weights: WeightFile) -> None:

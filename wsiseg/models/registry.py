@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
-from wsiseg.models.weights_io import SUFFIXES, load_weights, read_card, read_header
+from wsiseg.models.weights_io import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
 
 if TYPE_CHECKING:
     from wsiseg.models.network import NetworkSegmenter
 
 DEFAULT_MODEL = "unet-0.5"
-CHECKPOINT, MANIFEST = ".tar", ".toml"
+MANIFEST = ".toml"
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSICAL = ModelCard(
     name="classical",
