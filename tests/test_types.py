@@ -271,6 +271,16 @@ def test_manifests_that_do_not_fit_a_checkpoint(tmp_path: Path, changes: dict[st
     assert "h.toml" in str(caught.value)
 
 
+def test_the_documented_manifest_of_a_checkpoint_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text("utf-8")
+    example = next(part for part in page.split("```toml\n")[1:] if part.startswith("# hovernet")).partition("```")[0]
+    (tmp_path / "h.toml").write_text(example, "utf-8")
+    manifest = read_manifest(tmp_path / "h.toml")
+    assert manifest.interface is None
+    assert len(manifest.types) == 6
+    assert manifest.decoder == build_decoder("hover")
+
+
 def test_names_for_other_channels_than_the_network_has(model: Path, tmp_path: Path) -> None:
     (tmp_path / "typed.pt").write_bytes((model.parent / "typed.pt").read_bytes())
     path = tmp_path / "typed.toml"
