@@ -273,7 +273,7 @@ def test_manifests_that_do_not_fit_a_checkpoint(tmp_path: Path, changes: dict[st
 
 def test_the_documented_manifest_of_a_checkpoint_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text("utf-8")
-    example = next(part for part in page.split("```toml\n")[1:] if part.startswith("# hovernet")).partition("```")[0]
+    example = next(part for part in page.split("```toml\n") if part.startswith("# hovernet")).partition("```")[0]
     (tmp_path / "h.toml").write_text(example, "utf-8")
     manifest = read_manifest(tmp_path / "h.toml")
     assert manifest.interface is None
