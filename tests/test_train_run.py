@@ -46,7 +46,7 @@ TABLES: dict[str, Any] = {
         "train": [{**SOURCE, "part": "training", "every": 4}],
         "validation": [{**SOURCE, "part": "validation", "every": 4}],
     },
-    "augment": {"rotate": 0.3, "jpeg": 0.3},
+    "augment": {"rotate": 0.3, "jpeg": 0.3, "transport": 0.5},
     "optimise": {"steps": 9, "batch": 2, "crop": 32, "precision": "fp32", "warmup": 3},
     "stop": {"every": 3},
 }

@@ -140,13 +140,15 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
         return tuple(dataclasses.replace(i, source=_placed(i, data)) for i in ingredients)
 
-    train, validation = placed(recipe.data.train), placed(recipe.data.validation)
+    train, validation, styles = (
+        placed(group) for group in (recipe.data.train, recipe.data.validation, recipe.data.styles)
+    )
     rounds = recipe.rounds
     if rounds is not None:
         rounds = dataclasses.replace(rounds, unlabelled=placed(rounds.unlabelled))
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(recipe.data, train=train, validation=validation),
+        data=dataclasses.replace(recipe.data, train=train, validation=validation, styles=styles),
         rounds=rounds,
         start=Start(str(data.get(recipe.start.weights, recipe.start.weights))),
     )
@@ -159,7 +161,7 @@ def recipe_digest(tables: Table) -> str:
 
 def _data(table: object) -> Data:
     values = dict(_mapping(table, "data"))
-    for key in ("train", "validation"):
+    for key in ("train", "validation", "styles"):
         if key in values:
             values[key] = _sources(values[key], f"data.{key}")
     known = [field.name for field in dataclasses.fields(Data)]
@@ -217,7 +219,7 @@ def _mapping(table: object, where: str) -> Table:
 
 def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
     more = recipe.rounds.unlabelled if recipe.rounds is not None else ()
-    return recipe.data.train + recipe.data.validation + more
+    return recipe.data.train + recipe.data.validation + recipe.data.styles + more
 
 
 def _paths(ingredient: Ingredient) -> dict[str, Path]:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsiseg.errors import UsageError
+from wsiseg.geometry import FloatArray
 from wsiseg.models.base import ModelCard
 from wsiseg.models.engine import place
 from wsiseg.store import output_lock, read_json, write_json
@@ -21,8 +24,10 @@ from wsiseg.train.pools import Portion, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
 from wsiseg.train.settings import Optimise, Recipe
 from wsiseg.train.source import Frame
+from wsiseg.train.stains import stain_styles
 
 SCHEMA = "wsiseg-train-1"
+_MOST_STYLES = 1000
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Training:
     card: ModelCard
     out: Path
     report: Report
+    styles: FloatArray
 
 
 def train_recipe(
@@ -125,15 +131,17 @@ def train_recipe(
         "train": recipe.data.train,
         "validation": recipe.data.validation,
         "unlabelled": recipe.rounds.unlabelled if recipe.rounds is not None else (),
+        "styles": recipe.data.styles,
     }
     with output_lock(out):
         keys = {name: [pool_key(i, frame) for i in group] for name, group in sources.items()}
         _claim(out, tables, keys)
         pools = options.pools or out / "pools"
-        train, validation, unlabelled = (
+        train, validation, unlabelled, lenders = (
             gather(group, keys[name], frame, pools, report) for name, group in sources.items()
         )
-        training = Training(recipe, plan, machine, training_card(recipe, text), out, report)
+        styles = _styles(recipe, lenders or train)
+        training = Training(recipe, plan, machine, training_card(recipe, text), out, report, styles)
         if recipe.rounds is not None:
             from wsiseg.train.rounds import train_rounds
 
@@ -161,7 +169,14 @@ def fit_on(
     steps = optimise.steps or math.ceil((optimise.epochs or 0) * sum(map(len, portions)) / optimise.batch)
     optimise = dataclasses.replace(optimise, steps=steps, epochs=None)
     maker = BatchMaker(
-        portions, training.plan.targets, recipe.augment, optimise.batch, optimise.crop, recipe.data.mpp, seed
+        portions,
+        training.plan.targets,
+        recipe.augment,
+        optimise.batch,
+        optimise.crop,
+        recipe.data.mpp,
+        seed,
+        training.styles,
     )
     network = fresh_network(training.plan, recipe)
     if start is not None:
@@ -169,6 +184,12 @@ def fit_on(
     card = training.card.to_dict()
     job = Job(training.plan, optimise, recipe.stop, maker, validation, folder, training.machine, card)
     return fit(job, network, training.report)
+
+
+def _styles(recipe: Recipe, lenders: Sequence[Portion]) -> FloatArray:
+    if recipe.augment.transport == 0:
+        return np.empty((0, 3, 3))
+    return stain_styles(pool.images[index] for pool, index in spread(lenders, _MOST_STYLES))
 
 
 def _claim(out: Path, tables: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> None:
