@@ -101,6 +101,8 @@ def parse_recipe(tables: Table) -> Recipe:
         if number < 0:
             raise UsageError(f"{key}: got {number}; expected 0 or more")
     rounds = recipe.rounds
+    if rounds is not None and recipe.start.keep > 0:
+        raise UsageError("start.keep: got a value with [rounds]; expected 0: students start from their teachers")
     if rounds is not None and not rounds.unlabelled and rounds.labelled + rounds.validation >= 1:
         raise UsageError(
             "rounds: labelled + validation is 1; expected less, or [[rounds.unlabelled]]: nothing is left to label"
@@ -150,7 +152,7 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
         recipe,
         data=dataclasses.replace(recipe.data, train=train, validation=validation, styles=styles),
         rounds=rounds,
-        start=Start(str(data.get(recipe.start.weights, recipe.start.weights))),
+        start=dataclasses.replace(recipe.start, weights=str(data.get(recipe.start.weights, recipe.start.weights))),
     )
 
 

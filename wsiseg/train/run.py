@@ -18,13 +18,14 @@ from wsiseg.models.engine import place
 from wsiseg.store import output_lock, read_json, write_json
 from wsiseg.train.batches import BatchMaker
 from wsiseg.train.export import export_weights, scored, training_card
-from wsiseg.train.loop import Job, Machine, Report, fit
+from wsiseg.train.loop import Job, Machine, Report, fit, update_average
 from wsiseg.train.plan import Plan, fresh_network, plan_training
 from wsiseg.train.pools import Portion, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
 from wsiseg.train.settings import Optimise, Recipe
 from wsiseg.train.source import Frame
 from wsiseg.train.stains import stain_styles
+from wsiseg.train.validate import predictor, validate
 
 SCHEMA = "wsiseg-train-1"
 _MOST_STYLES = 1000
@@ -150,6 +151,9 @@ def train_recipe(
             patches = spread(validation, recipe.stop.images)
             network, progress = fit_on(training, out, train, patches, recipe.optimise, recipe.seed)
             scores = {"validation": progress.scores}
+            if recipe.start.keep > 0:
+                update_average(network, fresh_network(plan, recipe), 1 - recipe.start.keep)
+                scores["blended"] = validate(predictor(network, plan, placement), plan, patches)
         weights = out / f"{recipe.name}.safetensors"
         sha256 = export_weights(network, plan, scored(training.card, scores), weights, recipe.margin_px)
     return TrainResult(weights, sha256, progress.step, progress.best_step, scores)

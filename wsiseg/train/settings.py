@@ -201,9 +201,21 @@ class Start:
     ----------
     weights : str
         A model of the package, or a name of data: a weight file. Empty: fresh weights, by the seed.
+    keep : float
+        What is exported is this part of the weights that it started from and the rest of those that it came to.
+        Half of each keeps what was known of other stains and organs [1]_.
+
+    References
+    ----------
+    .. [1] Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, doi:10.1109/CVPR52688.2022.00780.
     """
 
     weights: str = ""
+    keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.keep < 1, "keep", self.keep, "a fraction, 0 or more, below 1")
+        _require(self.keep == 0 or bool(self.weights), "keep", self.keep, "weights to keep a part of")
 
 
 @dataclass(frozen=True)
