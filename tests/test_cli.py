@@ -51,6 +51,7 @@ def test_every_command_module_is_listed() -> None:
     [
         (["segment", "/no/such.svs", "-o", "{out}"], 2, "no such file"),
         (["segment", "{slide}", "-o", "{out}", "--roi", "1,2,3"], 2, "four numbers"),
+        (["segment", "{slide}", "-o", "{out}", "--roi", "nan,2,3,4"], 2, "finite numbers"),
         (["segment", "{slide}", "-o", "{out}", "--mpp", "-1"], 2, "--mpp"),
         (["segment", "{slide}", "-o", "{out}", "-m", "no-such-model", "-w", "0"], 2, "no-such-model"),
         (["segment", "{slide}", "-o", "{slide}", "-m", "classical", "-w", "0"], 5, "in the way"),

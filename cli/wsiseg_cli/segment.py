@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -20,8 +21,8 @@ class Roi(click.ParamType):
             x, y, width, height = (float(part) for part in value.split(","))
         except ValueError:
             self.fail(f"got {value!r}; expected four numbers X,Y,W,H in level-0 pixels", param, ctx)
-        if width <= 0 or height <= 0:
-            self.fail(f"got {value!r}; width and height must be positive", param, ctx)
+        if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+            self.fail(f"got {value!r}; expected finite numbers, width and height above 0", param, ctx)
         return x, y, width, height
 
 
