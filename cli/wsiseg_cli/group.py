@@ -116,7 +116,7 @@ def _stopped(code: int) -> int:
         click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {printable(resume_command())}", err=True)
     else:
         click.echo("\nstopped", err=True)
-    # CPython remembers a KeyboardInterrupt that left an exec() of text (every dataclass is made by one), caught since
-    # or not, and dies of SIGINT instead of exiting with the code. The next exec() makes it forget.
+    # CPython remembers a KeyboardInterrupt that left an exec() of text (every dataclass is made by one), caught
+    # since or not, and dies of SIGINT instead of exiting with the code. The next exec() makes it forget.
     exec("")
     return code

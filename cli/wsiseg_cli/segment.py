@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+
+if TYPE_CHECKING:
+    from wsiseg.cluster import ClusterOptions
 
 
 class Roi(click.ParamType):
@@ -79,12 +83,7 @@ def command(
     engine: str,
     mirrors: bool,
     retry_partial: bool,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    memory_limit: str,
-    dashboard_address: str,
-    performance_report: Path | None,
+    cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
     """Segment the nuclei of slides, stitch them, grade each slide and write a report.
@@ -100,16 +99,13 @@ def command(
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
     """
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.cluster import open_executor
     from wsiseg.inputs import find_slides
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.pipeline import SegmentOptions, segment_slides
     from wsiseg.segment import ModelChoice
     from wsiseg_cli.progress import watch
 
-    cluster = ClusterOptions(
-        scheduler, workers, device, dashboard_address, memory_limit, performance_report
-    )
     paths = find_slides(slides)
     with open_executor(cluster) as executor, watch(len(paths), executor.dashboard, quiet=as_json) as on_event:
         choice = ModelChoice(
