@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -320,6 +320,24 @@ def _touch(x: Tensor, place: str) -> Tensor:
     return x + torch.from_file(place, True, 8).sum()
 
 
+class Wordy(nn.Module):
+    """Names and texts that are no operations."""
+
+    sizes: Final[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.save = Darkness(), nn.Sequential(nn.Identity(), nn.ReLU())
+
+    def load(self, x: Tensor, gain: float = -1.0, sizes: tuple[int, int] = (1, 1)) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError("torch.save('x') or open(y)\n")
+        return self.save(x * gain * float(sizes[0])) * -1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.open(self.load(x) * -1.0 if x.ndim == 3 else x)
+
+
 class Writes(nn.Module):
     def __init__(self, place: str) -> None:
         super().__init__()
@@ -336,6 +354,91 @@ def test_programs_that_touch_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="uses from_file, which can touch files"):
         load(path)
     assert not place.exists()
+
+
+def reworked(path: Path, old: str, new: str, rename: tuple[str, str] = ("", "")) -> None:
+    """Change the text of a TorchScript file's own source, and the name of that source."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (source,) = [name for name in entries if name.endswith(".py") and b"class Darkness" in entries[name]]
+    text = entries.pop(source).decode()
+    assert old in text
+    entries[source.replace(*rename)] = text.replace(old, new, 1).encode()
+    entries["dark/code/other.py"] = b"x = 1\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+CALL = '("{place}", True, 8)'
+
+
+@pytest.mark.parametrize(
+    ("body", "rename"),
+    [
+        (f"torch.from_file{CALL}", ("", "")),
+        (f"torch.from_file{CALL}", ("code/", "CODE/")),  # torch's reader does not tell capitals
+        (f"torch.from_file{CALL}", (".py", ".PY")),
+        (f"torch.from_file\\\n{CALL}", ("", "")),
+        (f"(torch . from_file # a comment\n{CALL})", ("", "")),
+        (f"other\n    other = torch.from_file\n    y = other{CALL}", ("", "")),
+        (f'getattr(torch, "from_" "file"){CALL}', ("", "")),
+        (f'getattr(torch, "from\\137file"){CALL}', ("", "")),
+        (f"ops.aten.from_file{CALL}", ("", "")),
+        ('torch.save(x, "{place}")', ("", "")),
+        ("ops.c10d.barrier(x)", ("", "")),
+        ("ops.prim.rpc_sync(x)", ("", "")),
+        ("__torch__.torch.classes.dist_c10d.Store(x)", ("", "")),
+    ],
+)
+def test_no_way_of_writing_it_hides_what_touches_files(tmp_path: Path, body: str, rename: tuple[str, str]) -> None:
+    path, place = bring(tmp_path), tmp_path / "written"
+    statement = f"y = {body.format(place=place)}\n    conv = self.conv"
+    reworked(tmp_path / "dark.pt", "conv = self.conv", statement, rename)
+    with pytest.raises(ModelError, match="which can touch files"):
+        load(path)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x: Tensor)", "x: Tensor, y: Tensor=f())"),  # default values are computed while the file is loaded,
+        ("  training : bool", "  size : Final[int] = f()\n  training : bool"),  # constants as well,
+        ("  def forward", "  def __setstate__(self, state: int) -> None:\n    return None\n  def forward"),
+    ],
+)
+def test_nothing_is_computed_while_a_program_is_loaded(tmp_path: Path, old: str, new: str) -> None:
+    path = bring(tmp_path)
+    reworked(tmp_path / "dark.pt", old, new)
+    with pytest.raises(ModelError, match=r"a call in a constant or default value|__setstate__"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("dark/model.json", b"{}"), ("dark/VERSION", b"3"), ("dark/code/x.py", b"x = (")]
+)
+def test_archives_that_torch_does_not_write_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """Of the older format's model.json torch takes names of sources, and it does not tell capitals."""
+    path = bring(tmp_path)
+    with zipfile.ZipFile(tmp_path / "dark.pt", "a") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(ModelError, match="torch writes; refused"):
+        load(path)
+
+
+def test_a_pickle_that_names_an_extensions_class_is_refused(tmp_path: Path) -> None:
+    path = bring(tmp_path)
+    with zipfile.ZipFile(tmp_path / "dark.pt", "a") as archive:
+        archive.writestr("dark/more.pkl", b"c__torch__.torch.classes.dist_c10d\nStore\n")
+    with pytest.raises(ModelError, match=r"a class of an extension \(more\.pkl\)"):
+        load(path)
+
+
+def test_scripted_programs_with_constants_defaults_and_such_words_run(tmp_path: Path) -> None:
+    path = bring(tmp_path)
+    torch.jit.script(Wordy()).save(str(tmp_path / "dark.pt"))
+    check_discs(load(path))
 
 
 def test_archives_with_a_name_twice_are_refused(tmp_path: Path) -> None:
