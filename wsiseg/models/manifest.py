@@ -151,7 +151,7 @@ def _manifest(path: Path, content: Mapping[str, Any]) -> Manifest:
         raise ValueError(f"format is {content.get('format')!r}; this version of wsiseg reads {FORMAT}")
     for key in ("name", "file", "licence"):
         _text(content, key)
-    if Path(content["file"]).name != content["file"]:
+    if Path(content["file"]).name != content["file"] or not content["file"].isprintable():
         raise ValueError(f"file is {content['file']!r}: expected the name of a file beside the manifest")
     table = _table(content, "input")
     _only(table, _INPUT, "[input]")
@@ -166,7 +166,7 @@ def _manifest(path: Path, content: Mapping[str, Any]) -> Manifest:
             _whole(table, "stride_px", 1),
             _whole(table, "border_px", 0, 0),
             _whole(table, "reach_px", 0),
-            _whole(table, "window_px", 64) if "window_px" in table else None,
+            _whole(table, "window_px", max(64, _whole(table, "stride_px", 1))) if "window_px" in table else None,
             MappingProxyType(channels),
         ),
         head,
@@ -222,7 +222,8 @@ def _pick(table: Mapping[str, Any], where: str, kind: str) -> Pick:
 def _decoder(content: Mapping[str, Any], head: Head) -> Decoder:
     table = _table(content, "decoder") if "decoder" in content else {}
     _only(table, ("name", "parameters"), "[decoder]")
-    name, parameters = table.get("name", head.decoders[0]), table.get("parameters", {})
+    name = table.get("name", head.decoders[0])
+    parameters = _table(table, "parameters") if "parameters" in table else {}
     if name not in head.decoders:
         raise ValueError(f"decoder {name!r} does not read the head {head.name!r}; {', '.join(head.decoders)} do")
     if "mpp" in parameters:
