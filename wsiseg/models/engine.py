@@ -66,13 +66,13 @@ def place(device: str = "auto", precision: str = "auto", engine: str = "auto") -
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
+    if kind != "cuda" and device != "cpu":
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and engine == "openvino":
         raise UsageError(f"device {device!r}: OpenVINO is for processors only. Use --device cpu or --engine torch.")
     if kind == "cuda":
         index = device.partition(":")[2] or "0"
-        if not index.isdigit() or int(index) >= torch.cuda.device_count():
+        if not index.isdecimal() or int(index) >= torch.cuda.device_count():
             raise UsageError(
                 f"device {device!r}: this machine shows torch {torch.cuda.device_count()} CUDA devices. "
                 "Use --device cpu, or check the driver."

@@ -121,7 +121,6 @@ class NetworkSegmenter:
             return self.engine.run(images)
         return [mean_of_mirrors(self.engine.run, image, self.head) for image in images]
 
-
     def _decode(self, maps: tuple[Maps, ...], calibration: Mapping[str, float]) -> Nuclei:
         device = self.engine.placement.device
         if device != "cpu" and isinstance(self.decoder, OffsetDecoder):
