@@ -88,7 +88,8 @@ def command(
 ) -> int:
     """Segment the nuclei of slides, stitch them, grade each slide and write a report.
 
-    SLIDE is a file, a folder (searched for slides) or a glob pattern. Results of a slide are in OUTPUT/<slide>/:
+    SLIDE is a file, a folder (searched for slides) or a glob pattern; DICOM files of one series in one folder are
+    one slide. Results of a slide are in OUTPUT/<slide>/:
     nuclei.parquet (GeoParquet, level-0 pixels), maps.zarr (labels, tissue, lost area), thumbnail.png and
     slide.json; of all of them in OUTPUT/report.html and cohort.csv. A stopped or killed run goes on where it
     was when the same command is given again; a finished one computes nothing.
