@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsiseg.histogram import otsu
+from wsiseg.histogram import otsu, otsu_bin
 from wsiseg.metrics import evaluate
 from wsiseg.models.base import Segmenter
 from wsiseg.models.classical import ClassicalSegmenter
@@ -96,6 +96,24 @@ def test_extreme_images_do_not_fail():
     for value in (0, 255):
         image = np.full((64, 80, 3), value, np.uint8)
         assert len(SEGMENTER.segment([image], SEGMENTER.calibrate([image]))[0]) == 0
+
+
+def test_otsu_is_the_largest_variance_between_classes_and_the_first_of_equals() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts, centres = rng.integers(0, 9, 12), np.sort(rng.integers(0, 100, 12))
+        best, at = -1.0, -1
+        for k in range(11):
+            low, high = counts[: k + 1].sum(), counts[k + 1 :].sum()
+            between = 0.0
+            if low and high:
+                means = (counts * centres)[: k + 1].sum() / low, (counts * centres)[k + 1 :].sum() / high
+                between = low * high * (means[0] - means[1]) ** 2
+            if between > best * (1 + 1e-9):
+                best, at = between, k
+        assert otsu_bin(counts, centres) == at
+    assert otsu_bin(np.zeros(5, dtype=np.int64), np.arange(5)) == 0
+    assert otsu_bin(np.array([0, 7, 0, 0, 7, 0]), np.arange(6)) == 1
 
 
 def test_otsu_separates_two_peaks():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from test_run import same_results
-from wsiseg_cli.main import cli
+from wsiseg_cli.group import cli
 
 from wsiseg.testing import Truth, write_slide
 
@@ -42,7 +42,7 @@ def test_help_names_every_command_and_the_reference_is_in_step() -> None:
 
 def test_every_command_module_is_listed() -> None:
     folder = Path(__file__).parents[1] / "cli" / "wsiseg_cli"
-    helpers = {"__init__", "__main__", "main", "options", "progress", "reference", "trainprogress"}
+    helpers = {"__init__", "__main__", "main", "group", "options", "progress", "reference", "trainprogress"}
     assert {path.stem for path in folder.glob("*.py")} - helpers == set(cli.list_commands(None))  # type: ignore[arg-type]
 
 
@@ -51,6 +51,7 @@ def test_every_command_module_is_listed() -> None:
     [
         (["segment", "/no/such.svs", "-o", "{out}"], 2, "no such file"),
         (["segment", "{slide}", "-o", "{out}", "--roi", "1,2,3"], 2, "four numbers"),
+        (["segment", "{slide}", "-o", "{out}", "--roi", "nan,2,3,4"], 2, "finite numbers"),
         (["segment", "{slide}", "-o", "{out}", "--mpp", "-1"], 2, "--mpp"),
         (["segment", "{slide}", "-o", "{out}", "-m", "no-such-model", "-w", "0"], 2, "no-such-model"),
         (["segment", "{slide}", "-o", "{slide}", "-m", "classical", "-w", "0"], 5, "in the way"),
@@ -111,6 +112,46 @@ def test_info_and_models_and_doctor_answer_in_json(drawn: tuple[Path, Truth]) ->
 def heed_ctrl_c() -> None:
     """In the child: a test run that was started in the background passes on that Ctrl-C is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "goes_on"),
+    [
+        ("click", ["segment", "{slide}", "-o", "{out}"], False),  # before it knows what it is to do
+        ("numpy", ["segment", "{slide}", "-o", "{out}"], True),
+        ("numpy", ["--debug", "segment", "{slide}", "-o", "{out}"], True),
+        ("numpy", ["synth", "hou", "--textures", "{folder}", "--count", "3", "-o", "{out}"], True),
+        ("numpy", ["synth", "export", "{folder}", "-o", "{out}"], True),
+        ("numpy", ["synth", "sheet", "{folder}", "-o", "{out}"], False),
+        ("numpy", ["report", "{folder}"], False),
+    ],
+)
+def test_ctrl_c_while_libraries_are_imported(
+    module: str, arguments: list[str], goes_on: bool, tmp_path: Path
+) -> None:
+    """``module`` never ends its import; it waits inside an exec(), of which CPython makes a point at exit."""
+    (tmp_path / "libraries").mkdir()
+    waiting = "exec(\"import time; print('importing', flush=True); time.sleep(300)\")"
+    (tmp_path / "libraries" / f"{module}.py").write_text(waiting)
+    (tmp_path / "segment.svs").write_bytes(b"")
+    places = {"slide": tmp_path / "segment.svs", "out": tmp_path / "out", "folder": tmp_path}
+    search = os.pathsep.join((str(tmp_path / "libraries"), os.environ.get("PYTHONPATH", "")))
+    process = subprocess.Popen(
+        [*COMMAND, *(text.format(**places) for text in arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
+        env={**os.environ, "PYTHONPATH": search},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    first, *rest = errors.strip().splitlines()
+    if goes_on:
+        assert first == "stopped; nothing finished is lost. To go on:"
+        assert rest == [f"  __main__.py {' '.join(arguments).format(**places)}"]
+    else:
+        assert (first, rest) == ("stopped", [])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -344,7 +345,15 @@ def test_a_full_gpu_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [maps[0] for maps in Engine(tiny_network(), FP32).run(images)]
     forward, sizes = engine._forward, []
 
+    class Allocation:
+        pass
+
+    held: list[weakref.ref[Allocation]] = []
+
     def small_memory(batch: list[np.ndarray]) -> np.ndarray:
+        assert not any(ref() for ref in held), "the failed attempt still holds its memory"
+        activations = Allocation()
+        held.append(weakref.ref(activations))
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.cuda.OutOfMemoryError("out of memory")
@@ -377,6 +386,8 @@ def test_wrong_images_are_refused() -> None:
         engine.run([tissue(30, 32)])
     with pytest.raises(ValueError, match="uint8"):
         engine.run([tissue(32, 32).astype(np.float32)])
+    with pytest.raises(ValueError, match="not 0"):
+        engine.run([tissue(32, 32)[:0]])
     assert engine.run([]) == []
 
 

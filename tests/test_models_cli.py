@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch")
 from test_models import TINY, tiny_network  # noqa: E402
 from test_models_engine import thin  # noqa: E402
 from test_models_foreign import bring  # noqa: E402
-from wsiseg_cli.main import cli, main  # noqa: E402
+from wsiseg_cli.group import cli  # noqa: E402
+from wsiseg_cli.main import main  # noqa: E402
 
 from wsiseg.models import speed  # noqa: E402
 from wsiseg.models.base import ModelCard  # noqa: E402

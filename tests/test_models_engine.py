@@ -204,6 +204,28 @@ class _Tangle(nn.Module):
         return self.norm(seen) + seen + self.one(self.shared(x)) * self.two(self.shared(x + 1))
 
 
+class _Both(nn.Module):
+    """Gives the convolution's output as well as the normalised one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        raw = self.conv(x)
+        return {"raw": raw, "norm": self.norm(raw)}
+
+
+def test_what_the_network_returns_is_not_folded() -> None:
+    torch.manual_seed(0)
+    network = _Both().eval()
+    network.norm.running_mean.normal_()
+    x = torch.randn(1, 3, 4, 4)
+    before = network(x)
+    fold_batch_norm(network, x)
+    torch.testing.assert_close(network(x), before)
+
+
 def test_what_is_used_twice_is_not_folded() -> None:
     torch.manual_seed(0)
     network = _Tangle().eval()
@@ -313,6 +335,12 @@ def test_openvino_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UsageError, match=r"pip install 'wsiseg\[openvino\]', or use --engine torch"):
         load_segmenter("unet-0.5", device="cpu", engine="openvino")
+
+
+@pytest.mark.parametrize("device", ["cpu:1", "cpu0", "tpu", ""])
+def test_devices_that_are_none(device: str) -> None:
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda or cuda:N"):
+        place(device, "fp32")
 
 
 def test_engines_by_name() -> None:

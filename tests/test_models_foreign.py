@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from onnx_file import write_pointwise  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
+from wsiseg.models.engine import Placement  # noqa: E402
 from wsiseg.models.manifest import read_manifest  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
@@ -198,6 +199,21 @@ def test_maps_are_picked_from_the_outputs(tmp_path: Path, named: bool) -> None:
     assert (offsets[1] == 8).all()
 
 
+def test_probabilities_that_bfloat16_rounds_to_one_are_fine(tmp_path: Path) -> None:
+    network, values = nn.Sequential(Darkness(), nn.Sigmoid()), {"values": "probabilities"}
+    path = bring(tmp_path, network, head__maps__foreground=values)
+    segmenter = load(path, precision="bf16")
+    ((found,),) = segmenter.maps([np.zeros((32, 40, 3), dtype=np.uint8)])
+    assert (found > 0.9999).all()
+
+
+@pytest.mark.parametrize("output", ["maps", "same", 0, 1])
+def test_equal_outputs_of_onnx_keep_their_names(tmp_path: Path, output: str | int) -> None:
+    pytest.importorskip("openvino")
+    write_pointwise(tmp_path / "dark.onnx", [[-10.0, -10.0, -10.0]], [15.0], alias="same")
+    check_discs(load(bring(tmp_path, file="dark.onnx", head__maps__foreground={"output": output})))
+
+
 def test_maps_may_lack_a_border(tmp_path: Path) -> None:
     network = nn.Sequential(Darkness(), nn.AvgPool2d(7, stride=1))
     path = bring(tmp_path, network, input__border_px=3, input__reach_px=3)
@@ -227,12 +243,14 @@ def test_a_measured_margin_is_the_segmenters(tmp_path: Path) -> None:
         ({"mpp": "0.5"}, "mpp is '0.5', not a finite number"),
         ({"mpp": -0.5}, "mpp is -0.5"),
         ({"file": "../dark.pt"}, "a file beside the manifest"),
+        ({"file": "dark\0.pt"}, "a file beside the manifest"),
         ({"author": "me"}, r"unknown keys \['author'\] in the manifest"),
         ({"input": None}, r"the table \[input\] is missing"),
         ({"input.depth": 3}, r"unknown keys \['depth'\] in \[input\]"),
         ({"input.stride_px": None}, "stride_px is missing"),
         ({"input.stride_px": 0}, "stride_px is 0: expected a whole number from 1"),
         ({"input.stride_px": 8.5}, "stride_px is 8.5"),
+        ({"input.stride_px": 128, "input.window_px": 64}, "window_px is 64: expected a whole number from 128"),
         ({"input.reach_px": None}, "reach_px is missing"),
         ({"input.mean": [0.5, 0.5, 0.5]}, "either mean and std"),
         ({"input.range": None}, "either mean and std"),
@@ -251,6 +269,7 @@ def test_a_measured_margin_is_the_segmenters(tmp_path: Path) -> None:
         ({"head.maps.foreground.scale": 2.0}, "probabilities has none"),
         ({"head.maps.foreground.unit": "px"}, r"unknown keys \['unit'\]"),
         ({"decoder.name": "hover"}, "decoder 'hover' does not read the head 'foreground'; watershed, otsu do"),
+        ({"decoder.parameters": [3.0]}, r"parameters is \[3.0\], not a table"),
         ({"decoder.parameters.depth": 1}, r"decoder 'watershed' has no parameters \['depth'\]"),
         ({"decoder.parameters.mpp": 0.25}, "it is the manifest's"),
         ({"margin_px": -1}, "margin_px is -1"),
@@ -320,6 +339,24 @@ def _touch(x: Tensor, place: str) -> Tensor:
     return x + torch.from_file(place, True, 8).sum()
 
 
+class Wordy(nn.Module):
+    """Names and texts that are no operations."""
+
+    sizes: Final[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.save = Darkness(), nn.Sequential(nn.Identity(), nn.ReLU())
+
+    def load(self, x: Tensor, gain: float = -1.0, sizes: tuple[int, int] = (1, 1)) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError("torch.save('x') or open(y)\n")
+        return self.save(x * gain * float(sizes[0])) * -1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.open(self.load(x) * -1.0 if x.ndim == 3 else x)
+
+
 class Writes(nn.Module):
     def __init__(self, place: str) -> None:
         super().__init__()
@@ -336,6 +373,110 @@ def test_programs_that_touch_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="uses from_file, which can touch files"):
         load(path)
     assert not place.exists()
+
+
+def reworked(path: Path, old: str, new: str, rename: tuple[str, str] = ("", "")) -> None:
+    """Change the text of a TorchScript file's own source, and the name of that source."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (source,) = [name for name in entries if name.endswith(".py") and b"class Darkness" in entries[name]]
+    text = entries.pop(source).decode()
+    assert old in text
+    entries[source.replace(*rename)] = text.replace(old, new, 1).encode()
+    entries["dark/code/other.py"] = b"x = 1\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+CALL = '("{place}", True, 8)'
+
+
+@pytest.mark.parametrize(
+    ("body", "rename"),
+    [
+        (f"torch.from_file{CALL}", ("", "")),
+        (f"torch.from_file{CALL}", ("code/", "CODE/")),  # torch's reader does not tell capitals
+        (f"torch.from_file{CALL}", (".py", ".PY")),
+        (f"torch.from_file\\\n{CALL}", ("", "")),
+        (f"(torch . from_file # a comment\n{CALL})", ("", "")),
+        (f"other\n    other = torch.from_file\n    y = other{CALL}", ("", "")),
+        (f'getattr(torch, "from_" "file"){CALL}', ("", "")),
+        (f'getattr(torch, "from\\137file"){CALL}', ("", "")),
+        (f"ops.aten.from_file{CALL}", ("", "")),
+        ('torch.save(x, "{place}")', ("", "")),
+        ("ops.c10d.barrier(x)", ("", "")),
+        ("ops.prim.rpc_sync(x)", ("", "")),
+        ("__torch__.torch.classes.dist_c10d.Store(x)", ("", "")),
+    ],
+)
+def test_no_way_of_writing_it_hides_what_touches_files(tmp_path: Path, body: str, rename: tuple[str, str]) -> None:
+    path, place = bring(tmp_path), tmp_path / "written"
+    statement = f"y = {body.format(place=place)}\n    conv = self.conv"
+    reworked(tmp_path / "dark.pt", "conv = self.conv", statement, rename)
+    with pytest.raises(ModelError, match="which can touch files"):
+        load(path)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x: Tensor)", "x: Tensor, y: Tensor=f())"),  # default values are computed while the file is loaded,
+        ("  training : bool", "  size : Final[int] = f()\n  training : bool"),  # constants as well,
+        ("  def forward", "  def __setstate__(self, state: int) -> None:\n    return None\n  def forward"),
+    ],
+)
+def test_nothing_is_computed_while_a_program_is_loaded(tmp_path: Path, old: str, new: str) -> None:
+    path = bring(tmp_path)
+    reworked(tmp_path / "dark.pt", old, new)
+    with pytest.raises(ModelError, match=r"a call in a constant or default value|__setstate__"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("dark/model.json", b"{}"), ("dark/VERSION", b"3"), ("dark/code/x.py", b"x = (")]
+)
+def test_archives_that_torch_does_not_write_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """Of the older format's model.json torch takes names of sources, and it does not tell capitals."""
+    path = bring(tmp_path)
+    with zipfile.ZipFile(tmp_path / "dark.pt", "a") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(ModelError, match="torch writes; refused"):
+        load(path)
+
+
+def test_a_pickle_that_names_an_extensions_class_is_refused(tmp_path: Path) -> None:
+    path = bring(tmp_path)
+    with zipfile.ZipFile(tmp_path / "dark.pt", "a") as archive:
+        archive.writestr("dark/more.pkl", b"c__torch__.torch.classes.dist_c10d\nStore\n")
+    with pytest.raises(ModelError, match=r"a class of an extension \(more\.pkl\)"):
+        load(path)
+
+
+def test_scripted_programs_with_constants_defaults_and_such_words_run(tmp_path: Path) -> None:
+    path = bring(tmp_path)
+    torch.jit.script(Wordy()).save(str(tmp_path / "dark.pt"))
+    check_discs(load(path))
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "*/_ORT_MEM_ADDR_/*"])
+def test_onnx_with_weights_elsewhere_is_refused(tmp_path: Path, location: str) -> None:
+    """They could be others tomorrow, under the same hash; and OpenVINO takes an address in memory for a place."""
+    (tmp_path / "weights.bin").write_bytes(bytes(12))
+    path = bring(tmp_path, file="dark.onnx")
+    write_pointwise(tmp_path / "dark.onnx", [[0.0, 0.0, 0.0]], [0.0], location=location)
+    with pytest.raises(ModelError, match="its weights lie in another file"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"<?xml version='1.0'?><net/>", b"\x3a\xff", b"\x38\x01", b"\xff" * 20])
+def test_what_is_no_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
+    """OpenVINO looks at a file's content, and would read its own format, whose weights are another file."""
+    path = bring(tmp_path, file="dark.onnx")
+    (tmp_path / "dark.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX file"):
+        load(path)
 
 
 def test_archives_with_a_name_twice_are_refused(tmp_path: Path) -> None:
@@ -379,7 +520,7 @@ def test_onnx_files_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("openvino")
     path = bring(tmp_path, file="dark.onnx")
     (tmp_path / "dark.onnx").write_bytes(b"no graph")
-    with pytest.raises(ModelError, match="no ONNX file"):
+    with pytest.raises(ModelError, match="not an ONNX file"):
         load(path)
     write_pointwise(tmp_path / "dark.onnx", [[1.0] * 4], [0.0], ("n", 4, "h", "w"))
     with pytest.raises(ModelError, match=r"does not take images \(N, 3, h, w\)"):
@@ -413,6 +554,8 @@ class Odd(nn.Module):
             return y[:, :, ::2, ::2]
         if self.how == "flat":
             return y.flatten(1)
+        if self.how == "one":
+            return y.reshape(1, 1, y.shape[2], y.shape[3])
         if self.how == "nan":
             return y / 0.0 * 0.0
         return y
@@ -439,6 +582,15 @@ def test_a_trial_run_finds_what_does_not_fit(
         load(bring(tmp_path, Odd(how), **changes))
     assert "dark.pt does not fit" in str(caught.value)
     assert "dark.toml" in str(caught.value)
+
+
+def test_the_trial_runs_as_many_images_as_the_engine_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA images of one size run together; here as well, for once."""
+    path = bring(tmp_path, Odd("one"))
+    assert load(path).name == "dark"
+    monkeypatch.setattr("wsiseg.models.foreign.place", lambda *_: Placement("cpu", "fp32", 8))
+    with pytest.raises(ModelError, match=r"it cannot be run \(.*shape '\[1, "):
+        load(path)
 
 
 def test_a_program_that_fails_is_quoted(tmp_path: Path) -> None:

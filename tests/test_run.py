@@ -195,6 +195,34 @@ def test_a_failure_does_not_remove_an_earlier_result(drawn: tuple[Path, Truth], 
     assert json.loads((out / "s" / "slide.json").read_text())["status"] == "complete"
 
 
+def test_a_region_that_misses_a_slide_fails_that_slide_alone(tmp_path: Path) -> None:
+    small, large, out = tmp_path / "small.svs", tmp_path / "large.svs", tmp_path / "out"
+    write_slide(small, width=512, height=512)
+    write_slide(large, width=1024, height=1024, layout="dense")
+    roi = (600.0, 600.0, 300.0, 300.0)
+    result, _ = run([small, large], out, roi=roi)
+    assert result.exit_code == 3
+    failed, complete = result.records
+    assert (failed["status"], complete["status"]) == ("failed", "complete")
+    assert complete["nuclei"] > 0
+    assert "(600, 600)–(900, 900) does not overlap the slide's (0, 0)–(512, 512)" in failed["error"]["message"]
+    assert "Expected: coordinates in pixels" in failed["error"]["message"]
+    assert json.loads((out / "small" / "slide.json").read_text())["status"] == "failed"
+    assert run([small], tmp_path / "alone", roi=roi)[0].exit_code == 4
+    assert run([small], out, roi=(0.0, 0.0, 300.0, 300.0))[0].exit_code == 0  # another call, into the same folder
+
+
+def test_a_region_that_no_slide_can_have_ends_the_call_before_it_begins(
+    drawn: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="outside every slide"):
+        run([drawn[0]], tmp_path / "out", roi=(-300.0, 0.0, 200.0, 200.0))
+    (tmp_path / "mask.geojson").write_text("[]")
+    with pytest.raises(UsageError, match="holds no area"):
+        run([drawn[0]], tmp_path / "out", mask=tmp_path / "mask.geojson")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> None:
     write_svs(tmp_path / "white.svs", np.full((1500, 1200, 3), 244, np.uint8), mpp=0.5)
     result, _ = run([tmp_path / "white.svs"], tmp_path / "out")

@@ -13,7 +13,7 @@ from wsiseg.synth.layout import sample_layout
 from wsiseg.synth.paint import noise_fields
 from wsiseg.synth.render import Patch, RenderOptions, halve, render_patch
 from wsiseg.synth.shapes import KINDS, SHAPE_FIELDS, place_shapes, relative_radius, sample_shape
-from wsiseg.synth.textures import Texture, dissect, load_textures, optical_density, otsu, to_rgb
+from wsiseg.synth.textures import Texture, dissect, load_textures, optical_density, otsu_level, to_rgb
 
 SMALL = RenderOptions(size=128)
 
@@ -91,7 +91,7 @@ def test_density_and_colour_are_inverse() -> None:
 def test_otsu_lies_between_two_modes() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(0.2, 0.03, 4000), rng.normal(0.9, 0.05, 1000)])
-    assert 0.28 < otsu(values) < 0.8
+    assert 0.28 < otsu_level(values) < 0.8
 
 
 def test_background_has_no_nuclei_and_colours_are_theirs() -> None:

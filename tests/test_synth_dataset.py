@@ -18,7 +18,7 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 from test_synth_hou import TINY, stained
-from wsiseg_cli.main import cli
+from wsiseg_cli.group import cli
 
 from wsiseg.errors import EnvironmentFault, ModelError, UsageError
 from wsiseg.schedule import SerialExecutor

@@ -12,9 +12,9 @@ import pytest
 import shapely
 from PIL import Image
 
-from wsiseg.errors import UsageError
+from wsiseg.errors import SlideError, UsageError
 from wsiseg.geometry import Box, Scale, Window
-from wsiseg.region import read_mask_geojson
+from wsiseg.region import read_mask_geojson, requested_region
 from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -272,10 +272,41 @@ def test_area_in_a_polygon(tissue: Tissue) -> None:
 
 
 def test_a_region_beside_the_slide_is_an_error(tissue: Tissue) -> None:
-    with pytest.raises(UsageError, match="does not overlap"):
+    with pytest.raises(SlideError, match="does not overlap"):
         tissue.restrict(Box(5000, 0, 6000, 100))
-    with pytest.raises(UsageError, match="does not overlap"):
+    with pytest.raises(SlideError, match="does not overlap"):
         tissue.restrict(shapely.box(-10, -10, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("roi", "says"),
+    [
+        ((0.0, 0.0, 0.0, 5.0), "above 0"),
+        ((0.0, 0.0, 5.0, -5.0), "above 0"),
+        ((float("nan"), 0.0, 5.0, 5.0), "finite"),
+        ((0.0, 0.0, float("inf"), 5.0), "finite"),
+        ((-100.0, 0.0, 100.0, 100.0), "outside every slide"),
+        ((0.0, -100.0, 100.0, 99.0), "outside every slide"),
+    ],
+)
+def test_a_rectangle_that_no_slide_can_have(roi: tuple[float, float, float, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        requested_region(roi, None)
+
+
+def test_a_request_for_a_rectangle_a_mask_or_both(tmp_path: Path) -> None:
+    triangle = shapely.Polygon([(-20, -20), (80, -20), (-20, 80)])
+    mask = write(tmp_path / "m.geojson", json.loads(shapely.to_geojson(triangle)))
+    assert requested_region(None, None) is None
+    assert requested_region((-5.0, -5.0, 10.0, 20.0), None) == Box(-5, -5, 5, 15)
+    assert shapely.equals(requested_region(None, mask), triangle)
+    both = requested_region((0.0, 0.0, 100.0, 100.0), mask)
+    assert shapely.equals(both, shapely.Polygon([(0, 0), (60, 0), (0, 60)]))
+    with pytest.raises(UsageError, match="share nothing"):
+        requested_region((70.0, 70.0, 10.0, 10.0), mask)
+    far = write(tmp_path / "far.geojson", json.loads(shapely.to_geojson(shapely.box(-9, -9, -1, 500))))
+    with pytest.raises(UsageError, match="outside every slide"):
+        requested_region(None, far)
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs"])

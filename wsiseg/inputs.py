@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wsiseg.errors import UsageError
+from wsiseg.slide.dicom import WHOLE_SLIDE_IMAGE, read_series
 
 SLIDE_SUFFIXES = frozenset(
     (
@@ -15,14 +16,15 @@ SLIDE_SUFFIXES = frozenset(
         ".isyntax", ".png", ".jpg", ".jpeg", ".webp", ".bmp",
     )
 )  # fmt: skip
+_DICOM = ".dcm"
 
 
 def find_slides(given: Iterable[str]) -> list[Path]:
     """Files as they are given; folders searched through for slide suffixes; glob patterns expanded.
 
     A file that is named is taken whatever its suffix, so that a wrong one gets its own error. Hidden files and
-    folders are passed over in a search. A ``.zarr`` folder is one slide; of the files of one DICOM folder the
-    first stands for its series.
+    folders are passed over in a search, and so is DICOM that is no whole-slide image. A ``.zarr`` folder is one
+    slide. DICOM files (``.dcm``) of one series in one folder are one slide, which the first of them stands for.
 
     Raises
     ------
@@ -46,9 +48,11 @@ def find_slides(given: Iterable[str]) -> list[Path]:
             if not matches:
                 raise UsageError(f"no such file, folder or pattern: {text}")
         found += matches
-    unique: dict[str, Path] = {}
+    unique: dict[tuple[str, str], Path] = {}
     for path in found:
-        unique.setdefault(os.path.abspath(path), path)
+        folder, name = os.path.split(os.path.abspath(path))
+        series = read_series(path) if _suffix(name) == _DICOM else None
+        unique.setdefault((folder, name if series is None else series.uid), path)
     return list(unique.values())
 
 
@@ -58,12 +62,17 @@ def _search(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))
         yield from (Path(root, name) for name in stores)
         names = sorted(name for name in files if _suffix(name) in SLIDE_SUFFIXES and not name.startswith("."))
-        dicom = [name for name in names if _suffix(name) == ".dcm"]
-        yield from (Path(root, name) for name in names if name not in dicom[1:])
+        yield from (path for path in (Path(root, name) for name in names) if not _is_other_dicom(path))
 
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def _is_other_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, but no slide: annotations, for example."""
+    series = read_series(path) if path.suffix.lower() == _DICOM else None
+    return series is not None and series.kind != WHOLE_SLIDE_IMAGE
 
 
 def _is_store(path: Path) -> bool:

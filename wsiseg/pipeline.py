@@ -21,6 +21,7 @@ from wsiseg.finish import (
     write_label_pyramid,
 )
 from wsiseg.formats import maps
+from wsiseg.region import requested_region
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
@@ -140,12 +141,13 @@ def segment_slides(
     Raises
     ------
     UsageError, ModelError
-        If a request makes no sense whatever the slide (tile size, mask file, model).
+        If a request makes no sense whatever the slide (tile size, region, mask file, model).
     EnvironmentFault
         If the disk or the cluster gives out; the same call goes on from there.
     """
     if not paths:
         raise UsageError("no slides given")
+    requested_region(options.roi, options.mask)  # refused before anything is computed
     started = time.perf_counter()
     computed = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any, TypeAlias
 
@@ -17,6 +18,54 @@ from wsiseg.geometry import Box, FloatArray, Scale
 
 BoolArray = npt.NDArray[np.bool_]
 Region: TypeAlias = Box | shapely.Geometry
+COORDINATES = "Expected: coordinates in pixels of the slide's largest level, x before y."
+"""What errors about regions ask for."""
+
+
+def requested_region(
+    roi: tuple[float, float, float, float] | None, mask: str | os.PathLike[str] | None
+) -> Region | None:
+    """Where nuclei are wanted, whatever the slide: in a rectangle, in a file's polygons, or in what both share.
+
+    Parameters
+    ----------
+    roi : (x, y, width, height) or None
+        In level-0 pixels.
+    mask : path or None
+        See :func:`read_mask_geojson`.
+
+    Returns
+    -------
+    Box, shapely geometry or None
+        None: everywhere.
+
+    Raises
+    ------
+    UsageError
+        No slide can have such a region: numbers that are not finite or no size, a file without polygons, nothing
+        that both share, or nothing right of and below the origin.
+    """
+    parts: list[Region] = []
+    if roi is not None:
+        x, y, width, height = roi
+        if not all(map(math.isfinite, roi)) or width <= 0 or height <= 0:
+            raise UsageError(f"The region of interest is {roi}: expected finite X,Y,W,H, with W and H above 0.")
+        parts.append(Box(x, y, x + width, y + height))
+    if mask is not None:
+        parts.append(read_mask_geojson(mask))
+    for part in parts:
+        _, _, x1, y1 = region_bounds(part)
+        if x1 <= 0 or y1 <= 0:
+            raise UsageError(f"The region {describe_region(part)} lies outside every slide.\n{COORDINATES}")
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    common = common_region(parts[0], parts[1])
+    if common is None:
+        raise UsageError(
+            f"The region of interest {describe_region(parts[0])} and the mask {describe_region(parts[1])} "
+            f"share nothing.\n{COORDINATES}"
+        )
+    return common
 
 
 def region_contains(region: Region, xy: FloatArray) -> BoolArray:
@@ -53,10 +102,14 @@ def _polygon(region: Region) -> shapely.Geometry:
     return shapely.box(region.x0, region.y0, region.x1, region.y1) if isinstance(region, Box) else region
 
 
+def region_bounds(region: Region) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1)."""
+    return (region.x0, region.y0, region.x1, region.y1) if isinstance(region, Box) else region.bounds
+
+
 def describe_region(region: Region) -> str:
     """The corners of the region's bounds, for messages."""
-    bounds = (region.x0, region.y0, region.x1, region.y1) if isinstance(region, Box) else region.bounds
-    return "({:g}, {:g})–({:g}, {:g})".format(*bounds)
+    return "({:.10g}, {:.10g})–({:.10g}, {:.10g})".format(*region_bounds(region))
 
 
 def region_share(region: Region, size: tuple[int, int], scale: Scale) -> npt.NDArray[np.float32]:

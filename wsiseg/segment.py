@@ -29,7 +29,7 @@ from wsiseg.measure import MEASUREMENTS, measure
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import load_segmenter
 from wsiseg.nuclei import Nuclei
-from wsiseg.region import read_mask_geojson
+from wsiseg.region import requested_region
 from wsiseg.slide import Slide, open_slide
 from wsiseg.stitch import BAND_UM, read_part, read_part_summary, select_candidates, write_part
 from wsiseg.store import (
@@ -408,12 +408,8 @@ def _region(tissue: Tissue, request: SlideRequest) -> Tissue:
     """Where nuclei are wanted: tissue, inside the region of interest and the mask."""
     if not request.tissue_only:
         tissue = replace(tissue, mask=np.ones_like(tissue.mask), core=np.ones_like(tissue.core))
-    if request.roi is not None:
-        x, y, width, height = request.roi
-        tissue = tissue.restrict(Box(x, y, x + width, y + height))
-    if request.mask is not None:
-        tissue = tissue.restrict(read_mask_geojson(Path(request.mask)))
-    return tissue
+    region = requested_region(request.roi, request.mask)
+    return tissue if region is None else tissue.restrict(region)
 
 
 def _require_readable(slide: Slide) -> None:

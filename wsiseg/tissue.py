@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.errors import UsageError
+from wsiseg.errors import SlideError
 from wsiseg.geometry import Box, FloatArray, Scale, Window
 from wsiseg.region import (
+    COORDINATES,
     Region,
     common_region,
     describe_region,
@@ -133,15 +134,15 @@ class Tissue:
 
         Raises
         ------
-        UsageError
+        SlideError
             The region does not overlap the slide, or what was left of it by an earlier restriction.
         """
         common = common_region(self.region, region)
         if common is None:
-            raise UsageError(
-                f"The region of interest {describe_region(region)} does not overlap "
-                f"{describe_region(self.region)}.\n"
-                "Expected: coordinates in pixels of the slide's largest level, x before y."
+            raise SlideError(
+                f"The region of interest {describe_region(region)} does not overlap the slide's "
+                f"{describe_region(self.region)}.\n{COORDINATES} Slides that need another region are segmented by "
+                "another call, into the same folder."
             )
         touched = touched_cells(common, self.mask.shape, self.scale)
         return replace(self, mask=self.mask & touched, core=self.core & touched, region=common)

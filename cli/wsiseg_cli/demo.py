@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+
+if TYPE_CHECKING:
+    from wsiseg.cluster import ClusterOptions
 
 
 @click.command("demo")
@@ -25,12 +29,7 @@ def command(
     size: int,
     seed: int,
     model: str | None,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    memory_limit: str,
-    dashboard_address: str,
-    performance_report: Path | None,
+    cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
     """Draw a slide whose nuclei are all known, segment it, and print how well that went.
@@ -38,13 +37,12 @@ def command(
     It needs no data and no network. The drawn tissue is simpler than real tissue: the scores say that the
     installation works, not how good the model is on your slides.
     """
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.cluster import open_executor
     from wsiseg.demo import MATCH_IOU, run_demo
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.segment import ModelChoice
     from wsiseg_cli.progress import watch
 
-    cluster = ClusterOptions(scheduler, workers, device, dashboard_address, memory_limit, performance_report)
     with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:
         choice = ModelChoice(model or DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
         result = run_demo(out, choice, executor, side=size, seed=seed, on_event=on_event)

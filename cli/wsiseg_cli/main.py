@@ -1,116 +1,26 @@
-"""``wsiseg``: the group of commands, and how their errors end the process."""
+"""The entry point of the ``wsiseg`` script: from its first line on, Ctrl-C ends the process quietly."""
 
 from __future__ import annotations
 
-import importlib
-import logging
+import os
 import signal
-import sys
 from types import FrameType
-
-import click
-
-from wsiseg import __version__
-from wsiseg.errors import WsisegError
-from wsiseg_cli.options import printable, resume_command
-
-# Name → one line for the overview. A command's module is imported when the command is used, so that
-# `wsiseg --help` starts neither torch nor Dask.
-_COMMANDS = {
-    "segment": "Segment nuclei of slides, stitch, grade and report them.",
-    "info": "Show what a slide is: levels, microns per pixel, properties.",
-    "tile": "Copy slides lazily into OME-Zarr.",
-    "export": "Write a slide's nuclei in a format other tools read.",
-    "overlay": "Draw a region of a slide with its nuclei.",
-    "report": "Make the cohort tables and report.html of a results folder again.",
-    "evaluate": "Score segmentations against a truth: label images or nuclei.",
-    "models": "List the segmentation models that are installed.",
-    "train": "Train a network as a recipe says.",
-    "synth": "Make synthetic training patches whose nuclei are all known.",
-    "demo": "Make a synthetic slide, segment it and compare with the truth.",
-    "doctor": "Check the installation: libraries, cores, memory, GPU.",
-}
-
-_RESUMABLE = frozenset(("segment", "tile", "train"))
-
-
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"wsiseg_cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="wsiseg")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
-    """Whole-slide nucleus segmentation on Dask.
-
-    \b
-    wsiseg segment slides/*.svs -o results    nuclei, grades and a report
-    wsiseg info slide.svs                     what a slide is
-    wsiseg demo                               a complete run on a synthetic slide
-
-    Exit codes: 0 ok, 1 internal error, 2 usage, 3 some slides failed or are partial, 4 all failed,
-    5 environment (disk, device, cluster), 130 and 143 stopped by a signal.
-    """
-    ctx.obj = {"debug": debug}
-    if debug:
-        logging.getLogger("wsiseg").setLevel(logging.DEBUG)
 
 
 def main() -> None:
-    """Entry point of the ``wsiseg`` script."""
-    signal.signal(signal.SIGTERM, _terminated)
-    debug = "--debug" in sys.argv
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        code = _stopped(130)
-    except BrokenPipeError:
-        code = 0
-    except _Terminated:
-        code = _stopped(143)
-    except WsisegError as error:
-        if debug:
-            raise
-        click.echo(printable(f"wsiseg: {error}"), err=True)
-        code = error.exit_code
-    except Exception as error:
-        if debug:
-            raise
-        click.echo(
-            printable(f"wsiseg: internal error: {type(error).__name__}: {error}")
-            + "\nPlease report it, with the output of the same command after `wsiseg --debug`.",
-            err=True,
-        )
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    """Run the command line of this process; ends it with the exit code."""
+    # Else somebody wants it ignored (nohup, a shell's background job) or handled.
+    quits = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if quits:
+        signal.signal(signal.SIGINT, _quit)
+    from wsiseg_cli.group import run
+
+    if quits:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT."""
-
-
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever insists need not wait for the workers
-    raise _Terminated
-
-
-def _stopped(code: int) -> int:
-    if _RESUMABLE.intersection(sys.argv[1:]):
-        click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {printable(resume_command())}", err=True)
-    return code
+def _quit(_signal: int, _frame: FrameType | None) -> None:
+    """Nothing has begun: an exception would only show where in the libraries' imports it came up."""
+    os.write(2, b"\nstopped\n")
+    os._exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -40,8 +41,27 @@ def mpp_options(function: F) -> F:
     )(function)
 
 
-def cluster_options(function: F) -> F:
-    """Where the tasks run."""
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the tasks run: options that reach the command as one argument, ``cluster`` (ClusterOptions)."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        scheduler: str | None,
+        workers: int | None,
+        device: str,
+        dashboard_address: str,
+        memory_limit: str,
+        performance_report: Path | None,
+        **others: Any,
+    ) -> Any:
+        from wsiseg.cluster import ClusterOptions  # it imports Dask
+
+        cluster = ClusterOptions(
+            scheduler, workers, device, dashboard_address, memory_limit, performance_report
+        )
+        return function(cluster=cluster, **others)
+
     for option in reversed(
         (
             click.option(
@@ -81,8 +101,8 @@ def cluster_options(function: F) -> F:
             ),
         )
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
 def json_option(function: F) -> F:

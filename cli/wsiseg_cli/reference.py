@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from wsiseg_cli.main import cli
+from wsiseg_cli.group import cli
 
 _HEADER = """# Command reference
 

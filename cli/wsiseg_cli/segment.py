@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+
+if TYPE_CHECKING:
+    from wsiseg.cluster import ClusterOptions
 
 
 class Roi(click.ParamType):
@@ -20,8 +25,8 @@ class Roi(click.ParamType):
             x, y, width, height = (float(part) for part in value.split(","))
         except ValueError:
             self.fail(f"got {value!r}; expected four numbers X,Y,W,H in level-0 pixels", param, ctx)
-        if width <= 0 or height <= 0:
-            self.fail(f"got {value!r}; width and height must be positive", param, ctx)
+        if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+            self.fail(f"got {value!r}; expected finite numbers, width and height above 0", param, ctx)
         return x, y, width, height
 
 
@@ -78,17 +83,13 @@ def command(
     engine: str,
     mirrors: bool,
     retry_partial: bool,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    memory_limit: str,
-    dashboard_address: str,
-    performance_report: Path | None,
+    cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
     """Segment the nuclei of slides, stitch them, grade each slide and write a report.
 
-    SLIDE is a file, a folder (searched for slides) or a glob pattern. Results of a slide are in OUTPUT/<slide>/:
+    SLIDE is a file, a folder (searched for slides) or a glob pattern; DICOM files of one series in one folder are
+    one slide. Results of a slide are in OUTPUT/<slide>/:
     nuclei.parquet (GeoParquet, level-0 pixels), maps.zarr (labels, tissue, lost area), thumbnail.png and
     slide.json; of all of them in OUTPUT/report.html and cohort.csv. A stopped or killed run goes on where it
     was when the same command is given again; a finished one computes nothing.
@@ -99,16 +100,13 @@ def command(
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
     """
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.cluster import open_executor
     from wsiseg.inputs import find_slides
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.pipeline import SegmentOptions, segment_slides
     from wsiseg.segment import ModelChoice
     from wsiseg_cli.progress import watch
 
-    cluster = ClusterOptions(
-        scheduler, workers, device, dashboard_address, memory_limit, performance_report
-    )
     paths = find_slides(slides)
     with open_executor(cluster) as executor, watch(len(paths), executor.dashboard, quiet=as_json) as on_event:
         choice = ModelChoice(

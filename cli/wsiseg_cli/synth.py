@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+
+if TYPE_CHECKING:
+    from wsiseg.cluster import ClusterOptions
 
 
 @click.group("synth")
@@ -41,12 +46,7 @@ def hou(
     refiner: Path | None,
     size: int,
     no_distractors: bool,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    memory_limit: str,
-    dashboard_address: str,
-    performance_report: Path | None,
+    cluster: ClusterOptions,
     as_json: bool,
 ) -> None:
     """Patches in the manner of Hou et al. 2019: polygon nuclei on real tissue whose own nuclei were filled in.
@@ -54,14 +54,13 @@ def hou(
     The same textures, seed and options give the same bytes, whatever the workers. A stopped run goes on where it
     was when the same command is given again.
     """
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.cluster import open_executor
     from wsiseg.synth.generate import generate_hou
     from wsiseg.synth.hou.patch import HouOptions
 
     # Rendering and refining are done on the CPU whatever the device: other arithmetic would make other bytes.
-    cluster = ClusterOptions(scheduler, workers, "cpu", dashboard_address, memory_limit, performance_report)
     settings = HouOptions(size, not no_distractors)
-    with open_executor(cluster) as executor:
+    with open_executor(replace(cluster, device="cpu")) as executor:
         record = generate_hou(
             textures, out, count, seed, executor,
             options=settings, refiner=refiner, on_progress=None if as_json else _show,

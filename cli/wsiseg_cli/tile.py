@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 from wsiseg_cli import options
 
 if TYPE_CHECKING:
+    from wsiseg.cluster import ClusterOptions
     from wsiseg.tiling import TilingEvent
 
 
@@ -44,12 +46,7 @@ def command(
     mpp_csv: Path | None,
     tissue_only: bool,
     codec: str,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    memory_limit: str,
-    dashboard_address: str,
-    performance_report: Path | None,
+    cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
     """Copy slides, chunk by chunk and in parallel, into OME-Zarr 0.5 that `wsiseg segment` and viewers read.
@@ -57,15 +54,14 @@ def command(
     The slide's own levels are copied as they are, and coarser ones added for viewers. A stopped run goes on where
     it was when the same command is given again.
     """
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.cluster import open_executor
     from wsiseg.errors import MissingMppError, UsageError
     from wsiseg.inputs import find_slides
     from wsiseg.tiling import TilingOptions, tile_slides
 
-    cluster = ClusterOptions(scheduler, workers, "cpu", dashboard_address, memory_limit, performance_report)
     settings = TilingOptions(mpp, tissue_only, "jpeg" if codec == "jpeg" else "zstd")
     paths = find_slides(slides)
-    with open_executor(cluster) as executor:
+    with open_executor(replace(cluster, device="cpu")) as executor:
         report = None if as_json else _show
         try:
             results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)

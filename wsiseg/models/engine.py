@@ -66,13 +66,13 @@ def place(device: str = "auto", precision: str = "auto", engine: str = "auto") -
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
+    if kind != "cuda" and device != "cpu":
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and engine == "openvino":
         raise UsageError(f"device {device!r}: OpenVINO is for processors only. Use --device cpu or --engine torch.")
     if kind == "cuda":
         index = device.partition(":")[2] or "0"
-        if not index.isdigit() or int(index) >= torch.cuda.device_count():
+        if not index.isdecimal() or int(index) >= torch.cuda.device_count():
             raise UsageError(
                 f"device {device!r}: this machine shows torch {torch.cuda.device_count()} CUDA devices. "
                 "Use --device cpu, or check the driver."
@@ -130,8 +130,8 @@ class Engine:
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"expected uint8 (h, w, 3), got {image.dtype} {image.shape}")
-            if image.shape[0] % stride or image.shape[1] % stride:
-                raise ValueError(f"image of {image.shape[:2]}: sides must be multiples of {stride}")
+            if image.shape[0] % stride or image.shape[1] % stride or image.size == 0:
+                raise ValueError(f"image of {image.shape[:2]}: sides must be multiples of {stride}, and not 0")
         found = [pieces(image, self.config) for image in images]
         flat = [(n, piece) for n, parts in enumerate(found) for piece in parts]
         whole: list[Maps | None] = [None] * len(images)
@@ -143,21 +143,30 @@ class Engine:
         return [self.head.split(maps, self._channels) for maps in whole if maps is not None]
 
     def _run_batch(self, images: list[Image]) -> list[Maps]:
-        try:
-            with self._lock:
-                output = self._forward(images)
-        except torch.cuda.OutOfMemoryError as error:
+        output = self._attempt(images)
+        if output is None:
             torch.cuda.empty_cache()
             if len(images) == 1:
                 h, w = images[0].shape[:2]
                 raise ModelError(
                     f"the GPU's memory does not suffice for one image of {w} × {h}. Use a smaller --tile."
-                ) from error
+                )
             half = len(images) // 2
             return self._run_batch(images[:half]) + self._run_batch(images[half:])
         if not np.isfinite(output).all():
             raise ModelError(_NOT_FINITE)
         return list(output)
+
+    def _attempt(self, images: list[Image]) -> Maps | None:
+        """:meth:`_forward`, or None where the GPU's memory does not suffice.
+
+        The error ends here: while it lives, its traceback holds what the failed attempt has allocated.
+        """
+        try:
+            with self._lock:
+                return self._forward(images)
+        except torch.cuda.OutOfMemoryError:
+            return None
 
     @torch.inference_mode()
     def _forward(self, images: list[Image]) -> Maps:

@@ -16,7 +16,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     """Merge each batch normalisation into the convolution whose output it alone reads, in place.
 
     For inference only. One run on ``example`` shows which tensors go where; a normalisation behind anything but a
-    convolution, or of an output that something else reads as well, stays.
+    convolution, or of an output that something else reads as well or that the network returns, stays.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     network.eval()
     uses = _Uses()
     with uses:
-        network(example)
+        outputs = network(example)
+    uses.read(_tensors([outputs]))
     owners: dict[int, tuple[str, nn.Module]] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and module.weight is not None:
@@ -61,8 +62,7 @@ class _Uses(TorchFunctionMode):
         if not _tensors([result]):  # a shape or a flag is no use of the values
             return result
         given = [*_tensors(args), *_tensors(kwargs.values())]
-        self._alive += given
-        self._readers.update({id(tensor) for tensor in given})
+        self.read(given)
         if func is torch.conv2d:
             self._alive.append(result)
             self._convolutions[id(result)] = id(given[1])
@@ -72,6 +72,11 @@ class _Uses(TorchFunctionMode):
             self._norms.append((id(args[0]), id(weight)))
             self._weights[id(weight)] += 1
         return result
+
+    def read(self, tensors: list[Tensor]) -> None:
+        """Note that something reads these tensors."""
+        self._alive += tensors
+        self._readers.update({id(tensor) for tensor in tensors})
 
     def pairs(self) -> list[tuple[int, int]]:
         """Weights of convolutions and of the normalisations that alone read their output, each used once."""

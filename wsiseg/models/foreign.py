@@ -21,6 +21,7 @@ from wsiseg.errors import ModelError, UsageError, WsisegError
 from wsiseg.models.engine import Engine, place
 from wsiseg.models.manifest import Manifest, read_manifest
 from wsiseg.models.network import NetworkSegmenter, hovernet_segmenter
+from wsiseg.models.onnxfile import require_whole
 from wsiseg.models.outputs import OnnxNetwork, ScriptNetwork
 from wsiseg.models.torchscript import load_script
 from wsiseg.models.weights_io import CHECKPOINT, Named
@@ -49,6 +50,8 @@ def foreign_segmenter(path: Path, device: str, precision: str, engine: str) -> N
         with _naming(manifest):
             return hovernet_segmenter(manifest.file, placement, manifest)
     onnx = manifest.file.suffix == ".onnx"
+    if onnx:
+        require_whole(manifest.file)
     if onnx and engine == "torch":
         raise UsageError(f"{manifest.file.name}: ONNX files are run by OpenVINO. Use --engine openvino or auto.")
     placement = place(device, "fp32" if precision == "auto" else precision, "openvino" if onnx else engine)
@@ -93,12 +96,13 @@ def _checked(manifest: Manifest) -> str:
 
 
 def _trial(engine: Engine) -> None:
-    """Run the network on two images, of different sizes that are not square."""
+    """Run the network on images of two sizes that are not square, several at once where the engine will do so."""
     stride = engine.config.stride_px
     least = -(-_TRIAL_PX // stride)
     rng = np.random.default_rng(0)
     for rows, columns in ((least, least + 1), (least + 2, least)):
-        engine.run([rng.integers(0, 256, (rows * stride, columns * stride, 3), dtype=np.uint8)])
+        image = rng.integers(0, 256, (rows * stride, columns * stride, 3), dtype=np.uint8)
+        engine.run([image] * min(2, engine.placement.batch))
 
 
 @contextlib.contextmanager

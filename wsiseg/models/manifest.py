@@ -97,7 +97,7 @@ def _manifest(path: Path, content: Mapping[str, Any]) -> Manifest:
         raise ValueError(f"format is {content.get('format')!r}; this version of wsiseg reads {FORMAT}")
     for key in ("name", "file", "licence"):
         tables.text(content, key)
-    if Path(content["file"]).name != content["file"]:
+    if Path(content["file"]).name != content["file"] or not content["file"].isprintable():
         raise ValueError(f"file is {content['file']!r}: expected the name of a file beside the manifest")
     published = Path(content["file"]).suffix == CHECKPOINT
     interface, head, types = _published(content) if published else _foreign(content)
@@ -120,11 +120,12 @@ def _foreign(content: Mapping[str, Any]) -> tuple[Interface, Head, tuple[str, ..
     table = tables.table(content, "input")
     tables.only(table, _INPUT, "[input]")
     head, picks, channels = _head(tables.table(content, "head"))
+    stride = tables.whole(table, "stride_px", 1)
     config = ForeignConfig(
-        tables.whole(table, "stride_px", 1),
+        stride,
         tables.whole(table, "border_px", 0, 0),
         tables.whole(table, "reach_px", 0),
-        tables.whole(table, "window_px", 64) if "window_px" in table else None,
+        tables.whole(table, "window_px", max(64, stride)) if "window_px" in table else None,
         MappingProxyType(channels),
     )
     named = tuple(name for pick in picks.values() for name in pick.types)
@@ -209,7 +210,8 @@ def _types(names: Any, where: str, kind: str) -> tuple[str, ...]:
 def _decoder(content: Mapping[str, Any], head: Head) -> Decoder:
     table = tables.table(content, "decoder") if "decoder" in content else {}
     tables.only(table, ("name", "parameters"), "[decoder]")
-    name, parameters = table.get("name", head.decoders[0]), table.get("parameters", {})
+    name = table.get("name", head.decoders[0])
+    parameters = tables.table(table, "parameters") if "parameters" in table else {}
     if name not in head.decoders:
         raise ValueError(f"decoder {name!r} does not read the head {head.name!r}; {', '.join(head.decoders)} do")
     if "mpp" in parameters:

@@ -112,7 +112,7 @@ class NetworkSegmenter:
         """The decoder's statistics of the slide, if it needs any: most need none, and no image is read."""
         stride = self.stride_px
         whole = (i[: i.shape[0] // stride * stride, : i.shape[1] // stride * stride] for i in images)
-        samples = itertools.chain.from_iterable(self.maps([image]) for image in whole)
+        samples = itertools.chain.from_iterable(self.maps([image]) for image in whole if image.size)
         return self.head.calibrate(samples, self.decoder)
 
     def segment(self, images: Sequence[Image], calibration: Mapping[str, float]) -> list[Nuclei]:
@@ -126,7 +126,6 @@ class NetworkSegmenter:
         if not self.flips:
             return self.engine.run(images)
         return [mean_of_mirrors(self.engine.run, image, self.head) for image in images]
-
 
     def _decode(self, maps: tuple[Maps, ...], calibration: Mapping[str, float]) -> Nuclei:
         device = self.engine.placement.device

@@ -70,12 +70,12 @@ def read_maps(
                 f"the manifest says {expected[0]} × {expected[1]}"
             )
         channels = tuple(range(value.shape[1])) if pick.channels is None else pick.channels
-        if max(channels) >= value.shape[1] or len(channels) != config.outputs[name]:
+        if len(channels) != config.outputs[name] or max(channels) >= value.shape[1]:
             raise ModelError(
                 f"output {pick.output!r} has {value.shape[1]} channels; the map {name!r} is to have "
                 f"{config.outputs[name]}, and the manifest picks {list(pick.channels or channels)}"
             )
-        maps[name] = _raw(value[:, list(channels)], pick)
+        maps[name] = _raw(value[:, list(channels)].float(), pick)  # in bfloat16 a probability just below 1 is 1
     return maps
 
 

@@ -45,7 +45,8 @@ def pieces(image: Image, config: Any) -> list[Piece]:
         Its ``stride_px``, ``output_shape``, ``reach_px`` and ``window_px`` count.
     """
     rows, columns = (_spans(side, config) for side in image.shape[:2])
-    if len(rows) == len(columns) == 1 and input_side(config, image.shape[0]) == (image.shape[0], 0):
+    fits = all(input_side(config, side) == (side, 0) for side in image.shape[:2])
+    if fits and len(rows) == len(columns) == 1:
         return [Piece(image, (slice(None), slice(None)), (slice(None), slice(None)))]
     padding = []
     for side in image.shape[:2]:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.histogram import otsu_bin
+
 Float32 = npt.NDArray[np.float32]
 
 
@@ -46,16 +48,11 @@ def to_rgb(density: Float32) -> npt.NDArray[np.uint8]:
     return np.clip(np.exp(-density) * 256.0 - 0.5, 0, 255).astype(np.uint8)
 
 
-def otsu(values: Float32, bins: int = 256) -> float:
-    """Threshold of greatest between-class variance (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
-    counts, edges = np.histogram(values, bins)
+def otsu_level(values: npt.NDArray[np.floating]) -> float:
+    """What divides values best in two: the centre of :func:`wsiseg.histogram.otsu_bin` of 256 bins."""
+    counts, edges = np.histogram(values, 256)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    weight = np.cumsum(counts)
-    total = np.cumsum(counts * centres)
-    rest = weight[-1] - weight
-    low = total / np.maximum(weight, 1)
-    high = (total[-1] - total) / np.maximum(rest, 1)
-    return float(centres[np.argmax(weight * rest * (high - low) ** 2)])
+    return float(centres[otsu_bin(counts, centres)])
 
 
 def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = None) -> Texture:
@@ -71,7 +68,7 @@ def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = 
     """
     density = optical_density(rgb)
     red = ndimage.gaussian_filter(density[..., 0], 1.0)  # haematoxylin absorbs red, eosin hardly does
-    threshold = otsu(red)
+    threshold = otsu_level(red)
     dark = red > threshold
     base = float(np.median(red[~dark])) if (~dark).any() else threshold
     generous = ndimage.binary_opening(red > base + 0.7 * (threshold - base), iterations=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
             f"{path}: it does not take images (N, 3, h, w) of any height and width ({_line(error)}). "
             "Export it with dynamic axes."
         ) from error
-    names = [next(iter(sorted(item.names)), str(n)) for n, item in enumerate(model.outputs)]
+    names = _names([item.names for item in model.outputs], {pick.output for pick in about.picks.values()})
 
     def backend(images: npt.NDArray[np.uint8]) -> Tensor:
         outputs = dict(zip(names, compute(images), strict=True))
@@ -147,6 +147,15 @@ class _Whole(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         found = self.network(images.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
         return torch.cat([found[name] for name in self.maps], dim=1)
+
+
+def _names(outputs: Sequence[Set[str]], asked: Set[int | str]) -> list[str]:
+    """One name for each output, if there is one that is asked for: OpenVINO gives equal outputs all their names."""
+    names: list[str] = []
+    for position, found in enumerate(outputs):
+        free = sorted(found - set(names), key=lambda name: (name not in asked, name))
+        names.append(free[0] if free else str(position))
+    return names
 
 
 def _line(error: BaseException) -> str:

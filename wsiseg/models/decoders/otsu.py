@@ -22,11 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.histogram import otsu_bin
 from wsiseg.models.decoders.labels import fill_enclosed, label, means, nuclei_of_labels
 from wsiseg.models.decoders.maps import Map
 from wsiseg.nuclei import Nuclei
 
 _LEVELS = 256
+_VALUES = np.arange(_LEVELS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class OtsuDecoder:
         for foreground in foregrounds:
             levels = (np.clip(foreground, 0.0, 1.0) * np.float32(_LEVELS - 1)).astype(np.uint8)
             counts += np.bincount(levels.ravel(), minlength=_LEVELS)
-        return float(np.clip((_otsu_level(counts) + 1) / (_LEVELS - 1), self.lowest, self.highest))
+        return float(np.clip((otsu_bin(counts, _VALUES) + 1) / (_LEVELS - 1), self.lowest, self.highest))
 
     def mask(self, foreground: Map, threshold: float | None = None) -> npt.NDArray[np.bool_]:
         """Foreground pixels of a map (h, w) by ``threshold``, or by its own."""
@@ -78,17 +80,3 @@ class OtsuDecoder:
         return nuclei_of_labels(
             labels, {"score": score}, self.min_area_um2 / self.mpp**2, self.max_diameter_um / self.mpp
         )
-
-
-def _otsu_level(counts: npt.NDArray[np.int64]) -> int:
-    """The level up to which values are background: largest variance between the classes, the first of equals."""
-    total = int(counts.sum())
-    if total == 0:
-        return 0
-    levels = np.arange(len(counts))
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    moment = np.cumsum(counts * levels).astype(np.float64)
-    product = below * (total - below)
-    difference = moment[-1] * below - total * moment[:-1]
-    between = np.where(product > 0, difference**2 / np.maximum(product, 1.0), 0.0)
-    return int(np.argmax(between))

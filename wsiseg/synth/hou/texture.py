@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from wsiseg.stain import eosin, hematoxylin
-from wsiseg.synth.textures import otsu
+from wsiseg.synth.textures import otsu_level
 
 Float32 = npt.NDArray[np.float32]
 BoolMask = npt.NDArray[np.bool_]
@@ -58,7 +58,7 @@ class Tile:
 def take_apart(image: npt.NDArray[np.uint8]) -> Tile:
     """Background, nuclear colour, textures and density of a tile, uint8 (H, W, 3)."""
     stain = hematoxylin(image)
-    level = otsu(stain)
+    level = otsu_level(stain)
     foreground = float((stain > level).mean())
     # A little more than what is positive is filled in, a little less lends its colour, as published.
     upper = 1.0 - 0.92 * foreground
