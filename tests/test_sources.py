@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.pseudo import PseudoSource
 from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels
 from wsiseg.train.sources.run import RunSource
+from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.slides import apportion
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
@@ -117,7 +119,7 @@ def sources(
     return {
         "folder": FolderSource(folder, mpp=0.25, overlap=0.2, licence="CC0"),
         "pseudo": PseudoSource(
-            folder / "images", Path("unet-0.5"), mpp=0.25, scales=(1.0,), sure=0.5, licence="CC0"
+            ImagesSource(folder / "images", mpp=0.25, licence="CC0"), Path("unet-0.5"), scales=(1.0,), sure=0.5
         ),
         "rendered": RenderedSource(folder / "images", count=20, size=64, licence="CC0"),
         "synthetic": SyntheticSource(dataset, licence="CC0"),
@@ -129,6 +131,13 @@ def sources(
 
 def whole(source: Source, frame: Frame = FRAME, first: int = 0) -> PatchPool:
     return PatchPool.join(list(source.parts(frame, first)))
+
+
+def moved(source: Source, data: Path) -> Source:
+    """The source with its data elsewhere."""
+    if isinstance(source, PseudoSource):
+        return dataclasses.replace(source, images=dataclasses.replace(source.images, data=data))
+    return dataclasses.replace(source, data=data)
 
 
 def same(one: PatchPool, other: PatchPool) -> bool:
@@ -176,26 +185,32 @@ def test_every_kind_describes_itself(sources: dict[str, Source], kind: str, tmp_
     assert described != source.describe(Frame(mpp=0.25, side=48))
     assert all("CC0" in line for line in source.statements())
     # The same data elsewhere.
-    data: Path = source.data  # type: ignore[attr-defined]
+    data: Path = (source.images if isinstance(source, PseudoSource) else source).data  # type: ignore[attr-defined]
     there = tmp_path / data.name
     (shutil.copytree if data.is_dir() else shutil.copy)(data, there)
-    moved = dataclasses.replace(source, data=there)  # type: ignore[type-var]
-    assert moved.describe(FRAME) == described
+    assert moved(source, there).describe(FRAME) == described
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_is_read_from_a_recipe(kind: str, tmp_path: Path) -> None:
-    needed: dict[str, Any] = {"folder": {"mpp": 0.25}, "pseudo": {"network": "unet-0.5"}}.get(kind, {})
-    source = parse_table(KINDS[kind], {"data": str(tmp_path), "licence": "CC0", **needed}, "data.train[0]")
-    values = {name: Path(value) if name == "network" else value for name, value in needed.items()}
-    assert source == KINDS[kind](tmp_path, licence="CC0", **values)  # type: ignore[call-arg]
+    where = "data.train[0]"
+    table: dict[str, Any] = {"data": str(tmp_path), "licence": "CC0", "select": {"part": "training", "every": 5}}
+    values: dict[str, Any] = {"data": tmp_path, "licence": "CC0", "select": Select(part="training", every=5)}
+    if kind == "folder":
+        table["mpp"] = values["mpp"] = 0.25
+    if kind == "pseudo":
+        table, where = {"images": table, "network": "unet-0.5"}, f"{where}.images"
+        values = {"images": ImagesSource(**values), "network": Path("unet-0.5")}
+    source = parse_table(KINDS[kind], table, "data.train[0]")
+    assert source == KINDS[kind](**values)
     with pytest.raises(UsageError, match=r"data\.train\[0\]\.oops: unknown key"):
-        parse_table(KINDS[kind], {"data": str(tmp_path), "oops": 1, **needed}, "data.train[0]")
-    with pytest.raises(UsageError, match=r"data\.train\[0\]\.data: got 3"):
-        parse_table(KINDS[kind], {"data": 3, **needed}, "data.train[0]")
+        parse_table(KINDS[kind], {**table, "oops": 1}, "data.train[0]")
+    wrong = {"data": 3}
+    with pytest.raises(UsageError, match=rf"{re.escape(where)}\.data: got 3"):
+        parse_table(KINDS[kind], {**table, **({"images": wrong} if kind == "pseudo" else wrong)}, "data.train[0]")
     if kind != "rendered":
         with pytest.raises(UsageError, match=r"there is no such|no such file|is no dataset|no \.mat files"):
-            dataclasses.replace(source, data=tmp_path / "none").describe(FRAME)  # type: ignore[type-var]
+            moved(source, tmp_path / "none").describe(FRAME)
 
 
 def test_other_data_are_described_otherwise(folder: Path, tmp_path: Path) -> None:
@@ -294,27 +309,47 @@ def test_a_crop_cuts_its_nuclei() -> None:
 # --- folders
 
 
+def names_of(folder: Path, select: Select) -> list[str]:
+    return list(FolderSource(folder, mpp=0.25, select=select).pairs())
+
+
 def test_tables_choose_images(folder: Path) -> None:
-    assert list(FolderSource(folder, mpp=0.25, table="names.txt").pairs()) == ["b", "d"]
+    assert names_of(folder, Select("names.txt")) == ["b", "d"]
     for table in ("index.csv", "index.json"):
-        chosen = FolderSource(folder, mpp=0.25, table=table, key="split", values=("train",))
-        assert list(chosen.pairs()) == ["a", "b"]
-        assert list(FolderSource(folder, mpp=0.25, table=table).pairs()) == ["a", "b", "c", "d", "e"]
-    images = ImagesSource(folder / "images", mpp=0.25, table="../names.txt")
+        assert names_of(folder, Select(table, "split", ("train",))) == ["a", "b"]
+        assert names_of(folder, Select(table)) == ["a", "b", "c", "d", "e"]
+    images = ImagesSource(folder / "images", mpp=0.25, select=Select("../names.txt"))
     assert len(whole(images, Frame(0.25, 160))) == 2
+    rendered = RenderedSource(folder / "images", select=Select("../names.txt"))
+    assert "2 textures" in rendered.statements()[0]
 
 
 def test_training_and_validation_part(folder: Path) -> None:
     for part, names in (("training", ["a", "c", "e"]), ("validation", ["b", "d"])):
-        assert list(FolderSource(folder, mpp=0.25, part=part, every=2).pairs()) == names
+        assert names_of(folder, Select(part=part, every=2)) == names  # type: ignore[arg-type]
 
 
 def test_spans_divide_without_a_rest(folder: Path) -> None:
     spans = [(0.0, 0.4), (0.4, 0.6), (0.6, 1.0)]
-    parts = [list(FolderSource(folder, mpp=0.25, span=span).pairs()) for span in spans]
-    assert parts == [["a", "b"], ["c"], ["d", "e"]]
-    counts = [len(files.select(range(5000), "", "all", 11, s)) for s in ((0, 0.72), (0.72, 0.8), (0.8, 1.0))]
+    assert [names_of(folder, Select(span=span)) for span in spans] == [["a", "b"], ["c"], ["d", "e"]]
+    counts = [len(Select(span=s).numbered(range(5000), "")) for s in ((0, 0.72), (0.72, 0.8), (0.8, 1.0))]
     assert counts == [3600, 400, 1000]
+
+
+def test_a_table_comes_before_a_span_and_a_span_before_a_part(folder: Path) -> None:
+    split = Select("index.json", "split", ("test",))
+    assert names_of(folder, split) == ["c", "d", "e"]
+    assert names_of(folder, dataclasses.replace(split, span=(0.0, 0.67))) == ["c", "d"]
+    assert names_of(folder, dataclasses.replace(split, span=(0.0, 0.67), part="validation", every=2)) == ["d"]
+
+
+def test_what_is_not_meant_needs_no_labels(folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(folder, tmp_path / "some")
+    (base / "labels" / "c.png").unlink()
+    assert names_of(base, Select("names.txt")) == ["b", "d"]
+    assert names_of(base, Select(span=(0.6, 1.0))) == ["d", "e"]
+    with pytest.raises(UsageError, match="no labels for c"):
+        names_of(base, Select())
 
 
 def test_images_are_cut_at_the_frames_scale(folder: Path) -> None:
@@ -401,18 +436,18 @@ def test_the_scale_follows_from_the_nuclei(tmp_path: Path) -> None:
 def test_each_image_has_its_own_scale(folder: Path, tmp_path: Path) -> None:
     base = shutil.copytree(folder, tmp_path / "table")
     (base / "mpp.csv").write_text("slide,mpp\na,0.25\nb.png,0.5\nc,0.25\nd,0.25\ne,0.25\n")
-    pool = whole(FolderSource(base, mpp_table="mpp.csv", table="names.txt"), Frame(0.5, 160))
+    pool = whole(FolderSource(base, mpp_table="mpp.csv", select=Select("names.txt")), Frame(0.5, 160))
     assert [(known == KNOWN).sum() for known in pool.known] == [160**2, 80**2]
 
 
 BAD_FOLDERS: list[tuple[dict[str, Any], str]] = [
-    ({"table": "none.txt"}, "cannot be read as a table"),
-    ({"table": "index.json", "key": "organ", "values": ("x",)}, "no column 'organ'"),
-    ({"table": "index.json", "key": "split", "values": ("x",)}, "no row whose split is one of"),
+    ({"select": Select("none.txt")}, "cannot be read as a table"),
+    ({"select": Select("index.json", "organ", ("x",))}, "no column 'organ'"),
+    ({"select": Select("index.json", "split", ("x",))}, "no row whose split is one of"),
     ({"images": "none"}, "no such folder"),
     ({"label_ending": "_mask"}, "no files ending in _mask"),
-    ({"part": "validation", "every": 50}, "of 5 none is in the part 'validation'; every is 50"),
-    ({"span": (0.45, 0.5)}, r"none is in the part 'all' between the fractions \[0.45, 0.5\]"),
+    ({"select": Select(part="validation", every=50)}, "of 5 none is in the part 'validation'; every is 50"),
+    ({"select": Select(span=(0.45, 0.5))}, r"none is in the part 'all' between the fractions \[0.45, 0.5\]"),
 ]
 
 
@@ -491,11 +526,11 @@ def test_a_table_must_list_all_images(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no mpp of b \(4 missing\)"):
         whole(FolderSource(base, mpp_table="mpp.csv"))
     (base / "names.txt").write_text("a\nz\n")
-    with pytest.raises(UsageError, match="no file for z"):
-        FolderSource(base, mpp=0.25, table="names.txt").pairs()
+    with pytest.raises(UsageError, match=r"names\.txt: names z, but .* has no such file"):
+        names_of(base, Select("names.txt"))
     (base / "index.json").write_text("[1, 2]")
     with pytest.raises(UsageError, match="expected a list of objects"):
-        FolderSource(base, mpp=0.25, table="index.json").pairs()
+        names_of(base, Select("index.json"))
 
 
 @pytest.mark.parametrize(
@@ -504,19 +539,22 @@ def test_a_table_must_list_all_images(folder: Path, tmp_path: Path) -> None:
         ("folder", {}, "0 of mpp, mpp_table and nucleus_um"),
         ("folder", {"mpp": 0.25, "nucleus_um": 8.0}, "2 of mpp"),
         ("folder", {"mpp": 0.0}, "expected microns"),
-        ("folder", {"mpp": 0.25, "key": "split"}, "key and values together"),
-        ("folder", {"mpp": 0.25, "key": "split", "values": ["a"]}, "without a table"),
+        ("folder", {"mpp": 0.25, "select": {"key": "split"}}, r"\.select: .*key and values together"),
+        ("folder", {"mpp": 0.25, "select": {"key": "split", "values": ["a"]}}, r"\.select: .*without a table"),
+        ("folder", {"mpp": 0.25, "select": "training"}, r"\.select: got 'training'; expected a table"),
+        ("folder", {"mpp": 0.25, "select": {"tabel": "a.txt"}}, r"\.select\.tabel: unknown key .*mean 'table'"),
         ("folder", {"mpp": 0.25, "images": ".", "labels": "."}, "the same files"),
         ("folder", {"mpp": 0.25, "overlap": 1.0}, "overlap 1.0"),
-        ("folder", {"mpp": 0.25, "every": 1}, "every 1"),
-        ("folder", {"mpp": 0.25, "part": "test"}, "expected one of 'all', 'training', 'validation'"),
+        ("folder", {"mpp": 0.25, "select": {"every": 1}}, "every 1"),
+        ("folder", {"mpp": 0.25, "select": {"part": "test"}}, r"\.select\.part: .*one of 'all', 'training'"),
         ("snow", {"mpp": -1.0}, "expected microns"),
         ("rendered", {"count": 0}, "count 0"),
         ("rendered", {"size": 101}, "even number"),
         ("rendered", {"stain_transfer": 2.0}, "stain_transfer 2.0"),
-        ("synthetic", {"span": [0.5, 0.5]}, "expected two fractions"),
-        ("snow", {"span": [0.0, 1.5]}, "expected two fractions"),
-        ("synthetic", {"span": [0.5]}, "expected an array of 2"),
+        ("synthetic", {"select": {"span": [0.5, 0.5]}}, "expected two fractions"),
+        ("snow", {"select": {"span": [0.0, 1.5]}}, "expected two fractions"),
+        ("synthetic", {"select": {"span": [0.5]}}, r"\.select\.span: .*expected an array of 2"),
+        ("synthetic", {"select": {"table": "names.txt"}}, "have no names"),
         ("images", {"mpp": 0.25, "mpp_table": "m.csv"}, "expected one of them"),
         ("images", {"count": 0}, "count 0"),
         ("run", {"sure": 1.5}, "sure 1.5"),
@@ -547,12 +585,15 @@ def test_rendered_patches_do_not_depend_on_workers(folder: Path) -> None:
 
 
 def test_rendered_parts_share_no_texture(folder: Path) -> None:
-    train, held = (RenderedSource(folder / "images", part=part, every=3) for part in ("training", "validation"))
+    train, held = (
+        RenderedSource(folder / "images", select=Select(part=part, every=3))  # type: ignore[arg-type]
+        for part in ("training", "validation")
+    )
     assert train.statements()[0].count("3 textures") == 1
     assert held.statements()[0].count("2 textures") == 1
     assert train.describe(FRAME)["content"] != held.describe(FRAME)["content"]
     with pytest.raises(UsageError, match="of 5 none is in the part"):
-        whole(dataclasses.replace(held, every=40))
+        whole(dataclasses.replace(held, select=Select(part="validation", every=40)))
 
 
 class _DarkIsNuclear:
@@ -599,10 +640,10 @@ def test_a_datasets_patches_and_weights(dataset: Path) -> None:
     assert pool.weight[0] == pytest.approx(0.2)
     assert pool.weight[-1] == pytest.approx(2.0)
     assert (whole(SyntheticSource(dataset, weights=False)).weight == 1).all()
-    assert same(whole(SyntheticSource(dataset, span=(0.75, 0.875))), pool.part(slice(30, 35)))
-    held = whole(SyntheticSource(dataset, part="validation", every=8))
+    assert same(whole(SyntheticSource(dataset, select=Select(span=(0.75, 0.875)))), pool.part(slice(30, 35)))
+    held = whole(SyntheticSource(dataset, select=Select(part="validation", every=8)))
     assert same(held, pool.part(np.arange(4, 40, 8)))
-    assert len(whole(SyntheticSource(dataset, part="training", every=8))) == 35
+    assert len(whole(SyntheticSource(dataset, select=Select(part="training", every=8)))) == 35
     cut_up = whole(SyntheticSource(dataset), Frame(0.25, 48))
     assert cut_up.images.shape == (160, 48, 48, 3)
     assert (cut_up.weight.reshape(40, 4) == pool.weight[:, None]).all()
@@ -621,7 +662,7 @@ def test_snow_tiles_are_a_folder_of_pairs(tmp_path: Path) -> None:
         assert np.array_equal(pool.images[n], image)
         assert np.array_equal(pool.labels[n] > 0, labels > 0)
     (data / "few.txt").write_text("seed0001\n")
-    assert len(whole(SnowSource(data, table="few.txt"), Frame(0.25, 128))) == 1
+    assert len(whole(SnowSource(data, select=Select("few.txt")), Frame(0.25, 128))) == 1
     (data / "Mask" / "seed0002.mat").unlink()
     with pytest.raises(UsageError, match="no labels for seed0002"):
         whole(SnowSource(data))
@@ -697,6 +738,8 @@ def test_slides_that_moved_or_changed(results: Path, drawn: tuple[Path, Truth], 
 def test_grades_choose_slides(results: Path) -> None:
     grade = json.loads((results / "drawn" / "slide.json").read_text())["grade"]["grade"]
     assert len(whole(RunSource(results, count=2, grades=(grade, "x")))) == 2
+    with pytest.raises(UsageError, match="of 1 none is in the part 'training'"):
+        whole(RunSource(results, count=2, select=Select(part="training", every=2, span=(0.0, 0.4))))
     with pytest.raises(UsageError, match="no slide graded x; there are"):
         whole(RunSource(results, count=2, grades=("x",)))
     with pytest.raises(UsageError, match="no results"):
@@ -752,7 +795,7 @@ class TestPseudo:
         folder = tmp_path_factory.mktemp("textures")
         for n in range(3):
             Image.fromarray(discs(n, 96, 96)[0]).save(folder / f"texture{n}.png")
-        return PseudoSource(folder, Path("unet-0.5"), mpp=0.25, sure=0.5)
+        return PseudoSource(ImagesSource(folder, mpp=0.25), Path("unet-0.5"), sure=0.5)
 
     def test_one_patch_an_image_at_the_students_scale(self, source: PseudoSource) -> None:
         pool = whole(source, Frame(0.5, 48))

@@ -20,6 +20,11 @@ from wsiseg.train.recipe import (
     recipe_digest,
     resolve,
 )
+from wsiseg.train.sources.folder import FolderSource
+from wsiseg.train.sources.images import ImagesSource
+from wsiseg.train.sources.pseudo import PseudoSource
+from wsiseg.train.sources.select import Select
+from wsiseg.train.sources.snow import SnowSource
 
 TABLES: dict[str, Any] = {
     "name": "trial",
@@ -93,6 +98,8 @@ def test_a_recipe_is_read() -> None:
         ("data.train.0.data", 3, r"data.train\[0\].data: got 3; expected the name of data"),
         ("data.train.0.mp", 0.5, r"data.train\[0\].mp: unknown key .did you mean 'mpp'"),
         ("data.train.0.mpp", None, r"data.train\[0\]: 0 of mpp, mpp_table and nucleus_um"),
+        ("data.train.0.select.par", "all", r"data.train\[0\].select.par: unknown key .did you mean 'part'"),
+        ("data.train.0.select", {"values": ["a"]}, r"data.train\[0\].select: expected key and values together"),
         ("data.train.0.proportion", 0, r"data.train\[0\].proportion: got 0.0; expected more than 0"),
         ("stop.every", 0, "stop: every: got 0"),
         ("rounds", {"count": 2}, "rounds: expected one of steps and epochs"),
@@ -161,6 +168,21 @@ def test_overrides(tmp_path: Path) -> None:
             read_recipe(str(path), [wrong])
 
 
+def test_an_override_reaches_into_an_inline_table() -> None:
+    tables, _ = read_recipe("monuseg-supervised", ['data.train.0.select.values=["test_same"]'])
+    data = parse_recipe(tables).data
+    source, held_out = data.train[0].source, data.validation[0].source
+    assert isinstance(source, FolderSource)
+    assert source.select == Select("index.json", "split", ("test_same",))
+    assert isinstance(held_out, FolderSource)
+    assert held_out.select.values == ("train",)
+    # Where the recipe has no such table, it gets one.
+    tables, _ = read_recipe("snow-semi", ["data.train.0.select.part=training"])
+    (ingredient,) = parse_recipe(tables).data.train
+    assert isinstance(ingredient.source, SnowSource)
+    assert ingredient.source.select == Select(part="training")
+
+
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"neither a file nor a recipe of this package .did you mean 'joyce'"):
         read_recipe("joyc")
@@ -179,6 +201,19 @@ def test_data_are_found_by_name(tmp_path: Path) -> None:
         resolve(recipe, {"disc": tmp_path})
     with pytest.raises(UsageError, match="there is no such file or folder"):
         resolve(recipe, {"discs": tmp_path / "nothing"})
+
+
+def test_data_within_a_source_are_found_by_name(tmp_path: Path) -> None:
+    pseudo = {"kind": "pseudo", "network": "teacher", "images": {"data": "textures", "mpp": 0.25}}
+    recipe = parse_recipe(changed("data.train", [pseudo]))
+    assert data_names(recipe) == ["discs", "teacher", "textures"]
+    paths = {name: tmp_path / name for name in data_names(recipe)}
+    for path in paths.values():
+        path.mkdir()
+    source = resolve(recipe, paths).data.train[0].source
+    assert source == PseudoSource(ImagesSource(paths["textures"], mpp=0.25), paths["teacher"])
+    packaged = parse_recipe(changed("data.train", [{**pseudo, "network": "unet-0.5"}]))
+    assert data_names(packaged) == ["discs", "textures"]
 
 
 def test_weights_can_be_data(tmp_path: Path) -> None:

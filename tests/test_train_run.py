@@ -43,8 +43,8 @@ TABLES: dict[str, Any] = {
     "data": {
         "mpp": 0.5,
         "side": 64,
-        "train": [{**SOURCE, "part": "training", "every": 4}],
-        "validation": [{**SOURCE, "part": "validation", "every": 4}],
+        "train": [{**SOURCE, "select": {"part": "training", "every": 4}}],
+        "validation": [{**SOURCE, "select": {"part": "validation", "every": 4}}],
     },
     "augment": {"rotate": 0.3, "jpeg": 0.3},
     "optimise": {"steps": 9, "batch": 2, "crop": 32, "precision": "fp32", "warmup": 3},

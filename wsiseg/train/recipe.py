@@ -13,16 +13,17 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wsiseg.errors import UsageError
 from wsiseg.train.settings import Augment, Choice, Data, Optimise, Recipe, Rounds, Start, Stop
 from wsiseg.train.source import Ingredient
 from wsiseg.train.sources import KINDS
-from wsiseg.train.tables import convert, describe_type, parse_table, suggestion
+from wsiseg.train.tables import Dataclass, convert, describe_type, parse_table, suggestion
 
 RECIPES = Path(__file__).parent / "recipes"
 Table = Mapping[str, Any]
+Made = TypeVar("Made", bound=Dataclass)
 _SECTIONS: Mapping[str, type[Any]] = {"augment": Augment, "optimise": Optimise, "stop": Stop, "start": Start}
 _TEXTS = ("name", "summary", "licence")
 
@@ -112,7 +113,7 @@ def parse_recipe(tables: Table) -> Recipe:
 
 def data_names(recipe: Recipe) -> list[str]:
     """The names of the data that the recipe needs."""
-    found = {str(value) for i in _ingredients(recipe) for value in _paths(i).values()}
+    found = {name for ingredient in _ingredients(recipe) for name in _names(ingredient.source)}
     start = recipe.start.weights
     return sorted(found | ({start} if _is_data(start) else set()))
 
@@ -138,7 +139,7 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             raise UsageError(f"--data {name}={path}: there is no such file or folder")
 
     def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
-        return tuple(dataclasses.replace(i, source=_placed(i, data)) for i in ingredients)
+        return tuple(dataclasses.replace(i, source=_placed(i.source, data)) for i in ingredients)
 
     train, validation = placed(recipe.data.train), placed(recipe.data.validation)
     rounds = recipe.rounds
@@ -220,15 +221,30 @@ def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
     return recipe.data.train + recipe.data.validation + more
 
 
-def _paths(ingredient: Ingredient) -> dict[str, Path]:
-    values = {f.name: getattr(ingredient.source, f.name) for f in dataclasses.fields(ingredient.source)}  # type: ignore[arg-type]
+def _names(source: Dataclass) -> set[str]:
+    """The names of data in a source and in what it is made of."""
+    own = {str(value) for value in _paths(source).values()}
+    return own.union(*map(_names, _parts(source).values()))
+
+
+def _placed(source: Made, data: Mapping[str, Path]) -> Made:
+    """The source with paths in place of the names of data."""
+    paths = {field: data[str(value)] for field, value in _paths(source).items()}
+    parts = {field: _placed(part, data) for field, part in _parts(source).items()}
+    return dataclasses.replace(source, **paths, **parts)
+
+
+def _paths(source: Dataclass) -> dict[str, Path]:
+    """The fields of a source that are names of data."""
     # A network may also be one of the package, which is at hand.
-    return {n: v for n, v in values.items() if isinstance(v, Path) and (n != "network" or _is_data(str(v)))}
+    paths = {field: value for field, value in vars(source).items() if isinstance(value, Path)}
+    return {field: path for field, path in paths.items() if field != "network" or _is_data(str(path))}
 
 
-def _placed(ingredient: Ingredient, data: Mapping[str, Path]) -> Any:
-    found = {name: data[str(value)] for name, value in _paths(ingredient).items()}
-    return dataclasses.replace(ingredient.source, **found)  # type: ignore[type-var]
+def _parts(source: Dataclass) -> dict[str, Dataclass]:
+    """The fields of a source that are dataclasses of their own."""
+    values = vars(source).items()
+    return {field: v for field, v in values if dataclasses.is_dataclass(v) and not isinstance(v, type)}
 
 
 def _is_data(start: str) -> bool:

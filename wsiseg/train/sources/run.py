@@ -23,8 +23,8 @@ from wsiseg.slide import Slide, open_slide
 from wsiseg.store import read_records
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources import cut
+from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import Mask, apportion, draw_places, read_patch
 
 _LOST_MARGIN = 2
@@ -66,8 +66,8 @@ class RunSource:
         So far around a nucleus that is not kept nothing is known.
     grades : tuple of str
         Only slides with one of these grades, for example ``["Best", "Good"]``; all by default.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th slide) or ``all``.
+    select : Select
+        Which slides; those of other ``grades`` do not count.
     licence : str
         Of the slides, for the model card.
     """
@@ -79,12 +79,10 @@ class RunSource:
     sure: float = 0.85
     margin_um: float = 1.0
     grades: tuple[str, ...] = ()
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_selection(self.every)
         if self.count < 1 or self.seed < 0:
             raise ValueError(f"count {self.count}, seed {self.seed}: expected at least 1 and 0")
         if not 0 <= self.sure <= 1 or not 0 <= self.margin_um <= 20:
@@ -173,7 +171,7 @@ class RunSource:
             records = [record for record in records if record["grade"]["grade"] in self.grades]
             if not records:
                 raise UsageError(f"{self.data}: no slide graded {' or '.join(self.grades)}; there are {held}")
-        return files.select(records, self.data, self.part, self.every)
+        return list(self.select.named({str(record["id"]): record for record in records}, self.data).values())
 
     def _segmented(self, record: Record) -> Segmented:
         path = Path(record["slide"]["path"])
