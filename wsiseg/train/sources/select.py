@@ -69,7 +69,7 @@ class Select:
             names = _names(folder / self.table, self.key, self.values)
             missing = sorted(names - set(found))
             if missing:
-                raise UsageError(f"{folder / self.table}: names {listed(missing)}, but {folder} has no such file")
+                raise UsageError(f"{folder / self.table}: names {listed(missing)}, which {folder} does not have")
             kept = [name for name in found if name in names]
         return {name: found[name] for name in self.numbered(kept, folder)}
 
