@@ -29,7 +29,8 @@ def parse_table(kind: type[T], values: object, where: str) -> T:
     ----------
     kind : type
         A dataclass whose fields are of bool, int, float, str, ``Path``, ``Literal``, tuples of such, None or such,
-        dataclasses of the same kind, which are tables in the table, and mappings, which are taken as they are.
+        dataclasses of the same kind, which are tables in the table or values already, and mappings, which are taken
+        as they are.
     values : object
         What the file has there: should be a mapping.
     where : str
@@ -85,7 +86,7 @@ def convert(hint: Any, value: object, where: str) -> Any:
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(convert(kind, item, f"{where}[{n}]") for n, (kind, item) in pairs)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return parse_table(hint, value, where)
+        return value if isinstance(value, hint) else parse_table(hint, value, where)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return dict(value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
