@@ -11,10 +11,11 @@ from PIL import Image
 from source_data import FRAME, discs, whole
 
 from wsiseg.errors import ModelError
+from wsiseg.models.heads import head_by_name
 from wsiseg.train.patches import KNOWN, UNKNOWN
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.images import ImagesSource
-from wsiseg.train.sources.pseudo import PseudoSource
+from wsiseg.train.sources.pseudo import PseudoSource, mean_of_views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,3 +70,24 @@ def test_no_network_is_an_error(source: PseudoSource) -> None:
 def test_impossible_values_are_refused(source: PseudoSource, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         dataclasses.replace(source, **change)
+
+
+class _TypedHover:
+    """Stands for HoVer-Net with types: a constant image has constant maps."""
+
+    mpp, stride_px, head = 0.5, 4, head_by_name("hover")
+
+    def maps(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        shapes = [image.shape[:2] for image in images]
+        types = [np.ones(shape, np.float32) for shape in shapes]
+        return [(np.full(s, 0.75, np.float32), np.full((2, *s), -0.5, np.float32), t)
+                for s, t in zip(shapes, types, strict=True)]  # fmt: skip
+
+
+def test_a_teachers_types_are_left_out() -> None:
+    image = np.full((60, 80, 3), 200, dtype=np.uint8)
+    foreground, distances = mean_of_views(_TypedHover(), image, 0.25, (0.8, 1.25))  # type: ignore[arg-type]
+    assert foreground.shape == (30, 40)
+    assert distances.shape == (2, 30, 40)
+    assert foreground == pytest.approx(0.75)
+    assert distances == pytest.approx(-0.5)

@@ -114,24 +114,23 @@ def mean_of_views(teacher: NetworkSegmenter, image: Image, mpp: float, scales: S
     """What the decoder reads of an image (h, w, 3) at ``mpp``, averaged over enlargements; at the teacher's mpp."""
     from wsiseg.train.pseudo import mirrored_maps
 
-    kinds = [teacher.head.maps[name] for name in teacher.head.inputs]
-    if any(item.kind == "types" for item in kinds):
-        raise ValueError("types of nuclei cannot be averaged over views")
+    # Types of nuclei, which come last where a network has them, are not averaged: nobody learns them.
+    names = [name for name in teacher.head.inputs if teacher.head.maps[name].kind != "types"]
     base = mpp / teacher.mpp
     shape = cut.scaled_size(image.shape, base)
     views = []
     for scale in scales:
         size = cut.scaled_size(image.shape, base * scale)
-        maps = mirrored_maps(teacher, _enlarged(image, size))
-        lengths = [shape[0] / size[0] if n in teacher.head.lengths else 1.0 for n in teacher.head.inputs]
-        views.append([_channels(m, shape) * np.float32(f) for m, f in zip(maps, lengths, strict=False)])
+        maps = mirrored_maps(teacher, _enlarged(image, size))[: len(names)]
+        lengths = [shape[0] / size[0] if name in teacher.head.lengths else 1.0 for name in names]
+        views.append([_channels(m, shape) * np.float32(f) for m, f in zip(maps, lengths, strict=True)])
     return tuple(np.mean(same, axis=0, dtype=np.float32) for same in zip(*views, strict=True))
 
 
 def _fine(frame: Frame, mpp: float) -> Frame:
     """The frame in which patches are read: at the finer resolution of student and teacher."""
     fine = min(frame.mpp, mpp)
-    return Frame(fine, round(frame.side * frame.mpp / fine), frame.workers, frame.device)
+    return Frame(fine, round(frame.side * frame.mpp / fine), frame.workers)
 
 
 def _pairs(pool: PatchPool) -> Iterator[tuple[Image, npt.NDArray[np.uint8]]]:
