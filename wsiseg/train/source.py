@@ -29,14 +29,11 @@ class Frame:
         cut (as patches that were rendered), may give another.
     workers : int
         Processes that it may use; what comes out does not depend on it.
-    device : str
-        ``cpu`` or ``cuda``, for sources that run a network.
     """
 
     mpp: float
     side: int
     workers: int = 1
-    device: str = "cpu"
 
 
 @runtime_checkable
