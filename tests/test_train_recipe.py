@@ -148,6 +148,13 @@ def test_a_head_must_fit_the_network() -> None:
     assert plan_training(parse_recipe({**tables, "head": {"name": "foreground"}})).loss.dice == 1.0
 
 
+def test_rays_are_the_networks() -> None:
+    tables = {**TABLES, "head": {"name": "star", "rays": 32}}
+    assert plan_training(parse_recipe(tables)).targets.rays == 32
+    with pytest.raises(UsageError, match=r"head.rays: got 16; expected the network's, 32, or nothing"):
+        plan_training(parse_recipe({**TABLES, "head": {"name": "star", "rays": 16}}))
+
+
 def test_weights_to_start_from_must_fit() -> None:
     recipe = parse_recipe(changed("start.weights", "unet-0.5"))
     assert data_names(recipe) == ["discs"]

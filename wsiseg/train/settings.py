@@ -245,8 +245,8 @@ class Rounds:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("expected one of steps and epochs")
-        given = ("steps", self.steps) if self.epochs is None else ("epochs", self.epochs)
-        _require(0 < (given[1] or 0) < math.inf, *given, "more than 0")
+        name = "steps" if self.epochs is None else "epochs"
+        _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0")
         _require(self.count >= 1, "count", self.count, "1 or more")
         _require(0 < self.labelled <= 1, "labelled", self.labelled, "a fraction, above 0")
         _require(0 <= self.validation < 1, "validation", self.validation, "a fraction, below 1")
