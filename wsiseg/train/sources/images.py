@@ -83,7 +83,7 @@ class ImagesSource:
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
         found = self._files()
-        places, side = self._drawn(found, frame) if self.count is not None else self._grid(found, frame)
+        places, side = self._grid(found, frame) if self.count is None else self._drawn(found, frame, self.count)
         return cut.joined(self._patches(found, places[first:], side, frame.mpp))
 
     def _patches(
@@ -107,8 +107,9 @@ class ImagesSource:
         side = cut.common_side(list(sizes.values()), frame.side)
         return [p for name, size in sizes.items() for p in cut.places(name, size, side, self.overlap)], side
 
-    def _drawn(self, found: dict[str, Path], frame: Frame) -> tuple[list[cut.Place], tuple[int, int]]:
-        assert self.count is not None
+    def _drawn(
+        self, found: dict[str, Path], frame: Frame, total: int
+    ) -> tuple[list[cut.Place], tuple[int, int]]:
         tissues, areas = {}, []
         for name, path in found.items():
             with self._open(path) as slide:
@@ -120,7 +121,7 @@ class ImagesSource:
         if not sum(areas):
             raise UsageError(f"{self.data}: no tissue in {len(found)} images to draw patches from")
         places = []
-        for n, (name, count) in enumerate(zip(tissues, apportion(self.count, areas), strict=True)):
+        for n, (name, count) in enumerate(zip(tissues, apportion(total, areas), strict=True)):
             if count:
                 rng = np.random.default_rng([self.seed, n])
                 places += draw_places(rng, name, *tissues[name], frame.side, count)

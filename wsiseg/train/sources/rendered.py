@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -79,11 +80,11 @@ class RenderedSource:
             )
         if self.size < 64 or self.size % 2:
             raise ValueError(f"size {self.size}: expected an even number of pixels, at least 64")
-        shares = {name: getattr(self, name) for name in ("stain_transfer", "threshold", "grafts", "sure")}
-        wrong = [f"{name} {value}" for name, value in shares.items() if not 0 <= value <= 1]
-        if wrong or self.distractors < 0:
-            wrong += [f"distractors {self.distractors}"] * (self.distractors < 0)
-            raise ValueError(f"{', '.join(wrong)}: expected 0 to 1, and distractors at least 0")
+        for name in ("stain_transfer", "threshold", "grafts", "sure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 0 to 1")
+        if not 0 <= self.distractors < math.inf:
+            raise ValueError(f"distractors {self.distractors}: expected 0 or more")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         return {

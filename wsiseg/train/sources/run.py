@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -95,7 +95,7 @@ class RunSource:
             "kind": "run",
             "revision": cut.REVISION,
             "content": hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest(),
-            "models": sorted({str(record["specification"]["model"]["name"]) for record in records}),
+            "models": _models(records),
             "draw": [self.count, self.seed],
             "labels": [self.sure, self.margin_um],
             "patch": {"mpp": frame.mpp, "side": frame.side},
@@ -103,10 +103,9 @@ class RunSource:
 
     def statements(self) -> tuple[str, ...]:
         records = self._records()
-        models = sorted({str(record["specification"]["model"]["name"]) for record in records})
         return (
             f"{self.count} patches of {len(records)} slides of {self.data.name} with pseudo-labels by "
-            f"{', '.join(models)} (score at least {self.sure:g}), licence of the slides: {self.licence}",
+            f"{', '.join(_models(records))} (score at least {self.sure:g}), licence of the slides: {self.licence}",
         )
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
@@ -117,14 +116,12 @@ class RunSource:
         places: list[cut.Place] = []
         for n, (name, count) in enumerate(zip(found, apportion(self.count, areas), strict=True)):
             if count:
-                with self._open(found[name]) as slide:
+                one = found[name]
+                with self._open(one) as slide:
                     scale = slide.scale(frame.mpp)
                     width, height = scale.size(slide.width, slide.height)
                 rng = np.random.default_rng([self.seed, n])
-                looked = found[name]
-                places += draw_places(
-                    rng, name, looked.looked, looked.scale, (height, width), scale, frame.side, count
-                )
+                places += draw_places(rng, name, one.looked, one.scale, (height, width), scale, frame.side, count)
         return cut.joined(self._patches(found, places[first:], frame))
 
     def _patches(
@@ -194,6 +191,10 @@ class RunSource:
 
     def _open(self, found: Segmented) -> Slide:
         return open_slide(found.slide, mpp=found.mpp)
+
+
+def _models(records: Iterable[Record]) -> list[str]:
+    return sorted({str(record["specification"]["model"]["name"]) for record in records})
 
 
 def _draw(nuclei: Nuclei, window: Window, scale: Scale) -> npt.NDArray[np.int32]:
