@@ -339,9 +339,9 @@ def test_hover_types() -> None:
     types[ndimage.binary_erosion(labels > 0, iterations=5)] = 0
     nuclei = HoverDecoder().decode(*hover_maps(labels, 2), types=types)
     middle = np.floor(nuclei.centroids()).astype(int)
-    assert nuclei.columns["class"].dtype == np.int16
-    assert (nuclei.columns["class"] == truth[labels[middle[:, 1], middle[:, 0]]]).mean() > 0.95
-    assert ((nuclei.columns["class_score"] > 0) & (nuclei.columns["class_score"] <= 1)).all()
+    assert nuclei.columns["type"].dtype == np.int16
+    assert (nuclei.columns["type"] == truth[labels[middle[:, 1], middle[:, 0]]]).mean() > 0.95
+    assert ((nuclei.columns["type_prob"] > 0) & (nuclei.columns["type_prob"] <= 1)).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

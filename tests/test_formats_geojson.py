@@ -238,9 +238,9 @@ def test_plainly_simple_passes_ordinary_rings() -> None:
 
 
 def test_classes(tmp_path: Path) -> None:
-    nuclei = blobs(4).with_columns(**{"class": np.array([1, 2, 9, 1], dtype=np.int16)})
+    nuclei = blobs(4).with_columns(type=np.array([1, 2, 0, 1], dtype=np.int16), type_prob=np.ones(4))
     path = tmp_path / "n.parquet"
-    with NucleiWriter(path, META, {**ATTRIBUTES, "class": "int16"}) as writer:
+    with NucleiWriter(path, META, types=["none", "a", "b"]) as writer:
         writer.write(nuclei)
     classes = {1: Classification("Tumour", (200, 0, 0)), 2: Classification('Strömung "x"', (0, 150, 0))}
     (out,) = export_geojson(path, tmp_path / "out.geojson", classes=classes)
@@ -248,7 +248,7 @@ def test_classes(tmp_path: Path) -> None:
     check_for_qupath(collection)
     names = [feature["properties"]["classification"]["name"] for feature in collection["features"]]
     assert names == ["Tumour", 'Strömung "x"', "Nucleus", "Tumour"]
-    assert "class" not in collection["features"][0]["properties"]["measurements"]
+    assert "type" not in collection["features"][0]["properties"]["measurements"]
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(

@@ -249,7 +249,7 @@ def test_mirrors_turn_every_kind_of_map(name: str) -> None:
             stack = {
                 "logit": np.exp(-np.hypot(dy, dx)),
                 "classes": np.exp(-np.hypot(dy, dx)),
-                "types": (np.hypot(dy, dx) < 4).astype(float),
+                "types": np.stack([np.hypot(dy, dx) > 4, np.hypot(dy, dx) < 4]).astype(float),
                 "offsets": np.stack([-dy, -dx]),
                 "distances": np.stack([dx, dy]),
                 "rays": 9 - dx * np.cos(angle) - dy * np.sin(angle),

@@ -454,5 +454,6 @@ def test_the_documented_manifest_is_one(tmp_path: Path) -> None:
     (tmp_path / "my-model.toml").write_text(example, "utf-8")
     manifest = read_manifest(tmp_path / "my-model.toml")
     assert manifest.head.name == "offsets"
-    assert manifest.picks["offsets"].scale == 8.0
+    assert manifest.interface is not None
+    assert manifest.interface.picks["offsets"].scale == 8.0
     assert manifest.decoder.mpp == 0.5

@@ -80,11 +80,11 @@ def test_types_are_optional_and_reach_the_nuclei() -> None:
     head = HEADS["hover"]
     raw = raw_maps("hover")
     maps = [value[0].numpy() for value in head.activate(raw)]
-    assert head.decode(maps, HoverDecoder()).columns["class"].tolist() == [2]
+    assert head.decode(maps, HoverDecoder()).columns["type"].tolist() == [2]
     del raw["tp"]
     without = [value[0].numpy() for value in head.activate(raw)]
     assert len(without) == 2
-    assert "class" not in head.decode(without, HoverDecoder()).columns
+    assert "type" not in head.decode(without, HoverDecoder()).columns
 
 
 def test_every_network_has_a_head() -> None:

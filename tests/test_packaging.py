@@ -62,7 +62,8 @@ def test_environment_yml_is_in_step_with_pyproject(project: dict[str, Any]) -> N
 
 def test_every_dependency_has_a_lower_bound_and_no_upper(project: dict[str, Any]) -> None:
     groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
-    for name, bound in bounds([text for group in groups for text in group]).items():
+    others = [text for group in groups for text in group if not text.startswith("wsiseg[")]  # its own extras
+    for name, bound in bounds(others).items():
         assert re.fullmatch(r">=[\d.]+", bound), f"{name}{bound}"
 
 

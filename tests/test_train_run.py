@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 from wsiseg.errors import EnvironmentFault, TrainingError, UsageError  # noqa: E402
 from wsiseg.metrics import evaluate  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
+from wsiseg.models.weights_io import load_weights  # noqa: E402
 from wsiseg.raster import rasterize  # noqa: E402
 from wsiseg.train import loop  # noqa: E402
 from wsiseg.train.checkpoint import load_average  # noqa: E402
@@ -47,7 +48,7 @@ TABLES: dict[str, Any] = {
         "train": [{**SOURCE, "select": {"part": "training", "every": 4}}],
         "validation": [{**SOURCE, "select": {"part": "validation", "every": 4}}],
     },
-    "augment": {"rotate": 0.3, "jpeg": 0.3},
+    "augment": {"rotate": 0.3, "jpeg": 0.3, "transport": 0.5},
     "optimise": {"steps": 9, "batch": 2, "crop": 32, "precision": "fp32", "warmup": 3},
     "stop": {"every": 3},
 }
@@ -312,6 +313,27 @@ def test_fine_tuning_starts_from_weights(discs: Path, whole: Path, tmp_path: Pat
     for name, value in learned[0].items():
         if "norm" not in name:
             assert torch.allclose(value, before[name], atol=2e-3), name
+
+
+def test_a_part_of_the_weights_before_can_be_kept(discs: Path, whole: Path, tmp_path: Path) -> None:
+    tables = changed(start={"weights": "before", "keep": 0.25})
+    data = {"discs": discs, "before": whole / "tiny.safetensors"}
+    result = train_recipe(tables, "", data, tmp_path, OPTIONS, lambda *_: None)
+    before, learned = load_weights(data["before"]).state, weights(tmp_path / "kept.pt")
+    for name, value in load_weights(result.weights).state.items():
+        if value.is_floating_point():
+            expected = 0.25 * before[name].float() + 0.75 * learned[name]
+            torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)
+    assert not torch.allclose(before["head.weight"].float(), learned["head.weight"], atol=1e-3)
+    assert result.scores["blended"] != result.scores["validation"]
+
+
+@pytest.mark.parametrize(
+    "sections", [{"start": {"keep": 0.5}}, {"start": {"weights": "b", "keep": 0.5}, "rounds": {"steps": 2}}]
+)
+def test_nothing_to_keep_is_refused(discs: Path, tmp_path: Path, sections: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="keep"):
+        train_recipe(changed(**sections), "", {"discs": discs}, tmp_path, OPTIONS, lambda *_: None)
 
 
 ROUNDS = {"count": 2, "labelled": 0.5, "validation": 0.2, "steps": 4, "rate": 1e-3, "sure": 0.0}

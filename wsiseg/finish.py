@@ -82,7 +82,7 @@ def stitch_slide(work: WorkFolder) -> dict[str, Any]:
     plan = _plan(work)
     parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
     metadata = {"slide": plan.slide["name"], "mpp": plan.mpp, "downsample": plan.downsample}
-    with NucleiWriter(work.result / "nuclei.parquet", metadata) as writer:
+    with NucleiWriter(work.result / "nuclei.parquet", metadata, types=plan.types) as writer:
         audit = stitch(
             lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
             [(part[0], part[-1]) for part in parts],
@@ -94,6 +94,7 @@ def stitch_slide(work: WorkFolder) -> dict[str, Any]:
     summaries = [part_summary(work, part) for part in parts]
     summary = {
         "nuclei": writer.count,
+        **({"types": dict(zip(plan.types, writer.counts.tolist(), strict=True))} if plan.types else {}),
         "seams": asdict(audit),
         "tiles": _tiles(plan, summaries),
         "lost": [list(box) for summary in summaries for box in summary.lost],
@@ -192,6 +193,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         "tiles": stitched["tiles"],
         "lost": lost,
         "nuclei": stitched["nuclei"],
+        **({"types": stitched["types"]} if plan.types else {}),
         "tissue_mm2": plan.tissue_mm2,
         "artefacts": dict(tissue.artefacts),
         "seams": stitched["seams"],

@@ -29,7 +29,7 @@ class Nuclei:
     offsets : int64 array (N + 1,)
         Ring n is ``vertices[offsets[n]:offsets[n + 1]]``.
     columns : mapping of str to array (N,)
-        Attributes by name, for example ``score`` (float32) or ``class`` (int16).
+        Attributes by name, for example ``score`` (float32) or ``type`` (int16).
     """
 
     vertices: FloatArray

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,11 @@ class SlidePlan:
     @property
     def scale(self) -> Scale:
         return Scale(self.downsample)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the types that the model gives to nuclei; () for none."""
+        return tuple(self.specification["model"].get("types", ()))
 
     @property
     def batches(self) -> list[tuple[int, ...]]:
@@ -306,7 +311,7 @@ def segment_batch(job: BatchJob) -> BatchSummary:
         lost.extend(unreadable)
     if _identity(plan.path) != identity:
         raise _changed(plan)
-    joined = Nuclei.concatenate(nuclei) if nuclei else empty_candidates()
+    joined = Nuclei.concatenate(nuclei) if nuclei else empty_candidates(plan.types)
     with timed(seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
         summary = BatchSummary(job.tiles, owned, tuple(failed), tuple(lost), seconds)
@@ -323,7 +328,7 @@ def fail_batch(job: BatchJob, cause: str) -> BatchSummary:
     boxes = [plan.scale.box(plan.grid.core(tile)) for tile in job.tiles]
     lost = tuple((box.x0, box.y0, box.x1, box.y1, cause) for box in boxes)
     summary = BatchSummary(job.tiles, 0, tuple((tile, cause) for tile in job.tiles), lost)
-    write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(), summary.to_dict())
+    write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(plan.types), summary.to_dict())
     return summary
 
 
@@ -344,9 +349,11 @@ def part_nuclei(work: WorkFolder, tiles: tuple[int, ...]) -> Nuclei:
     return read_part(work.part(tiles[0], tiles[-1]))
 
 
-def empty_candidates() -> Nuclei:
-    """No candidates, with the columns that every part has."""
+def empty_candidates(types: Sequence[str] = ()) -> Nuclei:
+    """No candidates, with the columns that every part has of a model with these types of nuclei."""
     columns: dict[str, npt.NDArray[np.generic]] = {"score": np.empty(0, np.float32)}
+    if types:
+        columns.update(type=np.empty(0, np.int16), type_prob=np.empty(0, np.float32))
     columns.update({name: np.empty(0, np.float32) for name in MEASUREMENTS})
     columns.update(tile=np.empty(0, np.int64), owned=np.empty(0, bool), seam=np.empty(0, bool))
     return Nuclei.empty(columns)
@@ -378,7 +385,7 @@ def _segment_tile(
             inside &= ~_overlaps(candidates, scale, item.box)
         kept = candidates.take(inside)
         measured = measure(kept.translate(-window.x, -window.y), image, plan.specification["mpp_effective"])
-    order = list(empty_candidates().columns)
+    order = list(empty_candidates(plan.types).columns)
     columns = {name: measured.columns[name] for name in order}
     level0 = Nuclei(kept.vertices, kept.offsets, columns).scale(scale)
     own = [(item.box.intersection(core), item.reason) for item in lost]

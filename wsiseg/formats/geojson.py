@@ -19,7 +19,7 @@ import itertools
 import json
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +30,7 @@ import shapely
 
 from wsiseg.errors import UsageError
 from wsiseg.formats.atomic import atomic_files
-from wsiseg.formats.geoparquet import count_nuclei, iter_nuclei, read_metadata
+from wsiseg.formats.geoparquet import TYPE, count_nuclei, iter_nuclei, read_metadata
 from wsiseg.formats.text import feature_text, plainly_simple
 from wsiseg.nuclei import Nuclei
 
@@ -41,7 +41,10 @@ NAMESPACE = uuid.UUID("5d0f2a0e-6f0c-5c0b-9d3b-3f3a2f0c7e11")
 
 _SLICE = 20_000  # features formatted at once: about 30 MB of buffer
 _GZIP_LEVEL = 2  # 80 MB/s; level 6 saves a tenth of the size at a quarter of the speed
-_NOT_MEASUREMENTS = frozenset({"x", "y", "class"})
+_NOT_MEASUREMENTS = frozenset({"x", "y", TYPE})
+# Okabe & Ito's colours, which most colour-blind people tell apart, without black and those that H&E itself has.
+_UNTYPED = (128, 128, 128)
+_COLOURS = ((0, 158, 115), (213, 94, 0), (0, 114, 178), (240, 228, 66), (86, 180, 233), (230, 159, 0))
 _HEAD, _TAIL = b'{"type":"FeatureCollection","features":[\n', b"\n]}\n"
 
 Write: TypeAlias = Callable[[bytes | memoryview], object]
@@ -86,9 +89,10 @@ def export_geojson(
         OpenSlide's ``bounds-x`` and ``bounds-y`` in level-0 pixels, subtracted, since QuPath shows such slides
         from there.
     classification : Classification
-        The class of every nucleus.
+        The class of every nucleus without a type.
     classes : mapping of int to Classification, optional
-        Classes by the value of the column ``class``, where the file has one; ``classification`` for the rest.
+        Classes by the number of a nucleus' type, where the file has types; ``classification`` for the rest. By
+        default those of :func:`type_classes`.
     identity : str, optional
         What tells this slide from others, so that ids are unique across slides and the same in every export.
         By default what the file records as its slide (its fingerprint).
@@ -117,6 +121,8 @@ def export_geojson(
     files = max(1, -(-total // split)) if split else 1
     paths = tuple(_part_path(out_path, n + 1, files) for n in range(files))
     compress = out_path.name.endswith(".gz") if gzip is None else gzip
+    if classes is None:
+        classes = type_classes(read_metadata(nuclei_parquet).get("types", ()))
     namespace = uuid.uuid5(NAMESPACE, identity)
     dx, dy = bounds_offset
     slices = ((run, part.translate(-dx, -dy)) for run, part in _slices(iter_nuclei(nuclei_parquet), split))
@@ -124,8 +130,17 @@ def export_geojson(
         runs = itertools.groupby(slices, key=lambda item: item[0])
         for run, group in runs if total else iter([(0, iter(()))]):
             with _writer(temporaries[run], compress) as write:
-                _write_collection(write, (part for _, part in group), namespace, classification, classes or {})
+                _write_collection(write, (part for _, part in group), namespace, classification, classes)
     return paths
+
+
+def type_classes(names: Sequence[str]) -> dict[int, Classification]:
+    """A class for each type of nuclei by its number: its name, and a colour that tells it from others.
+
+    The first, for nuclei without a type, is grey; colours repeat after the sixth of the others.
+    """
+    colours = itertools.chain([_UNTYPED], itertools.cycle(_COLOURS))
+    return {n: Classification(name, colour) for n, (name, colour) in enumerate(zip(names, colours, strict=False))}
 
 
 def read_geojson(path: Path) -> Nuclei:
@@ -248,9 +263,9 @@ def _largest_polygons(geometries: npt.NDArray[np.object_]) -> npt.NDArray[np.obj
 
 def _class_choice(nuclei: Nuclei, classes: Mapping[int, Classification]) -> npt.NDArray[np.int64]:
     choice = np.zeros(len(nuclei), dtype=np.int64)
-    if "class" in nuclei.columns:
+    if TYPE in nuclei.columns:
         for place, value in enumerate(classes):
-            choice[nuclei.columns["class"] == value] = place + 1
+            choice[nuclei.columns[TYPE] == value] = place + 1
     return choice
 
 

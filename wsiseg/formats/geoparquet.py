@@ -24,6 +24,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
@@ -41,6 +42,8 @@ ATTRIBUTES: Mapping[str, str] = {
     "score": "float32",
     "hematoxylin_od": "float32",
 }
+#: What follows them where the model tells types of nuclei apart: the type's name, and its share of the nucleus.
+TYPE, TYPE_PROB = "type", "type_prob"
 FORMAT_VERSION = 1
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -63,6 +66,9 @@ class NucleiWriter:
         JSON for the file's ``wsiseg`` key, for example slide, mpp and downsample. ``format`` is added.
     attributes : mapping of str to numpy dtype name
         The columns to write, in file order. Other columns of the nuclei are left out.
+    types : sequence of str
+        Names of the types of nuclei. The nuclei's columns ``type``, numbers from 0, and ``type_prob`` are then
+        written as well, the types by their names, and the names in order are in the ``wsiseg`` key.
 
     Raises
     ------
@@ -75,12 +81,16 @@ class NucleiWriter:
         path: str | os.PathLike[str],
         metadata: Mapping[str, Any],
         attributes: Mapping[str, str] = ATTRIBUTES,
+        types: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.count = 0
-        self._metadata = {**metadata, "format": FORMAT_VERSION}
-        self._attributes = {name: np.dtype(kind) for name, kind in attributes.items()}
-        self._schema = _schema(self._attributes)
+        self.counts = np.zeros(len(types), dtype=np.int64)  # by type
+        self._types = list(types)
+        self._metadata = {**metadata, **({"types": self._types} if types else {}), "format": FORMAT_VERSION}
+        typed = {TYPE: "int16", TYPE_PROB: "float32"} if types else {}
+        self._attributes = {name: np.dtype(kind) for name, kind in {**attributes, **typed}.items()}
+        self._schema = _schema(self._attributes, types)
         self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._writer: pq.ParquetWriter | None = None
@@ -93,7 +103,7 @@ class NucleiWriter:
                     self._schema,
                     compression="zstd",
                     # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
-                    use_dictionary=False,
+                    use_dictionary=[TYPE] if self._types else False,
                     write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
                 )
         except BaseException:
@@ -107,7 +117,7 @@ class NucleiWriter:
         Raises
         ------
         ValueError
-            A declared attribute is missing.
+            A declared attribute is missing, or a type has no name.
         """
         if self._writer is None:
             raise ValueError("write to an open NucleiWriter: use it in a with statement")
@@ -116,11 +126,15 @@ class NucleiWriter:
         missing = [name for name in self._attributes if name not in nuclei.columns]
         if missing:
             raise ValueError(f"nuclei without the columns {missing}; they have {sorted(nuclei.columns)}")
+        by_type = np.bincount(nuclei.columns[TYPE], minlength=len(self._types)) if self._types else self.counts
+        if len(by_type) > len(self._types):
+            raise ValueError(f"a nucleus has type {len(by_type) - 1}; the names are {self._types}")
         bounds = nuclei.bounds()
         table = self._table(nuclei, bounds)
         with environment_faults(self.path):
             self._writer.write_table(table, row_group_size=len(nuclei))
         self.count += len(nuclei)
+        self.counts = self.counts + by_type
         low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
         self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
 
@@ -163,7 +177,10 @@ class NucleiWriter:
             pa.array(np.ascontiguousarray(centroids[:, 0])),
             pa.array(np.ascontiguousarray(centroids[:, 1])),
         ]
-        columns += [pa.array(nuclei.columns[name].astype(kind)) for name, kind in self._attributes.items()]
+        plain = {name: pa.array(nuclei.columns[name].astype(kind)) for name, kind in self._attributes.items()}
+        if self._types:
+            plain[TYPE] = pa.DictionaryArray.from_arrays(plain[TYPE], pa.array(self._types))
+        columns += plain.values()
         return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _geo(self) -> str:
@@ -189,7 +206,8 @@ def read_nuclei(
     box : Box, optional
         Only nuclei whose bounds overlap this box; row groups that cannot have any are not read.
     columns : sequence of str, optional
-        The attributes to read, by default all: ``id``, ``x``, ``y`` and those that the file declares.
+        The attributes to read, by default all: ``id``, ``x``, ``y`` and those that the file declares. ``type``
+        is read as int16, the place among the names under ``types`` in :func:`read_metadata`.
 
     Raises
     ------
@@ -222,7 +240,7 @@ def read_row_groups_bounds(path: str | os.PathLike[str]) -> FloatArray:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's ``wsiseg`` metadata; ``{}`` for a file that another program made."""
     with _open(path) as file:
-        return json.loads((file.metadata.metadata or {}).get(b"wsiseg", b"{}"))
+        return _wsiseg_metadata(file)
 
 
 def count_nuclei(path: str | os.PathLike[str]) -> int:
@@ -265,10 +283,11 @@ def from_wkb(array: pa.BinaryArray, columns: Mapping[str, npt.NDArray[np.generic
     return Nuclei(raw.view("<f8").astype(np.float64, copy=False), offsets, attributes)
 
 
-def _schema(attributes: Mapping[str, np.dtype[Any]]) -> pa.Schema:
+def _schema(attributes: Mapping[str, np.dtype[Any]], types: Sequence[str]) -> pa.Schema:
     fields = [("id", pa.int64()), ("geometry", pa.binary()), ("bbox", _BBOX)]
     fields += [("x", pa.float64()), ("y", pa.float64())]
-    fields += [(name, pa.from_numpy_dtype(kind)) for name, kind in attributes.items()]
+    named = {TYPE: pa.dictionary(pa.int16(), pa.string())} if types else {}
+    fields += [(name, named.get(name) or pa.from_numpy_dtype(kind)) for name, kind in attributes.items()]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
 
 
@@ -303,6 +322,10 @@ def _geo_metadata(file: pq.ParquetFile) -> dict[str, Any]:
     return geo if isinstance(geo, dict) else {}
 
 
+def _wsiseg_metadata(file: pq.ParquetFile) -> dict[str, Any]:
+    return json.loads((file.metadata.metadata or {}).get(b"wsiseg", b"{}"))
+
+
 def _geometry_name(file: pq.ParquetFile) -> str | None:
     geo = _geo_metadata(file)
     name = geo.get("primary_column")
@@ -322,7 +345,7 @@ def _attribute_names(file: pq.ParquetFile, columns: Sequence[str] | None) -> lis
 
 def _none(file: pq.ParquetFile, names: Sequence[str]) -> Nuclei:
     table = file.schema_arrow.empty_table()
-    return Nuclei.empty({name: table.column(name).to_numpy() for name in names})
+    return Nuclei.empty({name: _values(file, table.column(name), name) for name in names})
 
 
 def _group_bounds(file: pq.ParquetFile) -> FloatArray:
@@ -347,9 +370,20 @@ def _read_group(file: pq.ParquetFile, group: int, names: Sequence[str], box: Box
     geometry = _geometry_name(file)
     table = file.read_row_group(group, columns=[geometry, *names]).combine_chunks()
     wkb = table.column(geometry)
-    columns = {name: table.column(name).to_numpy() for name in names}
+    columns = {name: _values(file, table.column(name), name) for name in names}
     nuclei = from_wkb(wkb.chunk(0) if wkb.num_chunks else pa.array([], pa.binary()), columns)
     return nuclei if box is None else nuclei.take(_overlap(nuclei.bounds(), box))
+
+
+def _values(file: pq.ParquetFile, column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
+    """A column as numpy; types by their numbers among the names that the file declares."""
+    types = _wsiseg_metadata(file).get("types") if name == TYPE else None
+    if not types:
+        return column.to_numpy()
+    numbers = pc.index_in(column.cast(pa.string()), pa.array(types, pa.string()))
+    if numbers.null_count:
+        raise UsageError(f"the file holds types of nuclei other than those that it declares, {types}")
+    return numbers.to_numpy().astype(np.int16)
 
 
 def _from_any_wkb(array: pa.Array, columns: Mapping[str, npt.NDArray[np.generic]]) -> Nuclei:

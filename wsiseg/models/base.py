@@ -43,7 +43,11 @@ class Segmenter(Protocol):
     def max_diameter_um(self) -> float: ...
 
     def describe(self) -> dict[str, Any]:
-        """JSON that, with an image and a calibration, decides the result; it enters the resume key."""
+        """JSON that, with an image and a calibration, decides the result; it enters the resume key.
+
+        A segmenter that tells types of nuclei apart, and only such a one, has ``types`` in it: their names by
+        number, the first for nuclei without a type.
+        """
         ...
 
     def calibrate(self, images: Iterable[Image]) -> dict[str, float]:
@@ -52,6 +56,8 @@ class Segmenter(Protocol):
 
     def segment(self, images: Sequence[Image], calibration: Mapping[str, float]) -> list[Nuclei]:
         """Nuclei of each image, in its pixels, with a float32 column ``score`` (mean foreground probability).
+
+        One with types also gives ``type`` (int16, the place among their names) and ``type_prob`` (float32).
 
         Parameters
         ----------

@@ -1,5 +1,7 @@
 """Networks that others bring, as TorchScript or ONNX with a manifest: checked, run on trial, made segmenters.
 
+Published checkpoints of HoVer-Net may have a manifest too, which names them and their types.
+
 A plain pickled module is refused, and so is ``torch.export``'s format: loading either can run any code. TorchScript
 is a program of torch's operations, of which the few that read or write files are refused
 (:mod:`wsiseg.models.torchscript`); ONNX is a graph of operations on numbers.
@@ -18,10 +20,10 @@ import numpy as np
 from wsiseg.errors import ModelError, UsageError, WsisegError
 from wsiseg.models.engine import Engine, place
 from wsiseg.models.manifest import Manifest, read_manifest
-from wsiseg.models.network import NetworkSegmenter
+from wsiseg.models.network import NetworkSegmenter, hovernet_segmenter
 from wsiseg.models.outputs import OnnxNetwork, ScriptNetwork
 from wsiseg.models.torchscript import load_script
-from wsiseg.models.weights_io import Named
+from wsiseg.models.weights_io import CHECKPOINT, Named
 
 SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 _TRIAL_PX = 96
@@ -30,7 +32,8 @@ _TRIAL_PX = 96
 def foreign_segmenter(path: Path, device: str, precision: str, engine: str) -> NetworkSegmenter:
     """The segmenter that a manifest describes, after a trial run.
 
-    ``auto`` precision is float32: nobody has looked at such a network's maps in bfloat16.
+    ``auto`` precision is float32: nobody has looked at such a network's maps in bfloat16. A published checkpoint
+    runs as it does without a manifest.
 
     Raises
     ------
@@ -41,20 +44,26 @@ def foreign_segmenter(path: Path, device: str, precision: str, engine: str) -> N
     """
     manifest = read_manifest(path)
     digest = _checked(manifest)
+    if manifest.interface is None:
+        placement = place(device, precision, engine)
+        with _naming(manifest):
+            return hovernet_segmenter(manifest.file, placement, manifest)
     onnx = manifest.file.suffix == ".onnx"
     if onnx and engine == "torch":
         raise UsageError(f"{manifest.file.name}: ONNX files are run by OpenVINO. Use --engine openvino or auto.")
     placement = place(device, "fp32" if precision == "auto" else precision, "openvino" if onnx else engine)
     network: Any
     if onnx:
-        network = OnnxNetwork(manifest.file, manifest.config, manifest.picks, manifest.mean, manifest.std)
+        network = OnnxNetwork(manifest.file, manifest.interface)
     else:
-        network = ScriptNetwork(load_script(manifest.file), manifest)
+        network = ScriptNetwork(load_script(manifest.file), manifest.interface)
     with _naming(manifest):
         ready = Engine(network, placement, manifest.head)
         _trial(ready)
     named = Named("onnx" if onnx else "torchscript", {k: manifest.content[k] for k in ("input", "head")})
-    return NetworkSegmenter(manifest.card, digest, named, ready, manifest.decoder, manifest.margin_px)
+    return NetworkSegmenter(
+        manifest.card, digest, named, ready, manifest.decoder, manifest.margin_px, types=manifest.types
+    )
 
 
 def _checked(manifest: Manifest) -> str:
@@ -65,8 +74,11 @@ def _checked(manifest: Manifest) -> str:
             f"{name}: files of torch.export are refused: torch unpickles parts of them without restriction. "
             "Save torch.jit.trace(program.module(), example) or an ONNX file instead; see docs/models.md."
         )
-    if path.suffix not in (*SCRIPT_SUFFIXES, ".onnx"):
-        raise ModelError(f"{name}: expected TorchScript ({', '.join(SCRIPT_SUFFIXES)}) or ONNX (.onnx)")
+    if path.suffix not in (*SCRIPT_SUFFIXES, ".onnx", CHECKPOINT):
+        raise ModelError(
+            f"{name}: expected TorchScript ({', '.join(SCRIPT_SUFFIXES)}), ONNX (.onnx) or a published checkpoint "
+            f"of HoVer-Net ({CHECKPOINT})"
+        )
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -37,7 +37,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
         "logit": lambda x: x.sigmoid()[:, 0],
         "classes": lambda x: x.softmax(1)[:, 1],
-        "types": lambda x: x.argmax(1).to(x.dtype),
+        "types": lambda x: x.softmax(1),
         "offsets": lambda x: x,
         "rays": lambda x: x,
         "distances": lambda x: x,
@@ -64,7 +64,7 @@ class HeadMap:
         ``classes``
             logits of classes, of which the second is a nucleus → its probability (h, w)
         ``types``
-            logits of types, the background being the first → the likeliest type (h, w)
+            logits of types, the background being the first → their probabilities (types, h, w)
         ``offsets``
             y, x in pixels from a pixel to its nucleus' centre → the same (2, h, w)
         ``distances``
@@ -122,6 +122,14 @@ class Head:
         """Names of the maps that are in pixels."""
         return tuple(name for name, item in self.maps.items() if item.kind in _LENGTHS)
 
+    def type_names(self, outputs: Mapping[str, int]) -> tuple[str, ...]:
+        """Names for the types that a network with these maps (names to channels) tells apart; () for none.
+
+        The first is for nuclei without a type. What the numbers mean only who trained the network can say.
+        """
+        count = sum(number for name, number in outputs.items() if self.maps[name].kind == "types")
+        return ("no type", *(f"type {n}" for n in range(1, count))) if count else ()
+
     def fits(self, outputs: Mapping[str, int]) -> bool:
         """Whether a network with these maps (names to channels) has this head; auxiliary maps may lack."""
         needed = {name for name, item in self.maps.items() if not (item.auxiliary or item.optional)}
@@ -146,7 +154,7 @@ class Head:
         found: list[Maps] = []
         first = 0
         for name, channels in outputs.items():
-            flat = self.maps[name].kind in ("logit", "classes", "types")
+            flat = self.maps[name].kind in ("logit", "classes")
             found.append(stacked[first] if flat else stacked[first : first + channels])
             first += 1 if flat else channels
         return tuple(found)
@@ -155,6 +163,8 @@ class Head:
         self, maps: Sequence[Maps], decoder: Decoder, calibration: Mapping[str, float] = MappingProxyType({})
     ) -> Nuclei:
         """Nuclei of one image, in its pixels, with float32 column ``score``.
+
+        Where a map of types is among ``maps``, also with ``type`` and ``type_prob`` (:class:`HoverDecoder`).
 
         Parameters
         ----------
@@ -170,7 +180,7 @@ class Head:
         if isinstance(decoder, OtsuDecoder) and "threshold" in calibration:
             constants["threshold"] = calibration["threshold"]
         if isinstance(decoder, HoverDecoder):
-            arguments[2:] = [types.astype(np.int16) for types in arguments[2:]]
+            arguments[2:] = [types.argmax(axis=0).astype(np.int16) for types in arguments[2:]]
             if "slope_x_lowest" in calibration:
                 constants["ranges"] = tuple(
                     (calibration[f"slope_{axis}_lowest"], calibration[f"slope_{axis}_highest"]) for axis in "xy"

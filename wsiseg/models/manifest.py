@@ -1,24 +1,26 @@
 """Manifests: what must be known of a network that comes as TorchScript or ONNX, in a TOML file beside it.
 
-See docs/models.md for the keys. Everything is checked here that can be without the network; what it gives is
-checked by a trial run when it is loaded (:mod:`wsiseg.models.foreign`).
+A published checkpoint of HoVer-Net says itself how it is called; a manifest adds a name, a licence and what its
+types are. See docs/models.md for the keys. Everything is checked here that can be without the network; what it
+gives is checked by a trial run when it is loaded (:mod:`wsiseg.models.foreign`).
 """
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from wsiseg.errors import ModelError
+from wsiseg.models import tables
 from wsiseg.models.base import ModelCard
 from wsiseg.models.decoders import Decoder, build_decoder
 from wsiseg.models.heads import Head, head_by_name
-from wsiseg.models.networks.sizes import require_multiple
+from wsiseg.models.interface import ForeignConfig, Interface, Pick
+from wsiseg.models.weights_io import CHECKPOINT
 
 FORMAT = 1
 _TOP = (
@@ -26,63 +28,9 @@ _TOP = (
     "summary", "licence", "data", "recipe", "scores", "limits", "speed",
 )  # fmt: skip
 _INPUT = ("mean", "std", "range", "stride_px", "border_px", "reach_px", "window_px")
-_MAP = ("output", "channels", "values", "scale")
+_MAP = ("output", "channels", "values", "scale", "types")
 _VALUES = ("logits", "probabilities")
 _PROBABLE = ("logit", "classes", "types")
-
-
-@dataclass(frozen=True)
-class Pick:
-    """Where a map of the head is among a network's outputs.
-
-    Attributes
-    ----------
-    output : int or str
-        Position or name of the output.
-    channels : tuple of int or None
-        Of that output; None: all.
-    values : str
-        ``logits`` or ``probabilities``, for the maps that are one or the other.
-    scale : float
-        Factor that makes pixels of lengths.
-    """
-
-    output: int | str = 0
-    channels: tuple[int, ...] | None = None
-    values: str = "logits"
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class ForeignConfig:
-    """Geometry and maps of a network, as :mod:`wsiseg.models.networks` describes its own.
-
-    Attributes
-    ----------
-    stride_px : int
-        Sides of images must be multiples of this, plus twice ``border_px``.
-    border_px : int
-        What the maps lack of the image on each side.
-    reach_px : int
-        The farthest that a pixel can have an effect: half of the receptive field.
-    window_px : int or None
-        Larger images are computed in windows; None: never.
-    outputs : mapping of str to int
-        Names and channels of the head's maps.
-    """
-
-    stride_px: int
-    border_px: int
-    reach_px: int
-    window_px: int | None
-    outputs: Mapping[str, int]
-
-    kind: ClassVar[str] = "foreign"
-
-    def output_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the maps of an image of height × width; ValueError where it does not fit."""
-        require_multiple(height, width, self.stride_px, 2 * self.border_px)
-        return height - 2 * self.border_px, width - 2 * self.border_px
 
 
 @dataclass(frozen=True)
@@ -98,13 +46,13 @@ class Manifest:
     sha256 : str or None
         Of the network's file.
     card : ModelCard
-    config : ForeignConfig
+    interface : Interface or None
+        None: a published checkpoint of HoVer-Net.
     head : Head
-    picks : mapping of str to Pick
-        By the names of the head's maps.
+    types : tuple of str
+        Names of the types of nuclei, the background's first; () without a map of types, or where only a
+        checkpoint says how many there are.
     decoder : Decoder
-    mean, std : tuple of float
-        Of RGB in 0 … 1: the network gets (value − mean) / std.
     margin_px : int or None
         A pixel farther than this from an object has no influence on it, if it has been measured.
     content : mapping
@@ -115,12 +63,10 @@ class Manifest:
     file: Path
     sha256: str | None
     card: ModelCard
-    config: ForeignConfig
+    interface: Interface | None
     head: Head
-    picks: Mapping[str, Pick]
+    types: tuple[str, ...]
     decoder: Decoder
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     margin_px: int | None
     content: Mapping[str, Any]
 
@@ -146,44 +92,69 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _manifest(path: Path, content: Mapping[str, Any]) -> Manifest:
-    _only(content, _TOP, "the manifest")
+    tables.only(content, _TOP, "the manifest")
     if content.get("format") != FORMAT:
         raise ValueError(f"format is {content.get('format')!r}; this version of wsiseg reads {FORMAT}")
     for key in ("name", "file", "licence"):
-        _text(content, key)
+        tables.text(content, key)
     if Path(content["file"]).name != content["file"]:
         raise ValueError(f"file is {content['file']!r}: expected the name of a file beside the manifest")
-    table = _table(content, "input")
-    _only(table, _INPUT, "[input]")
-    head, picks, channels = _head(_table(content, "head"))
-    mean, std = _normalisation(table)
+    published = Path(content["file"]).suffix == CHECKPOINT
+    interface, head, types = _published(content) if published else _foreign(content)
     return Manifest(
         path,
         path.parent / content["file"],
-        _text(content, "sha256").lower() if "sha256" in content else None,
+        tables.text(content, "sha256").lower() if "sha256" in content else None,
         ModelCard.from_dict(content),
-        ForeignConfig(
-            _whole(table, "stride_px", 1),
-            _whole(table, "border_px", 0, 0),
-            _whole(table, "reach_px", 0),
-            _whole(table, "window_px", 64) if "window_px" in table else None,
-            MappingProxyType(channels),
-        ),
+        interface,
         head,
-        MappingProxyType(picks),
+        types,
         _decoder(content, head),
-        mean,
-        std,
-        _whole(content, "margin_px", 0) if "margin_px" in content else None,
+        tables.whole(content, "margin_px", 0) if "margin_px" in content else None,
         content,
     )
 
 
+def _foreign(content: Mapping[str, Any]) -> tuple[Interface, Head, tuple[str, ...]]:
+    """What is said of a network that nobody here knows, its head, and the names of its types."""
+    table = tables.table(content, "input")
+    tables.only(table, _INPUT, "[input]")
+    head, picks, channels = _head(tables.table(content, "head"))
+    config = ForeignConfig(
+        tables.whole(table, "stride_px", 1),
+        tables.whole(table, "border_px", 0, 0),
+        tables.whole(table, "reach_px", 0),
+        tables.whole(table, "window_px", 64) if "window_px" in table else None,
+        MappingProxyType(channels),
+    )
+    named = tuple(name for pick in picks.values() for name in pick.types)
+    interface = Interface(config, MappingProxyType(picks), *_normalisation(table))
+    return interface, head, named or head.type_names(channels)
+
+
+def _published(content: Mapping[str, Any]) -> tuple[None, Head, tuple[str, ...]]:
+    """HoVer-Net's head and the names of its types, which is all that a checkpoint does not say itself."""
+    head = head_by_name("hover")
+    if "input" in content:
+        raise ValueError(f"[input]: {content['file']} is a published checkpoint, whose input is known. Remove it")
+    table = tables.table(content, "head") if "head" in content else {}
+    tables.only(table, ("name", "maps"), "[head]")
+    if table.get("name", head.name) != head.name:
+        raise ValueError(f"[head] name is {table['name']!r}: a published checkpoint has the head {head.name!r}")
+    maps = tables.table(table, "maps") if "maps" in table else {}
+    tables.only(maps, ("tp",), "[head.maps] of a published checkpoint")
+    if not maps:
+        return None, head, ()
+    where, map_ = "[head.maps.tp]", tables.table(maps, "tp")
+    tables.only(map_, ("types",), f"{where} of a published checkpoint")
+    return None, head, _types(map_.get("types"), where, "types")
+
+
 def _head(table: Mapping[str, Any]) -> tuple[Head, dict[str, Pick], dict[str, int]]:
     """The head, where its maps are, and how many channels each has."""
-    _only(table, ("name", "maps"), "[head]")
-    head = head_by_name(_text(table, "name"))
-    maps = _table(table, "maps")
+    tables.only(table, ("name", "maps"), "[head]")
+    head = head_by_name(tables.text(table, "name"))
+    maps = tables.table(table, "maps")
     needed = {name for name in head.inputs if not head.maps[name].optional}
     if not needed <= set(maps) <= set(head.inputs):
         raise ValueError(f"[head.maps] has {sorted(maps)}; the head {head.name!r} needs {sorted(needed)}")
@@ -194,15 +165,20 @@ def _head(table: Mapping[str, Any]) -> tuple[Head, dict[str, Pick], dict[str, in
         if not isinstance(maps[name], Mapping):
             raise TypeError(f"{where} is {maps[name]!r}, not a table")
         picks[name] = _pick(maps[name], where, head.maps[name].kind)
-        chosen = picks[name].channels
-        channels[name] = head.maps[name].channels if chosen is None else len(chosen)
+        chosen = picks[name].channels or picks[name].types
+        channels[name] = len(chosen) or head.maps[name].channels
+        if picks[name].types and len(picks[name].types) != channels[name]:
+            raise ValueError(
+                f"{where} types names {len(picks[name].types)} types for {channels[name]} channels: expected one "
+                "for each, first that of the background, for nuclei without a type"
+            )
     if not head.fits(channels):
         raise ValueError(f"the maps have {channels} channels; the head {head.name!r} has {head.outputs}")
     return head, picks, channels
 
 
 def _pick(table: Mapping[str, Any], where: str, kind: str) -> Pick:
-    _only(table, _MAP, where)
+    tables.only(table, _MAP, where)
     output, channels = table.get("output", 0), table.get("channels")
     if isinstance(output, bool) or not isinstance(output, int | str) or (isinstance(output, int) and output < 0):
         raise TypeError(f"{where} output is {output!r}: expected a position from 0 or a name")
@@ -213,80 +189,46 @@ def _pick(table: Mapping[str, Any], where: str, kind: str) -> Pick:
     values = table.get("values", "logits")
     if values not in _VALUES or ("values" in table and kind not in _PROBABLE):
         raise ValueError(f"{where} values is {values!r}: expected one of {_VALUES}, for probabilities only")
-    scale = _number(table, "scale") if "scale" in table else 1.0
+    scale = tables.number(table, "scale") if "scale" in table else 1.0
     if "scale" in table and kind in _PROBABLE:
         raise ValueError(f"{where} scale: a map of probabilities has none")
-    return Pick(output, None if channels is None else tuple(channels), values, scale)
+    types = _types(table["types"], where, kind) if "types" in table else ()
+    return Pick(output, None if channels is None else tuple(channels), values, scale, types)
+
+
+def _types(names: Any, where: str, kind: str) -> tuple[str, ...]:
+    if kind != "types":
+        raise ValueError(f"{where} types: only a map of types has them")
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names):
+        raise TypeError(f"{where} types is {names!r}: expected a list of names")
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"{where} types is {names!r}: expected two or more names, each once")
+    return tuple(names)
 
 
 def _decoder(content: Mapping[str, Any], head: Head) -> Decoder:
-    table = _table(content, "decoder") if "decoder" in content else {}
-    _only(table, ("name", "parameters"), "[decoder]")
+    table = tables.table(content, "decoder") if "decoder" in content else {}
+    tables.only(table, ("name", "parameters"), "[decoder]")
     name, parameters = table.get("name", head.decoders[0]), table.get("parameters", {})
     if name not in head.decoders:
         raise ValueError(f"decoder {name!r} does not read the head {head.name!r}; {', '.join(head.decoders)} do")
     if "mpp" in parameters:
         raise ValueError("[decoder.parameters] mpp: it is the manifest's")
-    decoder: Decoder = build_decoder(name, {**parameters, "mpp": _number(content, "mpp")})
+    decoder: Decoder = build_decoder(name, {**parameters, "mpp": tables.number(content, "mpp")})
     return decoder
 
 
 def _normalisation(table: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation, of RGB in 0 … 1."""
     if "range" in table and not {"mean", "std"} & set(table):
-        low, high = _numbers(table, "range", 2)
+        low, high = tables.numbers(table, "range", 2)
         if low == high:
             raise ValueError(f"[input] range is {table['range']!r}: its ends are equal")
         return (-low / (high - low),) * 3, (1 / (high - low),) * 3
     if "range" in table or not {"mean", "std"} <= set(table):
         raise ValueError("[input] needs either mean and std, of RGB in 0 … 1, or range, what 0 and 255 become")
-    std = _numbers(table, "std", 3)
+    std = tables.numbers(table, "std", 3)
     if min(std) <= 0:
         raise ValueError(f"[input] std is {table['std']!r}: expected three positive numbers")
-    red, green, blue = _numbers(table, "mean", 3)
+    red, green, blue = tables.numbers(table, "mean", 3)
     return (red, green, blue), (std[0], std[1], std[2])
-
-
-def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise ValueError(f"unknown keys {unknown} in {where}; it has {', '.join(known)}")
-
-
-def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = content.get(key)
-    if not isinstance(value, Mapping):
-        raise TypeError(f"the table [{key}] is missing" if value is None else f"{key} is {value!r}, not a table")
-    return value
-
-
-def _text(table: Mapping[str, Any], key: str) -> str:
-    value = table.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError(f"{key} is missing" if value is None else f"{key} is {value!r}, not a text")
-    return value
-
-
-def _number(table: Mapping[str, Any], key: str) -> float:
-    value = table.get(key)
-    if value is None:
-        raise TypeError(f"{key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{key} is {value!r}, not a finite number")
-    return float(value)
-
-
-def _numbers(table: Mapping[str, Any], key: str, count: int) -> list[float]:
-    values = table[key]
-    if not isinstance(values, list) or len(values) != count:
-        raise TypeError(f"{key} is {values!r}: expected {count} numbers")
-    return [_number({key: value}, key) for value in values]
-
-
-def _whole(table: Mapping[str, Any], key: str, least: int, default: int | None = None) -> int:
-    value = table.get(key, default)
-    if type(value) is not int or value < least:
-        raise TypeError(
-            f"{key} is missing" if value is None else f"{key} is {value!r}: expected a whole number from {least}"
-        )
-    return value

@@ -15,7 +15,7 @@ _MIRRORS = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # signs of the steps along y an
 def mean_of_mirrors(
     run: Callable[[Sequence[Image]], list[tuple[Maps, ...]]], image: Image, head: Head
 ) -> tuple[Maps, ...]:
-    """What ``run`` gives for an image's mirror images, mirrored back and averaged; of types, the first image's.
+    """What ``run`` gives for an image's mirror images, mirrored back and averaged.
 
     Offsets and distances along a mirrored axis change their sign, rays their places.
     """
@@ -25,10 +25,7 @@ def mean_of_mirrors(
         [_back(kind, maps, y, x) for kind, maps in zip(kinds, one, strict=True)]
         for one, (y, x) in zip(found, _MIRRORS, strict=True)
     ]
-    return tuple(
-        back[0][n] if kind == "types" else np.mean([one[n] for one in back], axis=0).astype(np.float32)
-        for n, kind in enumerate(kinds)
-    )
+    return tuple(np.mean(same, axis=0).astype(np.float32) for same in zip(*back, strict=True))
 
 
 def _back(kind: str, maps: Maps, y: int, x: int) -> Maps:

@@ -23,6 +23,8 @@ from wsiseg.nuclei import Nuclei
 if TYPE_CHECKING:
     from torch import nn
 
+    from wsiseg.models.manifest import Manifest
+
 
 class NetworkSegmenter:
     """Maps by a network, nuclei by its head's decoder; see :class:`wsiseg.models.base.Segmenter`.
@@ -40,6 +42,8 @@ class NetworkSegmenter:
         As measured with these weights. Without, all that the network can see and the decoder looks at.
     flips : bool
         Average the maps over the four mirror images: four times the time, about .01 AJI.
+    types : sequence of str
+        Names for the types of nuclei, the background's first; by default numbers, () without a map of types.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class NetworkSegmenter:
         decoder: Decoder,
         margin_px: int | None = None,
         flips: bool = False,
+        types: Sequence[str] = (),
     ) -> None:
         self.card = card
         self.weights_sha256 = weights_sha256
@@ -58,6 +63,7 @@ class NetworkSegmenter:
         self.engine = engine
         self.decoder = decoder
         self.flips = flips
+        self.types = tuple(types) or engine.head.type_names(engine.config.outputs)
         self._margin_px = margin_px
 
     @property
@@ -100,7 +106,7 @@ class NetworkSegmenter:
             "engine": self.engine.placement.engine,
             "precision": self.engine.placement.precision,
             "flips": self.flips,
-        }
+        } | ({"types": list(self.types)} if self.types else {})
 
     def calibrate(self, images: Iterable[Image]) -> dict[str, float]:
         """The decoder's statistics of the slide, if it needs any: most need none, and no image is read."""
@@ -161,13 +167,16 @@ def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = F
     )
 
 
-def hovernet_segmenter(path: Path, placement: Placement) -> NetworkSegmenter:
-    """HoVer-Net with the weights of a published checkpoint (``.tar``), at the authors' 0.25 µm a pixel.
+def hovernet_segmenter(path: Path, placement: Placement, manifest: Manifest | None = None) -> NetworkSegmenter:
+    """HoVer-Net with the weights of a published checkpoint (``.tar``).
+
+    Without a manifest at the authors' 0.25 µm a pixel, with their decoder, and with numbers for types.
 
     Raises
     ------
     ModelError
-        As :func:`wsiseg.models.networks.published.load_published_checkpoint`.
+        As :func:`wsiseg.models.networks.published.load_published_checkpoint`; or the manifest names other types
+        than there are.
     """
     network = load_published_checkpoint(path)
     with path.open("rb") as stream:
@@ -175,7 +184,17 @@ def hovernet_segmenter(path: Path, placement: Placement) -> NetworkSegmenter:
     card = ModelCard(path.stem, "HoVer-Net, weights of a published checkpoint", "unknown: ask who published it")
     config = network.config
     named = Named(f"hovernet-{config.mode}", {"types": config.types, "divisor": config.divisor})
-    return NetworkSegmenter(card, digest, named, Engine(network, placement), HoverDecoder(mpp=0.25))
+    engine = Engine(network, placement)
+    if manifest is None:
+        return NetworkSegmenter(card, digest, named, engine, HoverDecoder(mpp=0.25))
+    if len(manifest.types) not in (0, config.types):
+        raise ModelError(
+            f"types names {len(manifest.types)} types, the network has {config.types}: expected one name for each, "
+            "first that of the background, for nuclei without a type"
+        )
+    return NetworkSegmenter(
+        manifest.card, digest, named, engine, manifest.decoder, manifest.margin_px, types=manifest.types
+    )
 
 
 def _load(network: nn.Module, weights: WeightFile) -> None:

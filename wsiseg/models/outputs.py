@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.errors import ModelError
-from wsiseg.models.manifest import ForeignConfig, Manifest, Pick
+from wsiseg.models.interface import ForeignConfig, Interface, Pick
 
 _LEAST_PROBABILITY = 1e-6
 
@@ -21,10 +21,11 @@ class OnnxNetwork:
     """A network in an ONNX file, for :func:`wsiseg.models.backends.openvino.onnx_backend`."""
 
     path: Path
-    config: ForeignConfig
-    picks: Mapping[str, Pick]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    interface: Interface
+
+    @property
+    def config(self) -> ForeignConfig:
+        return self.interface.config
 
 
 class ScriptNetwork(nn.Module):
@@ -33,13 +34,13 @@ class ScriptNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, program: nn.Module, manifest: Manifest) -> None:
+    def __init__(self, program: nn.Module, interface: Interface) -> None:
         super().__init__()
         self.program = program
-        self.config = manifest.config
-        self.picks = manifest.picks
-        self.register_buffer("mean", torch.tensor(manifest.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(manifest.std).view(3, 1, 1))
+        self.config = interface.config
+        self.picks = interface.picks
+        self.register_buffer("mean", torch.tensor(interface.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(interface.std).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         outputs = self.program(((x * 0.5 + 0.5) - self.mean) / self.std)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
-from wsiseg.models.weights_io import SUFFIXES, load_weights, read_card, read_header
+from wsiseg.models.weights_io import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
 
 if TYPE_CHECKING:
     from wsiseg.models.network import NetworkSegmenter
 
 DEFAULT_MODEL = "unet-0.5"
-CHECKPOINT, MANIFEST = ".tar", ".toml"
+MANIFEST = ".toml"
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSICAL = ModelCard(
     name="classical",
@@ -101,7 +101,8 @@ def describe_model(model: str) -> dict[str, Any]:
         manifest = read_manifest(path)
         card = manifest.card.to_dict()
         rest = {key: value for key, value in manifest.content.items() if key not in card}
-        return {"card": card, **rest, "file": str(manifest.file)}
+        types = {"types": list(manifest.types)} if manifest.types else {}
+        return {"card": card, **rest, **types, "file": str(manifest.file)}
     if path.suffix == ".safetensors":
         content = read_header(path)
         card = read_card(path, content).to_dict()
@@ -111,7 +112,7 @@ def describe_model(model: str) -> dict[str, Any]:
         segmenter = load_segmenter(model, device="cpu", precision="fp32", engine="torch")
         assert isinstance(segmenter, NetworkSegmenter)
         content, card = segmenter.describe(), segmenter.card.to_dict()
-    keys = ("network", "head", "decoder", "margin_px")
+    keys = ("network", "head", "decoder", "margin_px", "types")
     shown: dict[str, Any] = {key: content[key] for key in keys if key in content}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"card": card, **shown, "file": str(path), "sha256": digest}

@@ -38,6 +38,8 @@ at most, 80 px by .05, from 96 px on by nothing. With the largest nucleus a halo
 2048 px then gave identical nuclei (bf16, float32).
 """
 SUFFIXES = (".safetensors", ".pt", ".pth")
+CHECKPOINT = ".tar"
+"""Of HoVer-Net's published weights; see :mod:`wsiseg.models.networks.published`."""
 _LONGEST_HEADER = 100_000_000
 
 

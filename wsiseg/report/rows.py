@@ -197,6 +197,7 @@ def _details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             "Segmented at",
             f"{number('.4g', 'specification', 'mpp_effective')} µm/px" if get("specification") else "",
         ),
+        ("Types of nuclei", ", ".join(f"{name} {count:,}" for name, count in (get("types") or {}).items())),
         ("Slide failure", str(get("grade", "failure") or "")),
         ("Bad patches", ", ".join(f"{name} {count:,}" for name, count in reasons.items())),
         ("Check", str(get("grade", "check") or "")),

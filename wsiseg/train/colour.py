@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,7 +19,7 @@ Float32 = npt.NDArray[np.float32]
 # Rows: optical density of haematoxylin, eosin and a residual (Ruifrok & Johnston 2001).
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _UNIT = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
-_DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)
+DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)
 _BLUR_REACH = 4  # at least
 
 
@@ -34,7 +35,7 @@ def vary_colours(rng: np.random.Generator, image: Image, augment: Augment) -> Im
         matrix = np.linalg.inv(_UNIT) @ np.diag(np.exp(augment.stain * gain)) @ _UNIT
         varied = _restain(
             np.ascontiguousarray(image),
-            _DENSITY,
+            DENSITY,
             np.ascontiguousarray(matrix.T, dtype=np.float32),
             (augment.shift * shift).astype(np.float32),
             np.exp(augment.exposure * light).astype(np.float32),
@@ -67,6 +68,12 @@ def recompress(image: Image, quality: int) -> Image:
     stream = io.BytesIO()
     Pillow.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.asarray(Pillow.open(stream))
+
+
+def mix_densities(image: Image, matrix: npt.NDArray[np.floating[Any]]) -> Image:
+    """The image uint8 (h, w, 3) whose optical densities are ``matrix`` (3, 3) times those of ``image``."""
+    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+    return _restain(np.ascontiguousarray(image), DENSITY, matrix, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
 @numba.njit(cache=True, nogil=True)

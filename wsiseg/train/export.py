@@ -31,6 +31,7 @@ def training_card(recipe: Recipe, text: str) -> ModelCard:
     """
     unlabelled = recipe.rounds.unlabelled if recipe.rounds is not None else ()
     groups = [("training", recipe.data.train), ("validation", recipe.data.validation), ("unlabelled", unlabelled)]
+    groups += [("stains", recipe.data.styles)]
     data = tuple(f"{name}: {line}" for name, group in groups for line in _statements(group))
     if recipe.start.weights:
         data += (f"started from the weights {Path(recipe.start.weights).stem}",)

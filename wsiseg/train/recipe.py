@@ -88,7 +88,7 @@ def parse_recipe(tables: Table) -> Recipe:
     recipe = Recipe(
         **texts,
         **sections,
-        data=_with_sources(Data, tables["data"], "data", "train", "validation"),
+        data=_with_sources(Data, tables["data"], "data", "train", "validation", "styles"),
         network=_choice(tables["network"], "network"),
         head=_choice(tables["head"], "head"),
         decoder=_mapping(tables.get("decoder", {}), "decoder"),
@@ -102,6 +102,8 @@ def parse_recipe(tables: Table) -> Recipe:
         if number < 0:
             raise UsageError(f"{key}: got {number}; expected 0 or more")
     rounds = recipe.rounds
+    if rounds is not None and recipe.start.keep > 0:
+        raise UsageError("start.keep: got a value with [rounds]; expected 0: students start from their teachers")
     if rounds is not None and not rounds.unlabelled and rounds.labelled + rounds.validation >= 1:
         raise UsageError(
             "rounds: labelled + validation is 1; expected less, or [[rounds.unlabelled]]: nothing is left to label"
@@ -141,15 +143,17 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
         return tuple(_placed(ingredient, data) for ingredient in ingredients)
 
-    train, validation = placed(recipe.data.train), placed(recipe.data.validation)
+    train, validation, styles = (
+        placed(group) for group in (recipe.data.train, recipe.data.validation, recipe.data.styles)
+    )
     rounds = recipe.rounds
     if rounds is not None:
         rounds = dataclasses.replace(rounds, unlabelled=placed(rounds.unlabelled))
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(recipe.data, train=train, validation=validation),
+        data=dataclasses.replace(recipe.data, train=train, validation=validation, styles=styles),
         rounds=rounds,
-        start=Start(str(data.get(recipe.start.weights, recipe.start.weights))),
+        start=dataclasses.replace(recipe.start, weights=str(data.get(recipe.start.weights, recipe.start.weights))),
     )
 
 
@@ -201,7 +205,7 @@ def _mapping(table: object, where: str) -> Table:
 
 def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
     more = recipe.rounds.unlabelled if recipe.rounds is not None else ()
-    return recipe.data.train + recipe.data.validation + more
+    return recipe.data.train + recipe.data.validation + recipe.data.styles + more
 
 
 def _names(value: Dataclass) -> set[str]:

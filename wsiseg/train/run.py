@@ -7,19 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsiseg.errors import UsageError
+from wsiseg.geometry import FloatArray
 from wsiseg.models.engine import place
 from wsiseg.store import output_lock, read_json, write_json
 from wsiseg.train.export import export_weights, scored, training_card
-from wsiseg.train.loop import Machine
-from wsiseg.train.plan import plan_training
-from wsiseg.train.pools import Report, gather, pool_key, spread
+from wsiseg.train.loop import Machine, update_average
+from wsiseg.train.plan import fresh_network, plan_training
+from wsiseg.train.pools import Portion, Report, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
 from wsiseg.train.rounds import train_rounds
+from wsiseg.train.settings import Recipe
 from wsiseg.train.source import Frame
+from wsiseg.train.stains import stain_styles
 from wsiseg.train.training import Training, fit_on
+from wsiseg.train.validate import predictor, validate
 
 SCHEMA = "wsiseg-train-1"
+_MOST_STYLES = 1000
 
 
 @dataclass(frozen=True)
@@ -109,24 +116,35 @@ def train_recipe(
         "train": recipe.data.train,
         "validation": recipe.data.validation,
         "unlabelled": recipe.rounds.unlabelled if recipe.rounds is not None else (),
+        "styles": recipe.data.styles,
     }
     with output_lock(out):
         keys = {name: [pool_key(i, frame) for i in group] for name, group in sources.items()}
         _claim(out, tables, keys)
         pools = options.pools or out / "pools"
-        train, validation, unlabelled = (
+        train, validation, unlabelled, lenders = (
             gather(group, keys[name], frame, pools, report) for name, group in sources.items()
         )
-        training = Training(recipe, plan, machine, training_card(recipe, text), out, report)
+        styles = _styles(recipe, lenders or train)
+        training = Training(recipe, plan, machine, training_card(recipe, text), out, report, styles)
         if recipe.rounds is not None:
             network, progress, scores = train_rounds(training, recipe.rounds, train, validation, unlabelled)
         else:
             patches = spread(validation, recipe.stop.images)
             network, progress = fit_on(training, out, train, patches, recipe.optimise, recipe.seed)
             scores = {"validation": dict(progress.scores)}
+            if recipe.start.keep > 0:
+                update_average(network, fresh_network(plan, recipe), 1 - recipe.start.keep)
+                scores["blended"] = validate(predictor(network, plan, placement), plan, patches)
         weights = out / f"{recipe.name}.safetensors"
         sha256 = export_weights(network, plan, scored(training.card, scores), weights, recipe.margin_px)
     return TrainResult(weights, sha256, progress.step, progress.best_step, scores)
+
+
+def _styles(recipe: Recipe, lenders: Sequence[Portion]) -> FloatArray:
+    if recipe.augment.transport == 0:
+        return np.empty((0, 3, 3))
+    return stain_styles(pool.images[index] for pool, index in spread(lenders, _MOST_STYLES))
 
 
 def _claim(out: Path, tables: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> None:

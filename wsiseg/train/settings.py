@@ -29,12 +29,16 @@ class Data:
     side : int
         Side of the patches that sources cut, in pixels.
     train, validation : tuple of Ingredient
+    styles : tuple of Ingredient
+        Patches that lend their stains to those that are trained on (:attr:`Augment.transport`); their labels do not
+        count. Empty: those that are trained on.
     """
 
     mpp: float
     side: int
     train: tuple[Ingredient, ...]
     validation: tuple[Ingredient, ...] = ()
+    styles: tuple[Ingredient, ...] = ()
 
     def __post_init__(self) -> None:
         _require(0.05 <= self.mpp <= 20, "mpp", self.mpp, "microns per pixel, 0.05 to 20")
@@ -65,6 +69,8 @@ class Augment:
     jpeg_quality : pair of int
     noise_level : float
         Largest standard deviation of the noise, in grey levels.
+    transport : float
+        Probability of another patch's stains, to a share of the way drawn evenly (:mod:`wsiseg.train.stains`).
     """
 
     symmetries: bool = True
@@ -79,9 +85,10 @@ class Augment:
     jpeg_quality: tuple[int, int] = (40, 95)
     noise: float = 0.3
     noise_level: float = 5.0
+    transport: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("rotate", "blur", "jpeg", "noise"):
+        for name in ("rotate", "transport", "blur", "jpeg", "noise"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability, 0 to 1")
         for name in ("stain", "shift", "exposure", "noise_level"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
@@ -195,9 +202,21 @@ class Start:
     ----------
     weights : str
         A model of the package, or a name of data: a weight file. Empty: fresh weights, by the seed.
+    keep : float
+        What is exported is this part of the weights that it started from and the rest of those that it came to.
+        Half of each keeps what was known of other stains and organs [1]_.
+
+    References
+    ----------
+    .. [1] Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, doi:10.1109/CVPR52688.2022.00780.
     """
 
     weights: str = ""
+    keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.keep < 1, "keep", self.keep, "a fraction, 0 or more, below 1")
+        _require(self.keep == 0 or bool(self.weights), "keep", self.keep, "weights to keep a part of")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from wsiseg.geometry import FloatArray
 from wsiseg.models.base import ModelCard
 from wsiseg.train.batches import BatchMaker
 from wsiseg.train.checkpoint import Progress
@@ -30,6 +31,7 @@ class Training:
     card: ModelCard
     out: Path
     report: Report
+    styles: FloatArray
 
 
 def fit_on(
@@ -46,7 +48,14 @@ def fit_on(
     steps = optimise.steps or math.ceil((optimise.epochs or 0) * sum(map(len, portions)) / optimise.batch)
     optimise = dataclasses.replace(optimise, steps=steps, epochs=None)
     maker = BatchMaker(
-        portions, training.plan.targets, recipe.augment, optimise.batch, optimise.crop, recipe.data.mpp, seed
+        portions,
+        training.plan.targets,
+        recipe.augment,
+        optimise.batch,
+        optimise.crop,
+        recipe.data.mpp,
+        seed,
+        training.styles,
     )
     network = fresh_network(training.plan, recipe)
     if start is not None:

@@ -76,7 +76,7 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
     import openvino
     from openvino.preprocess import PrePostProcessor
 
-    path = network.path
+    path, about = network.path, network.interface
     try:
         model = openvino.Core().read_model(path)
     except RuntimeError as error:
@@ -90,7 +90,7 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
         steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))
         to_float = steps.input().preprocess().convert_element_type(openvino.Type.f32)
-        to_float.mean([255 * x for x in network.mean]).scale([255 * x for x in network.std])
+        to_float.mean([255 * x for x in about.mean]).scale([255 * x for x in about.std])
         compute = compiled(steps.build(), precision)
     except RuntimeError as error:
         raise ModelError(
@@ -101,7 +101,7 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
 
     def backend(images: npt.NDArray[np.uint8]) -> Tensor:
         outputs = dict(zip(names, compute(images), strict=True))
-        found = read_maps(outputs, network.picks, network.config, images.shape[1], images.shape[2])
+        found = read_maps(outputs, about.picks, about.config, images.shape[1], images.shape[2])
         return torch.cat([found[name] for name in maps], dim=1)
 
     return backend

@@ -93,13 +93,13 @@ class HoverDecoder:
         Returns
         -------
         Nuclei
-            Column ``score`` (float32): mean foreground. With ``types`` also ``class`` (int16), the type of most
-            pixels, 0 only where there is no other, and ``class_score`` (float32), their fraction.
+            Column ``score`` (float32): mean foreground. With ``types`` also ``type`` (int16), the type of most
+            pixels, 0 only where there is no other, and ``type_prob`` (float32), their share.
         """
         labels = decode_hover(foreground, distances, self, ranges)
         columns: dict[str, npt.NDArray[np.generic]] = {"score": means(labels, foreground)}
         if types is not None:
-            columns["class"], columns["class_score"] = majorities(labels, types)
+            columns["type"], columns["type_prob"] = majorities(labels, types)
         return nuclei_of_labels(labels, columns, self.min_area_um2 / self.mpp**2, self.max_diameter_um / self.mpp)
 
 
