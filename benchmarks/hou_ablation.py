@@ -41,7 +41,8 @@ from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.hou.patch import MPP
 from wsiseg.synth.hou.weights import HIGHEST, LOWEST
 from wsiseg.train.recipe import read_recipe
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, Choice, find_files
+from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files
+from wsiseg.train.sources.select import Select
 
 RECIPE = str(Path(__file__).with_suffix(".toml"))
 SCORES = ("aji", "dice", "pq")
@@ -156,9 +157,8 @@ def score_run(name: str, seed: int, dataset: Path, images: Sequence[Path], optio
 
 def annotated_images(options: argparse.Namespace) -> list[Path]:
     """The images that are scored."""
-    names = Choice(options.table, options.key, tuple(options.values)).names(options.annotated)
     found = find_files(options.annotated / "images", IMAGE_SUFFIXES)
-    return [path for name, path in found.items() if names is None or name in names]
+    return list(Select(options.table, options.key, tuple(options.values)).named(found, options.annotated).values())
 
 
 def mean_scores(run: Run) -> dict[str, float]:

@@ -37,7 +37,8 @@ from PIL import Image
 from wsiseg.formats import snow
 from wsiseg.models.decoders.otsu import OtsuDecoder
 from wsiseg.models.registry import load_segmenter
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, image_size, read_image, select
+from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, image_size, read_image
+from wsiseg.train.sources.select import Select
 
 TEST_SPAN = (0.8, 1.0)
 STRIDE = 16  # the sides of what the network sees are multiples of it
@@ -79,7 +80,7 @@ def held_out(tiles: Path) -> dict[str, tuple[Path, Path]]:
     """Image and mask of the tiles that training did not see."""
     images = find_files(tiles / snow.IMAGE_FOLDER, IMAGE_SUFFIXES)
     masks = find_files(tiles / snow.mask_folder(tiles), (".mat",))
-    return {name: (images[name], masks[name]) for name in select(list(images), tiles, "all", 2, TEST_SPAN)}
+    return {name: (image, masks[name]) for name, image in Select(span=TEST_SPAN).named(images, tiles).items()}
 
 
 def write_predictions(tiles: Path, out: Path, predict: Predict) -> Iterator[tuple[Pixels, Pixels, Pixels]]:

@@ -1,7 +1,8 @@
-"""Slides that several test files share, and the real data where they are."""
+"""Slides and training data that several test files share, and the real data where they are."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,43 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
     """A synthetic slide of 3072² pixels with touching nuclei on every multiple of 1024, and its truth."""
     path = tmp_path_factory.mktemp("drawn") / "drawn.svs"
     return path, write_slide(path, width=3072, height=3072, layout="seams", seed=3)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Of torch: small networks on many threads wait more than they compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five images with labels, a to e, and tables of their names."""
+    from source_data import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("pairs") / "annotated")
+
+
+@pytest.fixture(scope="session")
+def patch_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of forty patches with weights from 0.2 to 2."""
+    from source_data import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("dataset") / "patches.zarr")
+
+
+@pytest.fixture(scope="session")
+def drawn_results(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``wsiseg segment`` makes of the drawn slide."""
+    from wsiseg.pipeline import SegmentOptions, segment_slides
+    from wsiseg.schedule import SerialExecutor
+    from wsiseg.segment import ModelChoice
+
+    out = tmp_path_factory.mktemp("results")
+    options = SegmentOptions(ModelChoice("classical", "cpu"), tile=512)
+    assert segment_slides([drawn[0]], out, options, SerialExecutor(), lambda event: None).exit_code == 0
+    return out

@@ -16,13 +16,15 @@ from wsiseg.errors import EnvironmentFault  # noqa: E402
 from wsiseg.models.decoders import HoverDecoder, OffsetDecoder, StarConvexDecoder, decode_offsets  # noqa: E402
 from wsiseg.models.heads import head_by_name  # noqa: E402
 from wsiseg.raster import rasterize  # noqa: E402
+from wsiseg.store import lock_beside  # noqa: E402
 from wsiseg.train.batches import BatchMaker, batches  # noqa: E402
 from wsiseg.train.colour import blur, recompress, vary_colours  # noqa: E402
 from wsiseg.train.losses import HEAD_LOSSES, SeedLoss, loss_terms  # noqa: E402
 from wsiseg.train.patches import KNOWN, NAMES, OUTSIDE, UNKNOWN, PatchPool, is_complete, write_pool  # noqa: E402
-from wsiseg.train.pools import Portion, divide, draw, spread  # noqa: E402
+from wsiseg.train.pools import Portion, divide, draw, gather, spread  # noqa: E402
 from wsiseg.train.pseudo import pseudo_labels  # noqa: E402
 from wsiseg.train.settings import Augment, Rounds  # noqa: E402
+from wsiseg.train.source import Frame, Ingredient  # noqa: E402
 from wsiseg.train.targets import HEAD_TARGETS, OffsetTargets, make_targets, sample_patch  # noqa: E402
 from wsiseg.train.views import View, depth, draw_view, look, whole_view  # noqa: E402
 
@@ -62,7 +64,7 @@ def random_pool(size: int = 60) -> PatchPool:
 
 def test_pools_are_kept(tmp_path: Path) -> None:
     pool = PatchPool.join([disc_pool(2), disc_pool(1)])
-    pool.save(tmp_path / "pool")
+    write_pool(tmp_path / "pool", lambda first: [pool.part(slice(first, None))])
     read = PatchPool.load(tmp_path / "pool")
     assert len(read) == 3
     assert isinstance(read.images, np.memmap)
@@ -95,6 +97,22 @@ def test_a_pool_goes_on_where_it_was_stopped(tmp_path: Path, torn: str | None) -
     assert asked == [0, 2]
     assert all(np.array_equal(getattr(pool, n), getattr(read, n)) for n in NAMES)
     write_pool(tmp_path, killed)  # asks for nothing
+
+
+def test_a_pool_that_another_training_writes_is_left_alone(tmp_path: Path) -> None:
+    class Two:
+        def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
+            yield disc_pool(2).part(slice(first, None))
+
+    def made() -> list[Portion]:
+        ingredients = [Ingredient("two", Two())]  # type: ignore[arg-type]
+        return gather(ingredients, ["two-1"], Frame(0.5, 64), tmp_path, lambda event, detail: None)
+
+    with lock_beside(tmp_path / "two-1"), pytest.raises(EnvironmentFault, match="another run is writing"):
+        made()
+    assert len(made()[0]) == 2
+    with lock_beside(tmp_path / "two-1"):
+        assert len(made()[0]) == 2  # complete: nobody writes
 
 
 def test_a_pool_has_one_size(tmp_path: Path) -> None:
@@ -330,11 +348,12 @@ def test_one_setting_leaves_the_others_draws_alone() -> None:
 
 def test_each_colour_variation_does_what_it_says() -> None:
     image = random_pool(64).images[0]
-    smooth = blur(image, 1.5)
-    assert smooth.mean() == pytest.approx(image.mean(), abs=1)
-    assert smooth.std() < 0.4 * image.std()
-    exact = [ndimage.gaussian_filter(image[..., c].astype(float), 1.5, mode="reflect") for c in range(3)]
-    assert smooth == pytest.approx(np.stack(exact, axis=2), abs=2)
+    for sigma in (1.5, 5.0):
+        smooth = blur(image, sigma)
+        assert smooth.mean() == pytest.approx(image.mean(), abs=1)
+        assert smooth.std() < 0.4 * image.std()
+        exact = [ndimage.gaussian_filter(image[..., c].astype(float), sigma, mode="reflect") for c in range(3)]
+        assert smooth == pytest.approx(np.stack(exact, axis=2), abs=2)
     errors = [np.abs(recompress(image, q).astype(int) - image).mean() for q in (95, 40)]
     assert 0 < errors[0] < errors[1]
     rng, plain = np.random.default_rng(0), disc_pool().images[0]

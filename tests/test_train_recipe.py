@@ -20,6 +20,11 @@ from wsiseg.train.recipe import (
     recipe_digest,
     resolve,
 )
+from wsiseg.train.sources.folder import FolderSource
+from wsiseg.train.sources.images import ImagesSource
+from wsiseg.train.sources.pseudo import PseudoSource
+from wsiseg.train.sources.select import Select
+from wsiseg.train.sources.snow import SnowSource
 
 TABLES: dict[str, Any] = {
     "name": "trial",
@@ -84,17 +89,26 @@ def test_a_recipe_is_read() -> None:
         ("margin_px", -1, "margin_px: got -1"),
         ("head", {}, "head.name: is missing"),
         ("data.mpp", None, "data.mpp: is missing; expected a number"),
-        ("data.mpp", 50.0, "data.mpp: got 50.0"),
+        ("data.mpp", 50.0, "data: mpp: got 50.0; expected microns"),
         ("data.size", 3, "data.size: unknown key .did you mean 'side'"),
         ("data.train", {}, "data.train: got"),
-        ("data.train", [], "data.train: is missing"),
+        ("data.train", [], "data: train: got none; expected .*tables"),
         ("data.validation", [], "data.validation: is missing"),
         ("data.train.0.kind", "foldr", r"data.train\[0\].kind: got 'foldr'.*did you mean 'folder'"),
         ("data.train.0.data", 3, r"data.train\[0\].data: got 3; expected the name of data"),
         ("data.train.0.mp", 0.5, r"data.train\[0\].mp: unknown key .did you mean 'mpp'"),
         ("data.train.0.mpp", None, r"data.train\[0\]: 0 of mpp, mpp_table and nucleus_um"),
+        ("data.train.0.select.par", "all", r"data.train\[0\].select.par: unknown key .did you mean 'part'"),
+        ("data.train.0.select", {"values": ["a"]}, r"data.train\[0\].select: expected key and values together"),
         ("data.train.0.proportion", 0, r"data.train\[0\].proportion: got 0.0; expected more than 0"),
         ("stop.every", 0, "stop: every: got 0"),
+        ("data.train", None, "data.train: is missing"),
+        ("data.train.0.kind", ["folder"], r"data.train\[0\].kind: got \['folder'\]; expected the kind"),
+        ("rounds", {"steps": 0}, "rounds: steps: got 0"),
+        ("rounds", {"epochs": float("inf")}, "rounds: epochs: got inf"),
+        ("rounds", {"steps": 5, "rate": float("inf")}, "rounds: rate: got inf"),
+        ("rounds", {"steps": 5, "sure": 85}, "rounds: sure: got 85.0"),
+        ("rounds", {"steps": 5, "step": 5}, "rounds.step: unknown key .did you mean 'steps'"),
         ("rounds", {"count": 2}, "rounds: expected one of steps and epochs"),
         ("rounds", {"steps": 5, "labelled": 0.95}, "nothing is left to label"),
         ("rounds", {"steps": 5, "labelled": 0.6, "validation": 0.6}, "labelled . validation: got 1.2"),
@@ -134,6 +148,13 @@ def test_a_head_must_fit_the_network() -> None:
     assert plan_training(parse_recipe({**tables, "head": {"name": "foreground"}})).loss.dice == 1.0
 
 
+def test_rays_are_the_networks() -> None:
+    tables = {**TABLES, "head": {"name": "star", "rays": 32}}
+    assert plan_training(parse_recipe(tables)).targets.rays == 32
+    with pytest.raises(UsageError, match=r"head.rays: got 16; expected the network's, 32, or nothing"):
+        plan_training(parse_recipe({**TABLES, "head": {"name": "star", "rays": 16}}))
+
+
 def test_weights_to_start_from_must_fit() -> None:
     recipe = parse_recipe(changed("start.weights", "unet-0.5"))
     assert data_names(recipe) == ["discs"]
@@ -161,6 +182,21 @@ def test_overrides(tmp_path: Path) -> None:
             read_recipe(str(path), [wrong])
 
 
+def test_an_override_reaches_into_an_inline_table() -> None:
+    tables, _ = read_recipe("monuseg-supervised", ['data.train.0.select.values=["test_same"]'])
+    data = parse_recipe(tables).data
+    source, held_out = data.train[0].source, data.validation[0].source
+    assert isinstance(source, FolderSource)
+    assert source.select == Select("index.json", "split", ("test_same",))
+    assert isinstance(held_out, FolderSource)
+    assert held_out.select.values == ("train",)
+    # Where the recipe has no such table, it gets one.
+    tables, _ = read_recipe("snow-semi", ["data.train.0.select.part=training"])
+    (ingredient,) = parse_recipe(tables).data.train
+    assert isinstance(ingredient.source, SnowSource)
+    assert ingredient.source.select == Select(part="training")
+
+
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"neither a file nor a recipe of this package .did you mean 'joyce'"):
         read_recipe("joyc")
@@ -179,6 +215,19 @@ def test_data_are_found_by_name(tmp_path: Path) -> None:
         resolve(recipe, {"disc": tmp_path})
     with pytest.raises(UsageError, match="there is no such file or folder"):
         resolve(recipe, {"discs": tmp_path / "nothing"})
+
+
+def test_data_within_a_source_are_found_by_name(tmp_path: Path) -> None:
+    pseudo = {"kind": "pseudo", "network": "teacher", "images": {"data": "textures", "mpp": 0.25}}
+    recipe = parse_recipe(changed("data.train", [pseudo]))
+    assert data_names(recipe) == ["discs", "teacher", "textures"]
+    paths = {name: tmp_path / name for name in data_names(recipe)}
+    for path in paths.values():
+        path.mkdir()
+    source = resolve(recipe, paths).data.train[0].source
+    assert source == PseudoSource(ImagesSource(paths["textures"], mpp=0.25), paths["teacher"])
+    packaged = parse_recipe(changed("data.train", [{**pseudo, "network": "unet-0.5"}]))
+    assert data_names(packaged) == ["discs", "textures"]
 
 
 def test_weights_can_be_data(tmp_path: Path) -> None:

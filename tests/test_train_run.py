@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from wsiseg.train.loop import learning_rate  # noqa: E402
 from wsiseg.train.run import TrainOptions, TrainResult, train_recipe  # noqa: E402
 from wsiseg.train.settings import Optimise  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIONS = TrainOptions(device="cpu", threads=1, workers=1, checkpoint_s=0.0)
 SOURCE = {"kind": "folder", "data": "discs", "mpp": 0.5, "licence": "CC0-1.0"}
 TABLES: dict[str, Any] = {
@@ -44,22 +45,13 @@ TABLES: dict[str, Any] = {
     "data": {
         "mpp": 0.5,
         "side": 64,
-        "train": [{**SOURCE, "part": "training", "every": 4}],
-        "validation": [{**SOURCE, "part": "validation", "every": 4}],
+        "train": [{**SOURCE, "select": {"part": "training", "every": 4}}],
+        "validation": [{**SOURCE, "select": {"part": "validation", "every": 4}}],
     },
     "augment": {"rotate": 0.3, "jpeg": 0.3, "transport": 0.5},
     "optimise": {"steps": 9, "batch": 2, "crop": 32, "precision": "fp32", "warmup": 3},
     "stop": {"every": 3},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks on many threads wait more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ class NetworkSegmenter:
             "mpp": self.mpp,
             "network": self.network.to_dict(),
             "head": self.head.name,
-            "decoder": {"name": decoder_name(self.decoder), "parameters": asdict(self.decoder)},  # type: ignore[call-overload]
+            "decoder": {"name": decoder_name(self.decoder), "parameters": asdict(self.decoder)},
             "margin_px": self.margin_px,
             "engine": self.engine.placement.engine,
             "precision": self.engine.placement.precision,

@@ -60,7 +60,7 @@ def save_checkpoint(
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "progress": {**asdict(progress), "scores": dict(progress.scores)},
+        "progress": asdict(progress),
         "card": dict(card),
     }
     _save(path, content)
@@ -74,7 +74,7 @@ def save_average(path: Path, average: nn.Module, progress: Progress, card: Mappi
     EnvironmentFault
         The disk refuses.
     """
-    _save(path, {"average": average.state_dict(), "progress": {**asdict(progress)}, "card": dict(card)})
+    _save(path, {"average": average.state_dict(), "progress": asdict(progress), "card": dict(card)})
 
 
 def load_checkpoint(

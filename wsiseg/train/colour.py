@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numba
@@ -19,7 +20,7 @@ Float32 = npt.NDArray[np.float32]
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _UNIT = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
 DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)
-_BLUR_REACH = 4
+_BLUR_REACH = 4  # at least
 
 
 def vary_colours(rng: np.random.Generator, image: Image, augment: Augment) -> Image:
@@ -54,7 +55,8 @@ def vary_colours(rng: np.random.Generator, image: Image, augment: Augment) -> Im
 
 def blur(image: Image, sigma_px: float) -> Image:
     """A Gaussian over an image uint8 (h, w, 3), mirrored at its border."""
-    reach = np.arange(-_BLUR_REACH, _BLUR_REACH + 1)
+    far = max(_BLUR_REACH, math.ceil(3 * sigma_px))
+    reach = np.arange(-far, far + 1)
     taps = np.exp(-0.5 * (reach / sigma_px) ** 2)
     return _blur(np.ascontiguousarray(image), (taps / taps.sum()).astype(np.float32))
 

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,12 @@ from wsiseg.train.journal import Journal
 from wsiseg.train.losses import loss_terms
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.plan import Plan
+from wsiseg.train.pools import Report
 from wsiseg.train.settings import Optimise, Stop
 from wsiseg.train.validate import predictor, validate
 
 LOG_EVERY = 50
 KEPT, CHECKPOINT = "kept.pt", "checkpoint.pt"
-
-Report = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)

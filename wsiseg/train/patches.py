@@ -66,10 +66,6 @@ class PatchPool:
     def join(cls, pools: Sequence[PatchPool]) -> PatchPool:
         return cls(*(np.concatenate([getattr(pool, name) for pool in pools]) for name in NAMES))
 
-    def save(self, folder: Path) -> None:
-        """Write the pool to ``folder``, which must not hold another; see :func:`write_pool`."""
-        write_pool(folder, lambda first: [self.part(slice(first, None))] if first < len(self) else [])
-
     @classmethod
     def load(cls, folder: Path) -> PatchPool:
         """Map the pool of ``folder`` into memory, read-only: pages are read as they are used.

@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def decoder_named(self) -> Named:
-        return Named(decoder_name(self.decoder), asdict(self.decoder))  # type: ignore[call-overload]
+        return Named(decoder_name(self.decoder), asdict(self.decoder))
 
 
 def plan_training(recipe: Recipe) -> Plan:
@@ -74,7 +74,9 @@ def plan_training(recipe: Recipe) -> Plan:
     _check_crop(recipe, config)
     parameters = dict(recipe.head.parameters)
     if name == "star":
-        parameters = {"rays": config.outputs["rays"], **parameters}
+        rays = config.outputs["rays"]
+        if parameters.setdefault("rays", rays) != rays:
+            raise UsageError(f"head.rays: got {parameters['rays']!r}; expected the network's, {rays}, or nothing")
     targets = parse_table(HEAD_TARGETS[name], parameters, "head")
     return Plan(network, config, head, decoder, targets, parse_table(HEAD_LOSSES[name], recipe.loss, "loss"))
 
@@ -87,10 +89,9 @@ def fresh_network(plan: Plan, recipe: Recipe) -> nn.Module:
     ModelError
         The weights to start from do not fit.
     """
-    state = torch.random.get_rng_state()
-    torch.manual_seed(recipe.seed)
-    network = build_network(plan.network.name, plan.network.parameters)
-    torch.random.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build_network(plan.network.name, plan.network.parameters)
     if recipe.start.weights:
         _load(network, _start_state(recipe.start.weights), recipe.start.weights)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from wsiseg.errors import UsageError
 from wsiseg.nuclei import IntArray
+from wsiseg.store import lock_beside
 from wsiseg.train.patches import PatchPool, is_complete, write_pool
 from wsiseg.train.source import Frame, Ingredient
 
@@ -53,6 +55,8 @@ def gather(
     ------
     UsageError
         The data of a source are not what its kind reads, or give no patch.
+    EnvironmentFault
+        The disk refuses, or another process is writing one of the pools.
     """
     portions = []
     for ingredient, key in zip(ingredients, keys, strict=True):
@@ -69,7 +73,9 @@ def gather(
             if done == 0:
                 raise UsageError(f"the source {ingredient.kind!r} gives no patches")
 
-        portions.append(Portion.whole(write_pool(place, parts), ingredient.proportion))
+        # Trainings may share the folder.
+        with contextlib.nullcontext() if is_complete(place) else lock_beside(place):
+            portions.append(Portion.whole(write_pool(place, parts), ingredient.proportion))
     return portions
 
 

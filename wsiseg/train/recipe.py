@@ -13,16 +13,17 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wsiseg.errors import UsageError
 from wsiseg.train.settings import Augment, Choice, Data, Optimise, Recipe, Rounds, Start, Stop
 from wsiseg.train.source import Ingredient
 from wsiseg.train.sources import KINDS
-from wsiseg.train.tables import convert, describe_type, parse_table, suggestion
+from wsiseg.train.tables import Dataclass, convert, describe_type, parse_table, suggestion
 
 RECIPES = Path(__file__).parent / "recipes"
 Table = Mapping[str, Any]
+Made = TypeVar("Made", bound=Dataclass)
 _SECTIONS: Mapping[str, type[Any]] = {"augment": Augment, "optimise": Optimise, "stop": Stop, "start": Start}
 _TEXTS = ("name", "summary", "licence")
 
@@ -87,14 +88,14 @@ def parse_recipe(tables: Table) -> Recipe:
     recipe = Recipe(
         **texts,
         **sections,
-        data=_data(tables["data"]),
+        data=_with_sources(Data, tables["data"], "data", "train", "validation", "styles"),
         network=_choice(tables["network"], "network"),
         head=_choice(tables["head"], "head"),
         decoder=_mapping(tables.get("decoder", {}), "decoder"),
         loss=_mapping(tables.get("loss", {}), "loss"),
         seed=convert(int, tables.get("seed", 0), "seed"),
         limits=convert(tuple[str, ...], tables.get("limits", []), "limits"),
-        rounds=_rounds(tables["rounds"]) if "rounds" in tables else None,
+        rounds=_with_sources(Rounds, tables["rounds"], "rounds", "unlabelled") if "rounds" in tables else None,
         margin_px=convert(int, tables["margin_px"], "margin_px") if "margin_px" in tables else None,
     )
     for key, number in (("seed", recipe.seed), ("margin_px", recipe.margin_px or 0)):
@@ -114,7 +115,7 @@ def parse_recipe(tables: Table) -> Recipe:
 
 def data_names(recipe: Recipe) -> list[str]:
     """The names of the data that the recipe needs."""
-    found = {str(value) for i in _ingredients(recipe) for value in _paths(i).values()}
+    found = {name for ingredient in _ingredients(recipe) for name in _names(ingredient)}
     start = recipe.start.weights
     return sorted(found | ({start} if _is_data(start) else set()))
 
@@ -140,7 +141,7 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
             raise UsageError(f"--data {name}={path}: there is no such file or folder")
 
     def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
-        return tuple(dataclasses.replace(i, source=_placed(i, data)) for i in ingredients)
+        return tuple(_placed(ingredient, data) for ingredient in ingredients)
 
     train, validation, styles = (
         placed(group) for group in (recipe.data.train, recipe.data.validation, recipe.data.styles)
@@ -161,43 +162,26 @@ def recipe_digest(tables: Table) -> str:
     return hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _data(table: object) -> Data:
-    values = dict(_mapping(table, "data"))
-    for key in ("train", "validation", "styles"):
+def _with_sources(kind: type[Made], table: object, where: str, *arrays: str) -> Made:
+    """A section of which some keys are arrays of sources."""
+    values = dict(_mapping(table, where))
+    for key in arrays:
         if key in values:
-            values[key] = _sources(values[key], f"data.{key}")
-    known = [field.name for field in dataclasses.fields(Data)]
-    for key in values:
-        if key not in known:
-            raise UsageError(f"data.{key}: unknown key{suggestion(key, known)}")
-    for key, what in (("mpp", "a number"), ("side", "a whole number"), ("train", "[[data.train]] tables")):
-        if not values.get(key):
-            raise UsageError(f"data.{key}: is missing; expected {what}")
-    values["mpp"] = convert(float, values["mpp"], "data.mpp")
-    values["side"] = convert(int, values["side"], "data.side")
-    try:
-        return Data(**values)
-    except ValueError as error:
-        raise UsageError(f"data.{error}") from error
+            values[key] = _sources(values[key], f"{where}.{key}")
+    return parse_table(kind, values, where)
 
 
-def _rounds(table: object) -> Rounds:
-    values = dict(_mapping(table, "rounds"))
-    unlabelled = _sources(values.pop("unlabelled", []), "rounds.unlabelled")
-    return dataclasses.replace(parse_table(Rounds, values, "rounds"), unlabelled=unlabelled)
-
-
-def _sources(tables: object, where: str) -> tuple[Ingredient, ...]:
+def _sources(tables: object, where: str) -> list[Ingredient]:
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise UsageError(f"{where}: got {tables!r}; expected [[{where}]] tables")
-    return tuple(_ingredient(table, f"{where}[{n}]") for n, table in enumerate(tables))
+    return [_ingredient(table, f"{where}[{n}]") for n, table in enumerate(tables)]
 
 
 def _ingredient(table: Table, where: str) -> Ingredient:
     values = dict(table)
     kind = values.pop("kind", None)
     proportion = convert(float, values.pop("proportion", 1.0), f"{where}.proportion")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         kinds = suggestion(str(kind), KINDS)
         raise UsageError(f"{where}.kind: got {kind!r}; expected the kind of a source{kinds}")
     try:
@@ -224,15 +208,30 @@ def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:
     return recipe.data.train + recipe.data.validation + recipe.data.styles + more
 
 
-def _paths(ingredient: Ingredient) -> dict[str, Path]:
-    values = {f.name: getattr(ingredient.source, f.name) for f in dataclasses.fields(ingredient.source)}  # type: ignore[arg-type]
+def _names(value: Dataclass) -> set[str]:
+    """The names of data in an ingredient, its source, and what that is made of."""
+    own = {str(path) for path in _paths(value).values()}
+    return own.union(*map(_names, _parts(value).values()))
+
+
+def _placed(value: Made, data: Mapping[str, Path]) -> Made:
+    """The same with paths in place of the names of data."""
+    paths = {field: data[str(path)] for field, path in _paths(value).items()}
+    parts = {field: _placed(part, data) for field, part in _parts(value).items()}
+    return dataclasses.replace(value, **paths, **parts)
+
+
+def _paths(value: Dataclass) -> dict[str, Path]:
+    """The fields that are names of data."""
     # A network may also be one of the package, which is at hand.
-    return {n: v for n, v in values.items() if isinstance(v, Path) and (n != "network" or _is_data(str(v)))}
+    paths = {field: path for field, path in vars(value).items() if isinstance(path, Path)}
+    return {field: path for field, path in paths.items() if field != "network" or _is_data(str(path))}
 
 
-def _placed(ingredient: Ingredient, data: Mapping[str, Path]) -> Any:
-    found = {name: data[str(value)] for name, value in _paths(ingredient).items()}
-    return dataclasses.replace(ingredient.source, **found)  # type: ignore[type-var]
+def _parts(value: Dataclass) -> dict[str, Dataclass]:
+    """The fields that are dataclasses of their own."""
+    values = vars(value).items()
+    return {field: v for field, v in values if dataclasses.is_dataclass(v) and not isinstance(v, type)}
 
 
 def _is_data(start: str) -> bool:

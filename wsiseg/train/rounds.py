@@ -14,17 +14,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from wsiseg.store import read_json, write_json
+from wsiseg.train.checkpoint import Progress
 from wsiseg.train.patches import PatchPool, write_pool
 from wsiseg.train.pools import Portion, divide, spread
 from wsiseg.train.pseudo import Trust, pseudo_labels
-from wsiseg.train.run import Training, fit_on
 from wsiseg.train.settings import Rounds
+from wsiseg.train.training import Training, fit_on
 from wsiseg.train.validate import predict, predictor
 
 _PIECE = 16
@@ -38,7 +38,7 @@ def train_rounds(
     train: Sequence[Portion],
     validation: Sequence[Portion],
     unlabelled: Sequence[Portion],
-) -> tuple[nn.Module, Any, Scores]:
+) -> tuple[nn.Module, Progress, Scores]:
     """Train a teacher and its students; each part goes on where it was stopped.
 
     Returns

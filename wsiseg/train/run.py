@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +11,18 @@ import numpy as np
 
 from wsiseg.errors import UsageError
 from wsiseg.geometry import FloatArray
-from wsiseg.models.base import ModelCard
 from wsiseg.models.engine import place
 from wsiseg.store import output_lock, read_json, write_json
-from wsiseg.train.batches import BatchMaker
 from wsiseg.train.export import export_weights, scored, training_card
-from wsiseg.train.loop import Job, Machine, Report, fit, update_average
-from wsiseg.train.plan import Plan, fresh_network, plan_training
-from wsiseg.train.pools import Portion, gather, pool_key, spread
+from wsiseg.train.loop import Machine, update_average
+from wsiseg.train.plan import fresh_network, plan_training
+from wsiseg.train.pools import Portion, Report, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
-from wsiseg.train.settings import Optimise, Recipe
+from wsiseg.train.rounds import train_rounds
+from wsiseg.train.settings import Recipe
 from wsiseg.train.source import Frame
 from wsiseg.train.stains import stain_styles
+from wsiseg.train.training import Training, fit_on
 from wsiseg.train.validate import predictor, validate
 
 SCHEMA = "wsiseg-train-1"
@@ -76,19 +74,6 @@ class TrainResult:
         }
 
 
-@dataclass(frozen=True)
-class Training:
-    """A recipe with its data in place: what :func:`fit_on` needs besides patches."""
-
-    recipe: Recipe
-    plan: Plan
-    machine: Machine
-    card: ModelCard
-    out: Path
-    report: Report
-    styles: FloatArray
-
-
 def train_recipe(
     tables: Mapping[str, Any],
     text: str,
@@ -126,8 +111,7 @@ def train_recipe(
     plan = plan_training(recipe)
     placement = place(options.device, recipe.optimise.precision)
     machine = Machine(placement, options.threads, options.workers, options.checkpoint_s)
-    kind = placement.device.split(":")[0]
-    frame = Frame(recipe.data.mpp, recipe.data.side, max(options.threads, options.workers), kind)
+    frame = Frame(recipe.data.mpp, recipe.data.side, max(options.threads, options.workers))
     sources = {
         "train": recipe.data.train,
         "validation": recipe.data.validation,
@@ -144,50 +128,17 @@ def train_recipe(
         styles = _styles(recipe, lenders or train)
         training = Training(recipe, plan, machine, training_card(recipe, text), out, report, styles)
         if recipe.rounds is not None:
-            from wsiseg.train.rounds import train_rounds
-
             network, progress, scores = train_rounds(training, recipe.rounds, train, validation, unlabelled)
         else:
             patches = spread(validation, recipe.stop.images)
             network, progress = fit_on(training, out, train, patches, recipe.optimise, recipe.seed)
-            scores = {"validation": progress.scores}
+            scores = {"validation": dict(progress.scores)}
             if recipe.start.keep > 0:
                 update_average(network, fresh_network(plan, recipe), 1 - recipe.start.keep)
                 scores["blended"] = validate(predictor(network, plan, placement), plan, patches)
         weights = out / f"{recipe.name}.safetensors"
         sha256 = export_weights(network, plan, scored(training.card, scores), weights, recipe.margin_px)
     return TrainResult(weights, sha256, progress.step, progress.best_step, scores)
-
-
-def fit_on(
-    training: Training,
-    folder: Path,
-    portions: Sequence[Portion],
-    validation: Sequence[tuple[Any, int]],
-    optimise: Optimise,
-    seed: int,
-    start: Mapping[str, Any] | None = None,
-) -> tuple[Any, Any]:
-    """One :func:`fit` of the training's network, from ``start`` or as the recipe begins it."""
-    recipe = training.recipe
-    steps = optimise.steps or math.ceil((optimise.epochs or 0) * sum(map(len, portions)) / optimise.batch)
-    optimise = dataclasses.replace(optimise, steps=steps, epochs=None)
-    maker = BatchMaker(
-        portions,
-        training.plan.targets,
-        recipe.augment,
-        optimise.batch,
-        optimise.crop,
-        recipe.data.mpp,
-        seed,
-        training.styles,
-    )
-    network = fresh_network(training.plan, recipe)
-    if start is not None:
-        network.load_state_dict(start)
-    card = training.card.to_dict()
-    job = Job(training.plan, optimise, recipe.stop, maker, validation, folder, training.machine, card)
-    return fit(job, network, training.report)
 
 
 def _styles(recipe: Recipe, lenders: Sequence[Portion]) -> FloatArray:

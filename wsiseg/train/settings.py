@@ -43,6 +43,7 @@ class Data:
     def __post_init__(self) -> None:
         _require(0.05 <= self.mpp <= 20, "mpp", self.mpp, "microns per pixel, 0.05 to 20")
         _require(16 <= self.side <= 4096, "side", self.side, "pixels, 16 to 4096")
+        _require(bool(self.train), "train", "none", "[[data.train]] tables")
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,8 @@ class Rounds:
         Foreground probability below which a pixel outside is background, where not ``soft``.
     mirrors : bool
         The teacher's maps are averaged over mirror images: four times the time.
+    unlabelled : tuple of Ingredient
+        What is labelled besides the rest of the training patches.
     """
 
     count: int = 5
@@ -261,14 +264,17 @@ class Rounds:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("expected one of steps and epochs")
-        _require((self.steps or self.epochs or 0) > 0, "steps", self.steps or self.epochs, "more than 0")
+        name = "steps" if self.epochs is None else "epochs"
+        _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0")
         _require(self.count >= 1, "count", self.count, "1 or more")
         _require(0 < self.labelled <= 1, "labelled", self.labelled, "a fraction, above 0")
         _require(0 <= self.validation < 1, "validation", self.validation, "a fraction, below 1")
         total = self.labelled + self.validation
         _require(total <= 1, "labelled + validation", total, "at most 1")
         _require(0 < self.share < 1, "share", self.share, "a fraction, 0 to 1")
-        _require(self.rate > 0, "rate", self.rate, "more than 0")
+        _require(0 < self.rate < math.inf, "rate", self.rate, "more than 0")
+        for name in ("sure", "unknown"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a score or probability, 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """What a source of training patches is. The kinds are in :mod:`wsiseg.train.sources`.
 
 A kind is a frozen dataclass whose fields are its parameters in a recipe's ``[[data.train]]``: numbers, booleans,
-strings, tuples of them, and ``Path`` for data. A recipe writes a ``Path`` as a name, which ``--data NAME=PATH``
-resolves. A value that makes no sense is refused by ``__post_init__`` with a ``ValueError``, which the recipe turns
-into an error that says where.
+strings, tuples of them, ``Path`` for data, and frozen dataclasses of such, which are tables in its table. A recipe
+writes a ``Path`` as a name, which ``--data NAME=PATH`` resolves. A value that makes no sense is refused by
+``__post_init__`` with a ``ValueError``, which the recipe turns into an error that says where.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from wsiseg.train.patches import PatchPool
 
@@ -29,19 +29,18 @@ class Frame:
         cut (as patches that were rendered), may give another.
     workers : int
         Processes that it may use; what comes out does not depend on it.
-    device : str
-        ``cpu`` or ``cuda``, for sources that run a network.
     """
 
     mpp: float
     side: int
     workers: int = 1
-    device: str = "cpu"
 
 
 @runtime_checkable
 class Source(Protocol):
     """Patches from one place."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         """JSON that decides the patches: parameters without paths, and what identifies the content of the data.

@@ -7,11 +7,18 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsiseg.errors import UsageError
 
-T = TypeVar("T")
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound=Dataclass)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "the name of data"}
 
 
@@ -22,7 +29,8 @@ def parse_table(kind: type[T], values: object, where: str) -> T:
     ----------
     kind : type
         A dataclass whose fields are of bool, int, float, str, ``Path``, ``Literal``, tuples of such, None or such,
-        and mappings, which are taken as they are.
+        dataclasses of the same kind, which are tables in the table or values already, and mappings, which are taken
+        as they are.
     values : object
         What the file has there: should be a mapping.
     where : str
@@ -35,7 +43,7 @@ def parse_table(kind: type[T], values: object, where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where}: got {values!r}; expected a table")
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     hints = get_type_hints(kind)
     for key in values:
         if key not in fields:
@@ -77,6 +85,8 @@ def convert(hint: Any, value: object, where: str) -> Any:
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(convert(kind, item, f"{where}[{n}]") for n, (kind, item) in pairs)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else parse_table(hint, value, where)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return dict(value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from wsiseg.errors import ModelError
 from wsiseg.models.decoders.hover import HoverDecoder, decode_hover, slope_ranges
@@ -43,6 +43,8 @@ __all__ = [
 
 class Decoder(Protocol):
     """What all decoders have; which maps ``decode`` takes, the head says (:mod:`wsiseg.models.heads`)."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def mpp(self) -> float: ...

@@ -91,6 +91,12 @@ def places(name: str, size: tuple[int, int], side: tuple[int, int], overlap: flo
     return [Place(name, y, x) for y in rows for x in columns]
 
 
+def check_overlap(overlap: float) -> None:
+    """Raise ValueError for an overlap that :func:`places` cannot have."""
+    if not 0 <= overlap < 0.95:
+        raise ValueError(f"overlap {overlap}: expected a part of a patch's side, from 0 to below 0.95")
+
+
 def common_side(sizes: Sequence[tuple[int, int]], side: int) -> tuple[int, int]:
     """Height and width of the patches of images of ``sizes``.
 

@@ -18,7 +18,7 @@ from wsiseg.slide import MppTable, read_mpp_table
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.select import ALL, Select
 
 Pairs = Mapping[str, tuple[Path, Path]]
 
@@ -45,12 +45,8 @@ class FolderSource:
     nucleus_um : float or None
         The median equivalent diameter that nuclei have in reality, in µm: where the scale of images is not known,
         each is brought to that. An image without nuclei takes the median of the others' mpp.
-    table, key, values : str, str, tuple of str
-        Which images: see :class:`wsiseg.train.sources.files.Choice`.
-    span : pair of float
-        From which fraction to which of all images, in the order of their names; before ``part``.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th image) or ``all``.
+    select : Select
+        Which images, in the order of their names.
     overlap : float
         Least part of a patch's side that the next one covers again, 0 to below 1.
     licence : str
@@ -66,19 +62,12 @@ class FolderSource:
     mpp: float | None = None
     mpp_table: str = ""
     nucleus_um: float | None = None
-    table: str = ""
-    key: str = ""
-    values: tuple[str, ...] = ()
-    span: tuple[float, float] = files.WHOLE
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     overlap: float = 0.0
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        self._choice()
-        files.check_selection(self.every, self.span)
-        check_overlap(self.overlap)
+        cut.check_overlap(self.overlap)
         if self.images == self.labels and self.image_ending == self.label_ending:
             raise ValueError("images and labels are the same files; expected two folders, or a label_ending")
         given = [self.mpp is not None, bool(self.mpp_table), self.nucleus_um is not None]
@@ -136,14 +125,9 @@ class FolderSource:
         images = files.find_files(self.data / self.images, files.IMAGE_SUFFIXES, self.image_ending)
         if self.data / self.images == self.data / self.labels:  # an image's name may end as all labels do
             images = {n: p for n, p in images.items() if not n.endswith(self.label_ending or "\0")}
-        images = files.choose(images, self._choice().names(self.data), self.data / self.images)
+        images = self.select.named(images, self.data)
         labels = files.find_files(self.data / self.labels, sorted(LABEL_SUFFIXES), self.label_ending)
-        pairs = files.match(images, labels)
-        kept = files.select(list(pairs), self.data, self.part, self.every, self.span)
-        return {name: pairs[name] for name in kept}
-
-    def _choice(self) -> files.Choice:
-        return files.Choice(self.table, self.key, self.values)
+        return files.match(images, labels)
 
     def _table(self) -> MppTable:
         return read_mpp_table(self.data / self.mpp_table)
@@ -180,9 +164,3 @@ def median_diameter(labels: npt.NDArray[np.integer]) -> float | None:
     area = np.bincount(labels.ravel())[1:]
     area = area[area > 0]
     return float(np.median(np.sqrt(4 * area / np.pi))) if area.size else None
-
-
-def check_overlap(overlap: float) -> None:
-    """Raise ValueError for a share that is none."""
-    if not 0 <= overlap < 0.95:
-        raise ValueError(f"overlap {overlap}: expected a part of a patch's side, from 0 to below 0.95")

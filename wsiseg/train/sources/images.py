@@ -19,8 +19,7 @@ from wsiseg.tissue import find_tissue
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
-from wsiseg.train.sources.folder import check_overlap
+from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import apportion, draw_places, nothing_known, read_patch
 
 
@@ -41,12 +40,8 @@ class ImagesSource:
         grid over each image, for images that are patches themselves.
     seed : int
         Decides what is drawn.
-    table, key, values : str, str, tuple of str
-        Which files: see :class:`wsiseg.train.sources.files.Choice`.
-    span : pair of float
-        From which fraction to which of all files, in the order of their names; before ``part``.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th file) or ``all``.
+    select : Select
+        Which files, in the order of their names.
     overlap : float
         Of the grid: least share of a patch's side that the next one covers again, 0 to below 1.
     licence : str
@@ -58,19 +53,12 @@ class ImagesSource:
     mpp_table: str = ""
     count: int | None = None
     seed: int = 0
-    table: str = ""
-    key: str = ""
-    values: tuple[str, ...] = ()
-    span: tuple[float, float] = files.WHOLE
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     overlap: float = 0.0
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        self._choice()
-        files.check_selection(self.every, self.span)
-        check_overlap(self.overlap)
+        cut.check_overlap(self.overlap)
         if self.mpp is not None and self.mpp_table:
             raise ValueError("mpp and mpp_table are given; expected one of them, or none")
         if (self.count is not None and self.count < 1) or self.seed < 0:
@@ -95,7 +83,7 @@ class ImagesSource:
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
         found = self._files()
-        places, side = self._drawn(found, frame) if self.count is not None else self._grid(found, frame)
+        places, side = self._grid(found, frame) if self.count is None else self._drawn(found, frame, self.count)
         return cut.joined(self._patches(found, places[first:], side, frame.mpp))
 
     def _patches(
@@ -119,8 +107,9 @@ class ImagesSource:
         side = cut.common_side(list(sizes.values()), frame.side)
         return [p for name, size in sizes.items() for p in cut.places(name, size, side, self.overlap)], side
 
-    def _drawn(self, found: dict[str, Path], frame: Frame) -> tuple[list[cut.Place], tuple[int, int]]:
-        assert self.count is not None
+    def _drawn(
+        self, found: dict[str, Path], frame: Frame, total: int
+    ) -> tuple[list[cut.Place], tuple[int, int]]:
         tissues, areas = {}, []
         for name, path in found.items():
             with self._open(path) as slide:
@@ -132,14 +121,11 @@ class ImagesSource:
         if not sum(areas):
             raise UsageError(f"{self.data}: no tissue in {len(found)} images to draw patches from")
         places = []
-        for n, (name, count) in enumerate(zip(tissues, apportion(self.count, areas), strict=True)):
+        for n, (name, count) in enumerate(zip(tissues, apportion(total, areas), strict=True)):
             if count:
                 rng = np.random.default_rng([self.seed, n])
                 places += draw_places(rng, name, *tissues[name], frame.side, count)
         return places, (frame.side, frame.side)
-
-    def _choice(self) -> files.Choice:
-        return files.Choice(self.table, self.key, self.values)
 
     def _files(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
@@ -148,9 +134,7 @@ class ImagesSource:
             if name in found:
                 raise UsageError(f"{found[name]} and {path} have the same name {name!r}: keep one of them")
             found[name] = path
-        chosen = files.choose(dict(sorted(found.items())), self._choice().names(self.data), self.data)
-        kept = files.select(list(chosen), self.data, self.part, self.every, self.span)
-        return {name: chosen[name] for name in kept}
+        return self.select.named(dict(sorted(found.items())), self.data)
 
     def _open(self, path: Path) -> Slide:
         return open_slide(path, mpp=self.mpp, mpp_table=self.data / self.mpp_table if self.mpp_table else None)

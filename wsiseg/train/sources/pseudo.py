@@ -19,8 +19,7 @@ from wsiseg.nuclei import Nuclei
 from wsiseg.raster import rasterize
 from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources import cut
 from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.teacher import load_teacher
 
@@ -36,8 +35,8 @@ class PseudoSource:
 
     Attributes
     ----------
-    data, mpp, mpp_table, count, seed, table, key, values, span, part, every, overlap, licence
-        Which patches of which images: as for :class:`wsiseg.train.sources.images.ImagesSource`.
+    images : ImagesSource
+        The patches.
     network : Path
         A model's name or weight file.
     scales : tuple of float
@@ -51,27 +50,14 @@ class PseudoSource:
         Foreground probability below which a pixel is background, where not ``soft``.
     """
 
-    data: Path
+    images: ImagesSource
     network: Path
-    mpp: float | None = None
-    mpp_table: str = ""
-    count: int | None = None
-    seed: int = 0
-    table: str = ""
-    key: str = ""
-    values: tuple[str, ...] = ()
-    span: tuple[float, float] = files.WHOLE
-    part: Part = "all"
-    every: int = 11
-    overlap: float = 0.0
-    licence: str = "unknown"
     scales: tuple[float, ...] = (0.8, 1.0, 1.25)
     soft: bool = True
     sure: float = 0.7
     unknown: float = 0.1
 
     def __post_init__(self) -> None:
-        self._images()
         if not self.scales or not all(0.25 <= scale <= 4 for scale in self.scales):
             raise ValueError(f"scales {list(self.scales)}: expected enlargements from 0.25 to 4, such as [1.0]")
         if not 0 <= self.sure <= 1 or not 0 <= self.unknown <= 1:
@@ -82,7 +68,7 @@ class PseudoSource:
         return {
             "kind": "pseudo",
             "revision": cut.REVISION,
-            "images": self._images().describe(_fine(frame, teacher.mpp)),
+            "images": self.images.describe(_fine(frame, teacher.mpp)),
             "network": teacher.weights_sha256,
             "views": list(self.scales),
             "trust": [self.soft, self.sure, self.unknown],
@@ -91,14 +77,14 @@ class PseudoSource:
 
     def statements(self) -> tuple[str, ...]:
         teacher = load_teacher(self.network)
-        (images,) = self._images().statements()
+        (images,) = self.images.statements()
         name = f"{teacher.name} (sha256 {teacher.weights_sha256[:12]}…, {teacher.card.licence})"
         return (f"{images}; labelled by {name}",)
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
         teacher = load_teacher(self.network)
         fine = _fine(frame, teacher.mpp)
-        for some in self._images().parts(fine, first):
+        for some in self.images.parts(fine, first):
             yield PatchPool.join(
                 [self._taught(teacher, image, known, fine.mpp, frame.mpp) for image, known in _pairs(some)]
             )
@@ -123,36 +109,28 @@ class PseudoSource:
         labels, covered, meant = pseudo_labels(resized, labels, scores, around, teacher.head, trust)
         return PatchPool.of(small[None], cut.compact(labels)[None], covered[None], meant[None])
 
-    def _images(self) -> ImagesSource:
-        return ImagesSource(
-            data=self.data, mpp=self.mpp, mpp_table=self.mpp_table, count=self.count, seed=self.seed,
-            table=self.table, key=self.key, values=self.values, span=self.span, part=self.part,
-            every=self.every, overlap=self.overlap, licence=self.licence,
-        )  # fmt: skip
-
 
 def mean_of_views(teacher: NetworkSegmenter, image: Image, mpp: float, scales: Sequence[float]) -> tuple[Maps, ...]:
     """What the decoder reads of an image (h, w, 3) at ``mpp``, averaged over enlargements; at the teacher's mpp."""
     from wsiseg.train.pseudo import mirrored_maps
 
-    kinds = [teacher.head.maps[name] for name in teacher.head.inputs]
-    if any(item.kind == "types" for item in kinds):
-        raise ValueError("types of nuclei cannot be averaged over views")
+    # Types of nuclei, which come last where a network has them, are not averaged: nobody learns them.
+    names = [name for name in teacher.head.inputs if teacher.head.maps[name].kind != "types"]
     base = mpp / teacher.mpp
     shape = cut.scaled_size(image.shape, base)
     views = []
     for scale in scales:
         size = cut.scaled_size(image.shape, base * scale)
-        maps = mirrored_maps(teacher, _enlarged(image, size))
-        lengths = [shape[0] / size[0] if n in teacher.head.lengths else 1.0 for n in teacher.head.inputs]
-        views.append([_channels(m, shape) * np.float32(f) for m, f in zip(maps, lengths, strict=False)])
+        maps = mirrored_maps(teacher, _enlarged(image, size))[: len(names)]
+        lengths = [shape[0] / size[0] if name in teacher.head.lengths else 1.0 for name in names]
+        views.append([_channels(m, shape) * np.float32(f) for m, f in zip(maps, lengths, strict=True)])
     return tuple(np.mean(same, axis=0, dtype=np.float32) for same in zip(*views, strict=True))
 
 
 def _fine(frame: Frame, mpp: float) -> Frame:
     """The frame in which patches are read: at the finer resolution of student and teacher."""
     fine = min(frame.mpp, mpp)
-    return Frame(fine, round(frame.side * frame.mpp / fine), frame.workers, frame.device)
+    return Frame(fine, round(frame.side * frame.mpp / fine), frame.workers)
 
 
 def _pairs(pool: PatchPool) -> Iterator[tuple[Image, npt.NDArray[np.uint8]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,7 +23,7 @@ from wsiseg.synth.textures import Texture, dissect, optical_density
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class RenderedSource:
     count, start, seed : int
     size : int
         Side of a patch in pixels of 0.25 µm; even. The textures' own suits: beyond it they are mirrored.
-    part, every : str, int
-        Which textures: ``training``, ``validation`` (every ``every``-th) or ``all``.
+    select : Select
+        Which textures, in the order of their names.
     stain_transfer, distractors : float
         See :class:`wsiseg.synth.render.RenderOptions`.
     network : Path or None
@@ -63,8 +64,7 @@ class RenderedSource:
     start: int = 0
     seed: int = 1
     size: int = 400
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     stain_transfer: float = 0.5
     distractors: float = 1.0
     network: Path | None = None
@@ -74,18 +74,17 @@ class RenderedSource:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_selection(self.every)
         if self.count < 1 or self.start < 0 or self.seed < 0:
             raise ValueError(
                 f"count {self.count}, start {self.start}, seed {self.seed}: expected at least 1, 0 and 0"
             )
         if self.size < 64 or self.size % 2:
             raise ValueError(f"size {self.size}: expected an even number of pixels, at least 64")
-        shares = {name: getattr(self, name) for name in ("stain_transfer", "threshold", "grafts", "sure")}
-        wrong = [f"{name} {value}" for name, value in shares.items() if not 0 <= value <= 1]
-        if wrong or self.distractors < 0:
-            wrong += [f"distractors {self.distractors}"] * (self.distractors < 0)
-            raise ValueError(f"{', '.join(wrong)}: expected 0 to 1, and distractors at least 0")
+        for name in ("stain_transfer", "threshold", "grafts", "sure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 0 to 1")
+        if not 0 <= self.distractors < math.inf:
+            raise ValueError(f"distractors {self.distractors}: expected 0 or more")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         return {
@@ -134,9 +133,7 @@ class RenderedSource:
         return [load_teacher(self.network).weights_sha256, self.threshold, self.sure] if self.network else None
 
     def _files(self) -> dict[str, Path]:
-        found = files.find_files(self.data, files.IMAGE_SUFFIXES)
-        kept = files.select(list(found), self.data, self.part, self.every)
-        return {name: found[name] for name in kept}
+        return self.select.named(files.find_files(self.data, files.IMAGE_SUFFIXES), self.data)
 
     def _textures(self) -> tuple[list[Texture], list[Graft]]:
         images = [files.read_image(path) for path in self._files().values()]

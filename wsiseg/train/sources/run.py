@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,8 +23,8 @@ from wsiseg.slide import Slide, open_slide
 from wsiseg.store import read_records
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
+from wsiseg.train.sources import cut
+from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import Mask, apportion, draw_places, read_patch
 
 _LOST_MARGIN = 2
@@ -66,8 +66,8 @@ class RunSource:
         So far around a nucleus that is not kept nothing is known.
     grades : tuple of str
         Only slides with one of these grades, for example ``["Best", "Good"]``; all by default.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th slide) or ``all``.
+    select : Select
+        Which slides; those of other ``grades`` do not count.
     licence : str
         Of the slides, for the model card.
     """
@@ -79,12 +79,10 @@ class RunSource:
     sure: float = 0.85
     margin_um: float = 1.0
     grades: tuple[str, ...] = ()
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_selection(self.every)
         if self.count < 1 or self.seed < 0:
             raise ValueError(f"count {self.count}, seed {self.seed}: expected at least 1 and 0")
         if not 0 <= self.sure <= 1 or not 0 <= self.margin_um <= 20:
@@ -97,7 +95,7 @@ class RunSource:
             "kind": "run",
             "revision": cut.REVISION,
             "content": hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest(),
-            "models": sorted({str(record["specification"]["model"]["name"]) for record in records}),
+            "models": _models(records),
             "draw": [self.count, self.seed],
             "labels": [self.sure, self.margin_um],
             "patch": {"mpp": frame.mpp, "side": frame.side},
@@ -105,10 +103,9 @@ class RunSource:
 
     def statements(self) -> tuple[str, ...]:
         records = self._records()
-        models = sorted({str(record["specification"]["model"]["name"]) for record in records})
         return (
             f"{self.count} patches of {len(records)} slides of {self.data.name} with pseudo-labels by "
-            f"{', '.join(models)} (score at least {self.sure:g}), licence of the slides: {self.licence}",
+            f"{', '.join(_models(records))} (score at least {self.sure:g}), licence of the slides: {self.licence}",
         )
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
@@ -119,14 +116,12 @@ class RunSource:
         places: list[cut.Place] = []
         for n, (name, count) in enumerate(zip(found, apportion(self.count, areas), strict=True)):
             if count:
-                with self._open(found[name]) as slide:
+                one = found[name]
+                with self._open(one) as slide:
                     scale = slide.scale(frame.mpp)
                     width, height = scale.size(slide.width, slide.height)
                 rng = np.random.default_rng([self.seed, n])
-                looked = found[name]
-                places += draw_places(
-                    rng, name, looked.looked, looked.scale, (height, width), scale, frame.side, count
-                )
+                places += draw_places(rng, name, one.looked, one.scale, (height, width), scale, frame.side, count)
         return cut.joined(self._patches(found, places[first:], frame))
 
     def _patches(
@@ -173,7 +168,7 @@ class RunSource:
             records = [record for record in records if record["grade"]["grade"] in self.grades]
             if not records:
                 raise UsageError(f"{self.data}: no slide graded {' or '.join(self.grades)}; there are {held}")
-        return files.select(records, self.data, self.part, self.every)
+        return list(self.select.named({str(record["id"]): record for record in records}, self.data).values())
 
     def _segmented(self, record: Record) -> Segmented:
         path = Path(record["slide"]["path"])
@@ -196,6 +191,10 @@ class RunSource:
 
     def _open(self, found: Segmented) -> Slide:
         return open_slide(found.slide, mpp=found.mpp)
+
+
+def _models(records: Iterable[Record]) -> list[str]:
+    return sorted({str(record["specification"]["model"]["name"]) for record in records})
 
 
 def _draw(nuclei: Nuclei, window: Window, scale: Scale) -> npt.NDArray[np.int32]:

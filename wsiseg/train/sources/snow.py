@@ -10,8 +10,8 @@ from typing import Any
 from wsiseg.formats import snow
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources.files import WHOLE, Part
 from wsiseg.train.sources.folder import FolderSource
+from wsiseg.train.sources.select import ALL, Select
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,8 @@ class SnowSource:
         Folder that holds ``Image`` and ``Mask``.
     mpp : float
         Microns per pixel; SNOW has 40x.
-    table, key, values : str, str, tuple of str
-        Which tiles: see :class:`wsiseg.train.sources.files.Choice`; names are ``seed0000``.
-    span : pair of float
-        From which fraction to which of all tiles, in the order of their names; before ``part``.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th tile) or ``all``.
+    select : Select
+        Which tiles, in the order of their names, which are ``seed0000`` and so on.
     overlap : float
         Least share of a patch's side that the next one covers again, 0 to below 1.
     licence : str
@@ -38,12 +34,7 @@ class SnowSource:
 
     data: Path
     mpp: float = snow.MPP
-    table: str = ""
-    key: str = ""
-    values: tuple[str, ...] = ()
-    span: tuple[float, float] = WHOLE
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     overlap: float = 0.0
     licence: str = "unknown"
 
@@ -66,6 +57,5 @@ class SnowSource:
     def _folder(self, masks: str) -> FolderSource:
         return FolderSource(
             self.data, images=snow.IMAGE_FOLDER, labels=masks, mpp=self.mpp,
-            table=self.table, key=self.key, values=self.values,
-            span=self.span, part=self.part, every=self.every, overlap=self.overlap, licence=self.licence,
+            select=self.select, overlap=self.overlap, licence=self.licence,
         )  # fmt: skip

@@ -14,9 +14,8 @@ import numpy as np
 from wsiseg.synth.dataset import PatchDataset, open_dataset
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.files import Part
-from wsiseg.train.sources.folder import check_overlap
+from wsiseg.train.sources import cut
+from wsiseg.train.sources.select import ALL, Select
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,8 @@ class SyntheticSource:
     ----------
     data : Path
         The dataset, a zarr folder.
-    span : pair of float
-        From which fraction to which of all patches, in the order of their numbers; before ``part``.
-    part, every : str, int
-        ``training``, ``validation`` (every ``every``-th of these) or ``all``.
+    select : Select
+        Which patches, in the order of their numbers. They have no names, so there is no table of them.
     weights : bool
         Use the dataset's weights; without, every patch counts the same.
     overlap : float
@@ -42,16 +39,15 @@ class SyntheticSource:
     """
 
     data: Path
-    span: tuple[float, float] = files.WHOLE
-    part: Part = "all"
-    every: int = 11
+    select: Select = ALL
     weights: bool = True
     overlap: float = 0.0
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        files.check_selection(self.every, self.span)
-        check_overlap(self.overlap)
+        cut.check_overlap(self.overlap)
+        if self.select.table:
+            raise ValueError(f"select: table {self.select.table!r}, but patches of a dataset have no names")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         dataset = open_dataset(self.data)
@@ -91,7 +87,7 @@ class SyntheticSource:
         return cut.parts(chosen[first:], read, side)
 
     def _chosen(self, dataset: PatchDataset) -> list[int]:
-        return files.select(range(len(dataset)), self.data, self.part, self.every, self.span)
+        return self.select.numbered(range(len(dataset)), self.data)
 
 
 def _digest(value: Any) -> str:
