@@ -35,8 +35,9 @@ def _back(kind: str, maps: Maps, y: int, x: int) -> Maps:
     if kind == "distances":
         return turned * np.array([x, y], dtype=np.float32)[:, None, None]
     if kind == "rays":
-        places = np.arange(len(turned))
-        if x < 0:
-            places = len(turned) // 2 - places
-        return turned[(y * places) % len(turned)]
+        count = len(turned)
+        places = y * (np.arange(count) if x > 0 else count / 2 - np.arange(count))
+        # Of an odd number of rays a mirrored one lies between two.
+        low, high = (np.asarray(near(places), dtype=int) % count for near in (np.floor, np.ceil))
+        return (turned[low] + turned[high]) / 2
     return turned
