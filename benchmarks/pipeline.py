@@ -22,9 +22,9 @@ from typing import Any
 
 from wsiseg.cluster import ClusterOptions, open_executor
 from wsiseg.models.registry import DEFAULT_MODEL
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.pipeline import SegmentOptions, segment_slides
 from wsiseg.schedule import Executor
-from wsiseg.segment import ModelChoice, resident_segmenter
 from wsiseg.testing import write_slide
 
 

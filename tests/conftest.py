@@ -58,9 +58,9 @@ def patch_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def drawn_results(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``wsiseg segment`` makes of the drawn slide."""
+    from wsiseg.models.resident import ModelChoice
     from wsiseg.pipeline import SegmentOptions, segment_slides
     from wsiseg.schedule import SerialExecutor
-    from wsiseg.segment import ModelChoice
 
     out = tmp_path_factory.mktemp("results")
     options = SegmentOptions(ModelChoice("classical", "cpu"), tile=512)

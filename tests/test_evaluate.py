@@ -22,11 +22,11 @@ from wsiseg.evaluate import evaluate_sets, find_sources
 from wsiseg.formats.geojson import export_geojson
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.formats.labelimage import read_labels, read_probabilities
+from wsiseg.models.resident import ModelChoice
 from wsiseg.nuclei import Nuclei
 from wsiseg.pipeline import SegmentOptions, segment_slides
 from wsiseg.raster import trace
 from wsiseg.schedule import SerialExecutor
-from wsiseg.segment import ModelChoice
 
 H, W = 60, 80
 

@@ -33,6 +33,7 @@ from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
 from wsiseg.models.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.store import SlideFolder, assign_ids, output_lock
 from wsiseg.testing import write_slide
@@ -347,7 +348,7 @@ class Broken:
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool], error: BaseException) -> None:
-    broken = Broken(segment.resident_segmenter(CLASSICAL), fails, error)
+    broken = Broken(resident_segmenter(CLASSICAL), fails, error)
     monkeypatch.setattr(segment, "resident_segmenter", lambda choice: broken)
 
 
@@ -384,7 +385,7 @@ def test_a_networks_output_that_is_no_number_costs_its_tile(
         return np.full_like(output, np.nan) if len(calls) == 2 else output
 
     monkeypatch.setattr(Engine, "_forward", faulty)
-    options = pipeline.SegmentOptions(segment.ModelChoice(DEFAULT_MODEL, "cpu"), 512)
+    options = pipeline.SegmentOptions(ModelChoice(DEFAULT_MODEL, "cpu"), 512)
     result = pipeline.segment_slides([small], tmp_path, options, SerialExecutor())
     (record,) = result.records
     assert (record["status"], record["tiles"]["failed"]) == ("partial", 1)

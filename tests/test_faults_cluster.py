@@ -25,13 +25,15 @@ from test_run import same_results
 
 import wsiseg.cluster as cluster
 import wsiseg.pipeline as pipeline
+from wsiseg.batch import BatchJob, BatchSummary
 from wsiseg.cluster import ClusterOptions, DaskExecutor, open_executor
 from wsiseg.errors import EnvironmentFault
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.resident import ModelChoice
 from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
 from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
-from wsiseg.segment import BatchJob, BatchSummary, ModelChoice, segment_batch
+from wsiseg.segment import segment_batch
 from wsiseg.testing import Truth, write_slide
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from wsiseg.cluster import ClusterOptions, open_executor
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
 from wsiseg.models.registry import DEFAULT_MODEL
+from wsiseg.models.resident import ModelChoice
 from wsiseg.nuclei import Nuclei
 from wsiseg.pipeline import SegmentOptions, segment_slides
-from wsiseg.segment import ModelChoice
 from wsiseg.testing import write_slide
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,9 @@ import shapely
 from wsiseg.errors import UsageError
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.resident import ModelChoice
 from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
 from wsiseg.schedule import SerialExecutor
-from wsiseg.segment import ModelChoice
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
 
 CLASSICAL = ModelChoice("classical", "cpu")

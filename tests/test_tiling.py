@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import zarr
 
-from wsiseg import tileplan, tilework
+from wsiseg import tilingplan, tilingwork
 from wsiseg.errors import EnvironmentFault, MissingMppError, UsageError
 from wsiseg.geometry import Box, Scale, Window
 from wsiseg.schedule import SerialExecutor, map_bounded
@@ -29,8 +29,8 @@ from wsiseg.slide import open_slide
 from wsiseg.slide.base import Pixels, Slide
 from wsiseg.slide.shards import ShardLayout
 from wsiseg.testing import corrupt_tile, write_svs
-from wsiseg.tileplan import TilingOptions, plan_tiling
 from wsiseg.tiling import TilingEvent, finish_tiling, tile_slide, tile_slides
+from wsiseg.tilingplan import TilingOptions, plan_tiling
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
 WIDTH, HEIGHT = 1301, 1037  # neither a whole number of chunks, shards, nor of 2 × 2 pixels
@@ -58,8 +58,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     def layout(width: int, height: int, codec: Any) -> ShardLayout:
         return ShardLayout(width, height, codec, chunk=64, shard=256)
 
-    monkeypatch.setattr(tileplan, "ShardLayout", layout)
-    monkeypatch.setattr(tileplan, "SMALLEST_LEVEL_PX", 100)
+    monkeypatch.setattr(tilingplan, "ShardLayout", layout)
+    monkeypatch.setattr(tilingplan, "SMALLEST_LEVEL_PX", 100)
 
 
 def tile(slide: Slide, out: Path, **options: Any) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def test_blocks_that_are_read_stay_bounded_and_change_nothing(
         largest = max(largest, max(window.shape) * scale.downsample)
         return read(self, window, scale)
 
-    monkeypatch.setattr(tilework, "_READ_PX", 150)
+    monkeypatch.setattr(tilingwork, "_READ_PX", 150)
     monkeypatch.setattr(Slide, "read_lossy", watched)
     tile(slide, tmp_path / "b.ome.zarr", mpp=1.1)
     assert 0 < largest <= 150
@@ -321,9 +321,9 @@ def test_a_stopped_run_goes_on_and_computes_nothing_twice(source: Path, tmp_path
 def test_a_task_that_is_given_out_again_leaves_its_shard_alone(source: Path, tmp_path: Path) -> None:
     plan = plan_tiling(open_slide(source), tmp_path / "a.ome.zarr", TilingOptions())
     ((task,), *_) = plan.stages[0]
-    first = tilework.write_shard(task)
+    first = tilingwork.write_shard(task)
     before = task.file.stat().st_mtime_ns
-    again = tilework.write_shard(task)
+    again = tilingwork.write_shard(task)
     assert (first.computed, again.computed) == (True, False)
     assert first.bytes == again.bytes == task.file.stat().st_size
     assert task.file.stat().st_mtime_ns == before
@@ -344,18 +344,18 @@ def test_a_complete_store_is_left_alone(source: Path, tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from wsiseg import tileplan, tilework
+from wsiseg import tilingplan, tilingwork
 from wsiseg.schedule import SerialExecutor
 from wsiseg.slide import open_slide
 from wsiseg.slide.shards import ShardLayout
 from wsiseg.tiling import tile_slide
-tileplan.ShardLayout = lambda w, h, codec: ShardLayout(w, h, codec, chunk=64, shard=256)
-tileplan.SMALLEST_LEVEL_PX = 100
-encode = tilework.encode_shard
+tilingplan.ShardLayout = lambda w, h, codec: ShardLayout(w, h, codec, chunk=64, shard=256)
+tilingplan.SMALLEST_LEVEL_PX = 100
+encode = tilingwork.encode_shard
 def slow(*arguments):
     time.sleep(0.05)
     return encode(*arguments)
-tilework.encode_shard = slow
+tilingwork.encode_shard = slow
 tile_slide(open_slide(sys.argv[1]), Path(sys.argv[2]), executor=SerialExecutor())
 """
 
@@ -546,7 +546,7 @@ def test_a_full_disk_is_a_fault_of_the_environment(
 
     slide = open_slide(source)
     with monkeypatch.context() as patch:
-        patch.setattr(tilework, "write_bytes", full)
+        patch.setattr(tilingwork, "write_bytes", full)
         with pytest.raises(EnvironmentFault, match="disk is full"):
             tile(slide, tmp_path / "a.ome.zarr")
     assert tile(slide, tmp_path / "a.ome.zarr")["status"] == "complete"
@@ -562,11 +562,11 @@ def test_no_chunk_of_tissue_makes_an_empty_store(tmp_path: Path) -> None:
 
 
 def test_plan_covers_every_pixel_once() -> None:
-    level = tilework.PlannedLevel("0", ShardLayout(1301, 1037, "zstd", 64, 256), 1.0, 1.0, 1.0, False)
+    level = tilingwork.PlannedLevel("0", ShardLayout(1301, 1037, "zstd", 64, 256), 1.0, 1.0, 1.0, False)
     count = np.zeros((1037, 1301), dtype=int)
     for row, column in level.layout.shards():
         window = level.layout.window(row, column)
-        for block in tilework._blocks(window, 3.3, None, level.layout):
+        for block in tilingwork._blocks(window, 3.3, None, level.layout):
             count[block.y : block.y1, block.x : block.x1] += 1
     assert (count == 1).all()
     assert dataclasses.replace(level, path="1").layout == level.layout

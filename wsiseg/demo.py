@@ -9,9 +9,9 @@ from typing import Any
 
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.resident import ModelChoice
 from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
 from wsiseg.schedule import Executor
-from wsiseg.segment import ModelChoice
 from wsiseg.testing import write_slide
 
 MATCH_IOU = 0.5

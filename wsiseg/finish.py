@@ -22,16 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsiseg import __version__
+from wsiseg.batch import BatchSummary, covering_parts, part_summary
 from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats import maps
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.formats.tissuefile import load_tissue
+from wsiseg.plan import SlidePlan, read_plan
 from wsiseg.qc.agreement import Constants
 from wsiseg.qc.check import calibrate_slide, judge_patches
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import Patches, plan_patches
 from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
-from wsiseg.segment import BatchSummary, SlidePlan, covering_parts, part_summary, read_plan
 from wsiseg.slide import Slide
 from wsiseg.slide.base import MISSING
 from wsiseg.stitch import read_part, stitch

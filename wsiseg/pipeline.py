@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wsiseg.batch import BatchJob, BatchSummary, covering_parts, fail_batch, part_summary
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
     PublishJob,
@@ -21,23 +22,13 @@ from wsiseg.finish import (
     write_label_pyramid,
 )
 from wsiseg.formats import maps
+from wsiseg.models.resident import ModelChoice
+from wsiseg.plan import PlanJob, SlidePlan, SlideRequest, plan_or_reuse
 from wsiseg.region import requested_region
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
-from wsiseg.segment import (
-    BatchJob,
-    BatchSummary,
-    ModelChoice,
-    PlanJob,
-    SlidePlan,
-    SlideRequest,
-    covering_parts,
-    fail_batch,
-    part_summary,
-    plan_or_reuse,
-    segment_batch,
-)
+from wsiseg.segment import segment_batch
 from wsiseg.store import (
     SlideFolder,
     WorkFolder,

@@ -28,8 +28,8 @@ from wsiseg.slide.ngff import group_metadata, image_attributes
 from wsiseg.slide.omezarr import SCHEMA, stored_bits
 from wsiseg.slide.shards import Codec
 from wsiseg.store import assign_ids, environment_faults, lock_beside, read_json, sync_folder, write_json
-from wsiseg.tileplan import TilingOptions, TilingPlan, level_note, plan_tiling
-from wsiseg.tilework import ShardSummary, ShardTask, read_lost, write_shards
+from wsiseg.tilingplan import TilingOptions, TilingPlan, level_note, plan_tiling
+from wsiseg.tilingwork import ShardSummary, ShardTask, read_lost, write_shards
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def command(
     from wsiseg.cluster import open_executor
     from wsiseg.demo import MATCH_IOU, run_demo
     from wsiseg.models.registry import DEFAULT_MODEL
-    from wsiseg.segment import ModelChoice
+    from wsiseg.models.resident import ModelChoice
     from wsiseg_cli.progress import watch
 
     with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:

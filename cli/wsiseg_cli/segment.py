@@ -103,8 +103,8 @@ def command(
     from wsiseg.cluster import open_executor
     from wsiseg.inputs import find_slides
     from wsiseg.models.registry import DEFAULT_MODEL
+    from wsiseg.models.resident import ModelChoice
     from wsiseg.pipeline import SegmentOptions, segment_slides
-    from wsiseg.segment import ModelChoice
     from wsiseg_cli.progress import watch
 
     paths = find_slides(slides)

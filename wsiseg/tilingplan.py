@@ -19,7 +19,7 @@ from wsiseg.grid import TileGrid
 from wsiseg.slide.base import Level, Mpp, Slide
 from wsiseg.slide.omezarr import SCHEMA
 from wsiseg.slide.shards import Codec, ShardLayout
-from wsiseg.tilework import PlannedLevel, ShardTask
+from wsiseg.tilingwork import PlannedLevel, ShardTask
 
 SMALLEST_LEVEL_PX = 1024
 TISSUE_MARGIN_UM = 80.0

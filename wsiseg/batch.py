@@ -1,0 +1,86 @@
+"""A batch: consecutive tiles of a slide as one task, and the part file that it leaves, nuclei or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.measure import MEASUREMENTS
+from wsiseg.models.resident import ModelChoice
+from wsiseg.nuclei import Nuclei
+from wsiseg.plan import read_plan
+from wsiseg.stitch import read_part_summary, write_part
+from wsiseg.store import WorkFolder
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """Tiles for one task. ``alone``: one tile of a batch whose worker died, to be tried while nothing else runs."""
+
+    work: str
+    tiles: tuple[int, ...]
+    choice: ModelChoice
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a task returns: small, whatever the number of nuclei."""
+
+    tiles: tuple[int, ...]
+    nuclei: int
+    failed: tuple[tuple[int, str], ...] = ()
+    lost: tuple[tuple[float, float, float, float, str], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> BatchSummary:
+        return cls(
+            tuple(value["tiles"]),
+            value["nuclei"],
+            tuple((int(tile), str(cause)) for tile, cause in value["failed"]),
+            tuple((*map(float, box[:4]), str(box[4])) for box in value["lost"]),  # type: ignore[misc]
+            dict(value["seconds"]),
+        )
+
+
+def fail_batch(job: BatchJob, cause: str) -> BatchSummary:
+    """Commit a part that says that its tiles could not be computed (their workers died)."""
+    work = WorkFolder(Path(job.work))
+    plan = read_plan(work)
+    assert plan is not None
+    boxes = [plan.scale.box(plan.grid.core(tile)) for tile in job.tiles]
+    lost = tuple((box.x0, box.y0, box.x1, box.y1, cause) for box in boxes)
+    summary = BatchSummary(job.tiles, 0, tuple((tile, cause) for tile in job.tiles), lost)
+    write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(plan.types), summary.to_dict())
+    return summary
+
+
+def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The committed parts of a batch: the batch itself, or its tiles one by one where it had to be split."""
+    if work.part(tiles[0], tiles[-1]).exists():
+        return [tiles]
+    return [(tile,) for tile in tiles if work.part(tile, tile).exists()]
+
+
+def part_summary(work: WorkFolder, tiles: tuple[int, ...]) -> BatchSummary:
+    """The summary of a committed part."""
+    return BatchSummary.from_dict(read_part_summary(work.part(tiles[0], tiles[-1])))
+
+
+def empty_candidates(types: Sequence[str] = ()) -> Nuclei:
+    """No candidates, with the columns that every part has of a model with these types of nuclei."""
+    columns: dict[str, npt.NDArray[np.generic]] = {"score": np.empty(0, np.float32)}
+    if types:
+        columns.update(type=np.empty(0, np.int16), type_prob=np.empty(0, np.float32))
+    columns.update({name: np.empty(0, np.float32) for name in MEASUREMENTS})
+    columns.update(tile=np.empty(0, np.int64), owned=np.empty(0, bool), seam=np.empty(0, bool))
+    return Nuclei.empty(columns)
