@@ -32,6 +32,7 @@ def resident_segmenter(choice: ModelChoice) -> Segmenter:
     with _LOADING:
         return _load(choice)
 
+
 @functools.lru_cache(maxsize=2)
 def _load(choice: ModelChoice) -> Segmenter:
     if choice.threads is not None:
