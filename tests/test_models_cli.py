@@ -29,17 +29,10 @@ from wsiseg.models.weights_io import Named, save_weights  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 
 Command = Callable[..., tuple[int, str]]
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::torch.jit.TracerWarning", "ignore:Detected pickle protocol"
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:Detected pickle protocol"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from wsiseg.models.manifest import read_manifest  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")]
 
 MANIFEST: dict[str, Any] = {
     "format": 1,
@@ -39,14 +39,6 @@ MANIFEST: dict[str, Any] = {
     "head": {"name": "foreground", "maps": {"foreground": {"output": 0}}},
     "decoder": {"name": "watershed", "parameters": {"min_area_um2": 3.0}},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def toml(value: Mapping[str, Any], prefix: str = "") -> str:

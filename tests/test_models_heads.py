@@ -26,13 +26,7 @@ from wsiseg.models.networks import network_config, network_names  # noqa: E402
 SIDE = 48
 RADIUS = 9.0
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def raw_maps(head: str) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,14 +64,7 @@ PARAMETERS = {
 }
 ENCODERS = {"resnet34": 21_284_672, "densenet121": 6_953_856, "xception": 20_806_952}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """So small networks are not worth more, and several test processes may run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def on_meta(name: str, **parameters: object) -> nn.Module:

@@ -30,14 +30,7 @@ from wsiseg.train.views import View, depth, draw_view, look, whole_view  # noqa:
 
 STILL = Augment(False, 0, (1, 1), 0, 0, 0, blur=0, jpeg=0, noise=0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks on many threads wait more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def disc_pool(count: int = 3, size: int = 48) -> PatchPool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch")
 from test_models_engine import thin  # noqa: E402
 from test_models_foreign import toml  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from wsiseg_cli.main import cli, main  # noqa: E402
+from wsiseg_cli.group import cli  # noqa: E402
+from wsiseg_cli.main import main  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.formats.geojson import type_classes  # noqa: E402
@@ -54,15 +55,7 @@ MANIFEST: dict[str, Any] = {
     },
     "decoder": {"name": "hover", "parameters": {"max_diameter_um": 16.0}},
 }
-pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")]
 
 
 class Typed(nn.Module):
