@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -26,13 +27,14 @@ from wsiseg_cli.main import main  # noqa: E402
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.formats.geojson import type_classes  # noqa: E402
 from wsiseg.formats.geoparquet import ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
-from wsiseg.geometry import Scale, Window  # noqa: E402
+from wsiseg.geometry import Box, Scale, Window  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
 from wsiseg.models.heads import HEADS  # noqa: E402
 from wsiseg.models.manifest import read_manifest  # noqa: E402
 from wsiseg.models.mirrors import mean_of_mirrors  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.nuclei import Nuclei  # noqa: E402
+from wsiseg.report.overlay import OUTLINE  # noqa: E402
 from wsiseg.slide import open_slide  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 
@@ -378,6 +380,20 @@ def test_qupath_gets_classes(typed: Path, tmp_path: Path) -> None:
         measured = feature["properties"]["measurements"]
         assert measured["type_prob"] == pytest.approx(share, abs=1e-4)
         assert "type" not in measured
+
+
+def test_an_overlay_tells_types_by_colours(typed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "look.png"
+    result = CliRunner().invoke(cli, ["overlay", str(typed), "--roi", "0,0,400,400", "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[-1] for line in result.output.splitlines()[:-1]] == [
+        f"#{bytes(item.color).hex()}" for item in type_classes(NAMES).values()
+    ]
+    pixels = {tuple(colour) for colour in np.asarray(Image.open(out)).reshape(-1, 3)}
+    nuclei = read_nuclei(typed / "nuclei.parquet", Box(20, 20, 380, 380))
+    for number in np.unique(nuclei.columns["type"]):
+        assert type_classes(NAMES)[int(number)].color in pixels
+    assert OUTLINE not in pixels
 
 
 def test_quip_tables_are_what_they_were(typed: Path, tmp_path: Path) -> None:

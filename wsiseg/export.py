@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsiseg.errors import SlideError, UsageError
-from wsiseg.formats.geojson import export_geojson
-from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.formats.geojson import export_geojson, type_classes
+from wsiseg.formats.geoparquet import read_metadata, read_nuclei
 from wsiseg.formats.quip import QuipSlide, export_quip
 from wsiseg.geometry import Box
-from wsiseg.report.overlay import save_overlay
+from wsiseg.report.overlay import OUTLINE, save_overlay
 from wsiseg.slide import open_slide
 from wsiseg.store import RECORD_NAME, read_json
 
@@ -68,8 +70,10 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
 
 def draw_overlay(
     result: Path, roi: tuple[float, float, float, float], out: Path, *, slide: Path | None = None, zoom: int = 1
-) -> None:
+) -> dict[str, tuple[int, int, int]]:
     """Draw a region of a segmented slide at full resolution with its nuclei, as PNG.
+
+    Nuclei with types have the colours that the GeoJSON export gives these.
 
     Parameters
     ----------
@@ -81,6 +85,11 @@ def draw_overlay(
         The slide's file; None: where the record says it was.
     zoom : int
         Image pixels for each level-0 pixel.
+
+    Returns
+    -------
+    dict of str to (int, int, int)
+        The colours of types, in the order of the model's types; empty without.
     """
     found = slide_results(result)
     if len(found) != 1:
@@ -92,5 +101,10 @@ def draw_overlay(
     x, y, width, height = roi
     box = Box(x, y, x + width, y + height)
     with_mpp = open_slide(path, mpp=record["slide"]["mpp"])
-    save_overlay(with_mpp, read_nuclei(folder / "nuclei.parquet", box), box, out, zoom=zoom)
+    nuclei = read_nuclei(folder / "nuclei.parquet", box)
+    classes = type_classes(read_metadata(folder / "nuclei.parquet").get("types", ()))
+    colors = np.array([item.color for item in classes.values()], dtype=np.uint8)
+    color = colors[nuclei.columns["type"]] if classes else OUTLINE
+    save_overlay(with_mpp, nuclei, box, out, zoom=zoom, color=color)
     with_mpp.close()
+    return {item.name: item.color for item in classes.values()}

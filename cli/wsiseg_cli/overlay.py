@@ -16,11 +16,15 @@ from wsiseg_cli import options
 @click.option("--zoom", default=1, show_default=True, type=click.IntRange(1, 8), help="Image pixels a slide pixel.")
 @options.output_option("PNG file to write.")
 def command(result: Path, roi: str, slide: Path | None, zoom: int, out: Path) -> int:
-    """Draw a region at full resolution with the outlines of its nuclei. RESULT is one slide's results folder."""
+    """Draw a region at full resolution with the outlines of its nuclei. RESULT is one slide's results folder.
+
+    Types of nuclei, where the model has them, are told by colours, which are printed.
+    """
     from wsiseg.export import draw_overlay
     from wsiseg_cli.segment import Roi
 
     x, y, width, height = Roi().convert(roi, None, None)
-    draw_overlay(result, (x, y, width, height), out, slide=slide, zoom=zoom)
+    for name, color in draw_overlay(result, (x, y, width, height), out, slide=slide, zoom=zoom).items():
+        click.echo(f"{click.style('■', fg=color)} {name} #{bytes(color).hex()}")
     click.echo(out)
     return 0

@@ -88,7 +88,14 @@ def render_overlay(
 
 
 def save_overlay(
-    slide: Slide, nuclei: Nuclei, box: Box, out: Path, *, mpp: float | None = None, zoom: int = 1
+    slide: Slide,
+    nuclei: Nuclei,
+    box: Box,
+    out: Path,
+    *,
+    mpp: float | None = None,
+    zoom: int = 1,
+    color: npt.ArrayLike = OUTLINE,
 ) -> None:
     """Write :func:`render_overlay` as PNG, atomically.
 
@@ -102,7 +109,7 @@ def save_overlay(
     from PIL import Image as PillowImage
 
     buffer = io.BytesIO()
-    PillowImage.fromarray(render_overlay(slide, nuclei, box, mpp, zoom=zoom)).save(buffer, "PNG")
+    PillowImage.fromarray(render_overlay(slide, nuclei, box, mpp, zoom=zoom, color=color)).save(buffer, "PNG")
     write_bytes(out, buffer.getvalue())
 
 
