@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmark_modules import load_benchmark
 from PIL import Image
 
 torch = pytest.importorskip("torch")
@@ -33,13 +33,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "hou_ablation.py"
 
 @pytest.fixture(scope="module")
 def ablation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hou_ablation", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hou_ablation"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark(SCRIPT)
 
 
 def discs(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmark_modules import load_benchmark
 from PIL import Image
 
 from wsiseg.formats import snow
@@ -21,12 +21,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "joyce.py"
 
 @pytest.fixture(scope="module")
 def joyce() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("joyce", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark(SCRIPT)
 
 
 def discs(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:

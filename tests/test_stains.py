@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_train_recipe import TABLES as RECIPE
 
 from wsiseg.errors import UsageError
 from wsiseg.train.batches import BatchMaker
@@ -99,20 +100,9 @@ def test_batches_have_other_stains_and_all_else_as_without() -> None:
 
 SOURCE = {"kind": "images", "data": "textures", "mpp": 0.25, "licence": "CC0-1.0"}
 TABLES: dict[str, Any] = {
-    "name": "tiny",
-    "summary": "s",
-    "licence": "Apache-2.0",
-    "network": {"name": "unet", "widths": [4, 8]},
-    "head": {"name": "offsets"},
-    "data": {
-        "mpp": 0.5,
-        "side": 64,
-        "train": [{"kind": "folder", "data": "discs", "mpp": 0.5}],
-        "validation": [{"kind": "folder", "data": "discs", "mpp": 0.5}],
-        "styles": [SOURCE],
-    },
+    **RECIPE,
+    "data": {**RECIPE["data"], "styles": [SOURCE]},
     "augment": {"transport": 0.5},
-    "optimise": {"steps": 2, "crop": 32},
 }
 
 

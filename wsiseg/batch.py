@@ -47,7 +47,7 @@ class BatchSummary:
             tuple(value["tiles"]),
             value["nuclei"],
             tuple((int(tile), str(cause)) for tile, cause in value["failed"]),
-            tuple((*map(float, box[:4]), str(box[4])) for box in value["lost"]),  # type: ignore[misc]
+            tuple((float(x0), float(y0), float(x1), float(y1), str(c)) for x0, y0, x1, y1, c in value["lost"]),
             dict(value["seconds"]),
         )
 
