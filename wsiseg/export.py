@@ -10,7 +10,7 @@ import numpy as np
 
 from wsiseg.errors import SlideError, UsageError
 from wsiseg.formats.geojson import export_geojson, type_classes
-from wsiseg.formats.geoparquet import read_metadata, read_nuclei
+from wsiseg.formats.geoparquet import TYPE, read_metadata, read_nuclei
 from wsiseg.formats.quip import QuipSlide, export_quip
 from wsiseg.geometry import Box
 from wsiseg.report.overlay import OUTLINE, save_overlay
@@ -104,7 +104,7 @@ def draw_overlay(
     nuclei = read_nuclei(folder / "nuclei.parquet", box)
     classes = type_classes(read_metadata(folder / "nuclei.parquet").get("types", ()))
     colors = np.array([item.color for item in classes.values()], dtype=np.uint8)
-    color = colors[nuclei.columns["type"]] if classes else OUTLINE
+    color = colors[nuclei.columns[TYPE]] if classes else OUTLINE
     save_overlay(with_mpp, nuclei, box, out, zoom=zoom, color=color)
     with_mpp.close()
     return {item.name: item.color for item in classes.values()}
