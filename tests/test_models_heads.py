@@ -90,6 +90,7 @@ def test_every_network_has_a_head() -> None:
         "unet-resnet34": "foreground",
         "unet-densenet121": "foreground",
         "unet-xception": "foreground",
+        "unet-efficientnet-lite2": "foreground",
         "hovernet-original": "hover",
         "hovernet-fast": "hover",
         "cnn3": "classes",
@@ -97,9 +98,10 @@ def test_every_network_has_a_head() -> None:
     assert head_of({"np": 2, "hv": 2, "tp": 6}).name == "hover"
 
 
+@pytest.mark.parametrize("network", ["unet", "unet-resnet34"])
 @pytest.mark.parametrize("head", HEADS)
-def test_the_default_network_takes_every_head(head: str) -> None:
-    assert head_of(network_config("unet", {"head": head}).outputs).name == head
+def test_unets_take_every_head(head: str, network: str) -> None:
+    assert head_of(network_config(network, {"head": head}).outputs).name == head
 
 
 @pytest.mark.parametrize(

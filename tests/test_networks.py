@@ -43,6 +43,7 @@ SMALL = {
     "unet-resnet34": (64, 32),
     "unet-densenet121": (64, 32),
     "unet-xception": (64, 32),
+    "unet-efficientnet-lite2": (64, 32),
     "hovernet-original": (198, 206),
     "hovernet-fast": (96, 104),
     "cnn3": (54, 53),
@@ -50,6 +51,7 @@ SMALL = {
 THIN: dict[str, dict[str, object]] = {
     "unet": {"widths": (8, 16, 16), "stem": 2, "head": "hover"},
     "hou": {"widths": (4, 8, 8, 16, 16)},
+    "unet-efficientnet-lite2": {"encoder": "efficientnet-lite0", "widths": (16, 8, 8, 8), "head": "offsets"},
     "hovernet-original": {"divisor": 8},
     "hovernet-fast": {"divisor": 8, "types": 3},
     "cnn3": {"hidden": 64},
@@ -63,6 +65,12 @@ PARAMETERS = {
     "unet-densenet121": 13_607_633,
 }
 ENCODERS = {"resnet34": 21_284_672, "densenet121": 6_953_856, "xception": 20_806_952}
+# With what is left out: a convolution to 1,280 channels, its normalisation, and 1,000 classes.
+EFFICIENTNETS = {
+    "efficientnet-lite0": (4_652_008, 320),
+    "efficientnet-lite1": (5_416_680, 320),
+    "efficientnet-lite2": (6_092_072, 352),
+}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,6 +156,40 @@ def test_parameters(name: str, count: int) -> None:
 def test_parameters_of_encoders(encoder: str, count: int) -> None:
     """Those of the classifiers without their last layer."""
     assert parameter_count(on_meta(f"unet-{encoder}").encoder) == count
+
+
+@pytest.mark.parametrize(("encoder", "count", "width"), [(k, *v) for k, v in EFFICIENTNETS.items()])
+def test_parameters_of_efficientnets(encoder: str, count: int, width: int) -> None:
+    """Those of the published classifiers."""
+    left_out = width * 1280 + 2 * 1280 + 1281 * 1000
+    assert parameter_count(on_meta("unet-efficientnet-lite2", encoder=encoder).encoder) + left_out == count
+
+
+@torch.inference_mode()
+def test_efficientnets_pad_as_tensorflow_does() -> None:
+    """A convolution of stride 2 on an even image sees a pixel more after its last than before its first."""
+    network = build_network("unet-efficientnet-lite2")
+    assert isinstance(network, EncoderUNet)
+    stem = network.encoder._conv_stem
+    torch.nn.init.ones_(stem.weight)
+    seen = stem(torch.ones(1, 3, 8, 8))[0, 0] / 3
+    assert seen.shape == (4, 4)
+    assert seen[0, 0] == 9
+    assert seen[0, -1] == seen[-1, 0] == 6
+    assert seen[-1, -1] == 4
+
+
+@torch.inference_mode()
+def test_four_blocks_end_at_half_the_resolution() -> None:
+    network = build_network("unet-efficientnet-lite2", {"widths": (16, 8, 8, 8), "head": "offsets"}).eval()
+    maps = network(image(64, 32))
+    assert {name: tuple(value.shape) for name, value in maps.items()} == {
+        "foreground": (1, 1, 64, 32),
+        "offsets": (1, 2, 64, 32),
+        "depth": (1, 1, 64, 32),
+    }
+    # Neighbours within a pixel of the last block are four maps' values, not one repeated.
+    assert not torch.equal(maps["foreground"][..., ::2, :], maps["foreground"][..., 1::2, :])
 
 
 def documented(name: str) -> list[str]:
@@ -242,6 +284,9 @@ def test_names_need_no_torch() -> None:
         ("joyce", {"width": 3}, r"no parameters \['width'\]; it has widths, dropout"),
         ("joyce", {"widths": [8, 16]}, "2 widths but 5 rates"),
         ("unet-resnet34", {"encoder": "vgg"}, "no encoder 'vgg'"),
+        ("unet-resnet34", {"widths": [8, 8, 8]}, "four or five widths are needed, not 3"),
+        ("unet-resnet34", {"head": "tail"}, "no head 'tail'"),
+        ("unet-resnet34", {"offset_scale_px": 0}, "offset_scale_px is 0"),
         ("hovernet-fast", {"mode": "slow"}, "no mode 'slow'"),
         ("hovernet-fast", {"types": 1}, "with the background"),
         ("hovernet-fast", {"divisor": 3}, "divisor is 3"),

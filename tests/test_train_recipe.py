@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from wsiseg.errors import ModelError, UsageError
-from wsiseg.train.plan import fresh_network, plan_training
-from wsiseg.train.recipe import (
+from wsiseg.errors import ModelError, UsageError  # noqa: E402
+from wsiseg.models.networks import build_network  # noqa: E402
+from wsiseg.train.plan import fresh_network, plan_training  # noqa: E402
+from wsiseg.train.recipe import (  # noqa: E402
     data_names,
     list_recipes,
     parse_recipe,
@@ -20,11 +21,11 @@ from wsiseg.train.recipe import (
     recipe_digest,
     resolve,
 )
-from wsiseg.train.sources.folder import FolderSource
-from wsiseg.train.sources.images import ImagesSource
-from wsiseg.train.sources.pseudo import PseudoSource
-from wsiseg.train.sources.select import Select
-from wsiseg.train.sources.snow import SnowSource
+from wsiseg.train.sources.folder import FolderSource  # noqa: E402
+from wsiseg.train.sources.images import ImagesSource  # noqa: E402
+from wsiseg.train.sources.pseudo import PseudoSource  # noqa: E402
+from wsiseg.train.sources.select import Select  # noqa: E402
+from wsiseg.train.sources.snow import SnowSource  # noqa: E402
 
 TABLES: dict[str, Any] = {
     "name": "trial",
@@ -159,6 +160,35 @@ def test_weights_to_start_from_must_fit() -> None:
     recipe = parse_recipe(changed("start.weights", "unet-0.5"))
     assert data_names(recipe) == ["discs"]
     with pytest.raises(ModelError, match=r"start.weights: unet-0.5 do not fit the network"):
+        fresh_network(plan_training(recipe), recipe)
+
+
+def test_an_encoder_starts_from_a_classifier(tmp_path: Path) -> None:
+    tables = changed("start.encoder", "imagenet")
+    tables["network"] = {"name": "unet-efficientnet-lite2", "encoder": "efficientnet-lite0", "widths": [8, 8, 8, 8]}
+    tables["optimise"]["crop"] = 64
+    recipe = parse_recipe(tables)
+    assert data_names(recipe) == ["discs", "imagenet"]
+    fresh = build_network(recipe.network.name, recipe.network.parameters)
+    state = {name: torch.full_like(v, 0.25) for name, v in fresh.encoder.state_dict().items()}
+    path = tmp_path / "lite0.pth"
+    torch.save({**state, "_fc.bias": torch.zeros(1000)}, path)
+    recipe = resolve(recipe, {"discs": tmp_path, "imagenet": path})
+    plan = plan_training(recipe)
+    assert plan.config.head == "offsets"
+    network = fresh_network(plan, recipe)
+    assert all(bool((v == 0.25).all()) for v in network.encoder.state_dict().values() if v.ndim)
+    assert all(bool(v.std() > 0) for name, v in network.decoder.state_dict().items() if name.endswith("0.weight"))
+    torch.save({"_conv_stem.weight": state["_conv_stem.weight"]}, path)
+    with pytest.raises(ModelError, match="weights do not fit the encoder efficientnet-lite0"):
+        fresh_network(plan, recipe)
+
+
+def test_only_an_encoder_takes_a_classifier(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="encoder: got b; expected nothing beside weights"):
+        parse_recipe({**TABLES, "start": {"weights": "a", "encoder": "b"}})
+    recipe = parse_recipe(changed("start.encoder", str(tmp_path)))
+    with pytest.raises(UsageError, match=r"start.encoder: the network 'unet' has no encoder .* unet-resnet34"):
         fresh_network(plan_training(recipe), recipe)
 
 

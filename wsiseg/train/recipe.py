@@ -116,8 +116,8 @@ def parse_recipe(tables: Table) -> Recipe:
 def data_names(recipe: Recipe) -> list[str]:
     """The names of the data that the recipe needs."""
     found = {name for ingredient in _ingredients(recipe) for name in _names(ingredient)}
-    start = recipe.start.weights
-    return sorted(found | ({start} if _is_data(start) else set()))
+    start = recipe.start
+    return sorted(found | {name for name in (start.weights, start.encoder) if _is_data(name)})
 
 
 def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
@@ -153,7 +153,11 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
         recipe,
         data=dataclasses.replace(recipe.data, train=train, validation=validation, styles=styles),
         rounds=rounds,
-        start=dataclasses.replace(recipe.start, weights=str(data.get(recipe.start.weights, recipe.start.weights))),
+        start=dataclasses.replace(
+            recipe.start,
+            weights=str(data.get(recipe.start.weights, recipe.start.weights)),
+            encoder=str(data.get(recipe.start.encoder, recipe.start.encoder)),
+        ),
     )
 
 

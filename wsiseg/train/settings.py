@@ -202,6 +202,8 @@ class Start:
     ----------
     weights : str
         A model of the package, or a name of data: a weight file. Empty: fresh weights, by the seed.
+    encoder : str
+        A name of data: a classifier's weights, for the encoder of a network that has one; the rest is fresh.
     keep : float
         What is exported is this part of the weights that it started from and the rest of those that it came to.
         Half of each keeps what was known of other stains and organs [1]_.
@@ -212,9 +214,11 @@ class Start:
     """
 
     weights: str = ""
+    encoder: str = ""
     keep: float = 0.0
 
     def __post_init__(self) -> None:
+        _require(not (self.weights and self.encoder), "encoder", self.encoder, "nothing beside weights")
         _require(0 <= self.keep < 1, "keep", self.keep, "a fraction, 0 or more, below 1")
         _require(self.keep == 0 or bool(self.weights), "keep", self.keep, "weights to keep a part of")
 

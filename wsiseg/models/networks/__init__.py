@@ -34,6 +34,12 @@ _NETWORKS: Mapping[str, tuple[str, str, str, Mapping[str, Any]]] = MappingProxyT
         "unet-resnet34": ("encoder_unet", "EncoderUNetConfig", "EncoderUNet", {"encoder": "resnet34"}),
         "unet-densenet121": ("encoder_unet", "EncoderUNetConfig", "EncoderUNet", {"encoder": "densenet121"}),
         "unet-xception": ("encoder_unet", "EncoderUNetConfig", "EncoderUNet", {"encoder": "xception"}),
+        "unet-efficientnet-lite2": (
+            "encoder_unet",
+            "EncoderUNetConfig",
+            "EncoderUNet",
+            {"encoder": "efficientnet-lite2"},
+        ),
         "hovernet-original": ("hovernet", "HoVerNetConfig", "HoVerNet", {"mode": "original"}),
         "hovernet-fast": ("hovernet", "HoVerNetConfig", "HoVerNet", {"mode": "fast"}),
         "cnn3": ("cnn3", "CNN3Config", "CNN3", {}),

@@ -1,8 +1,10 @@
-"""A U-Net whose way down is an image classifier: ResNet-34, DenseNet-121 or Xception, as SNOW uses them [1]_.
+"""A U-Net whose way down is an image classifier: ResNet-34, DenseNet-121 or Xception, as SNOW uses them [1]_, or
+EfficientNet-Lite.
 
 On the way up five blocks, each a nearest enlargement, a skip and two 3 × 3 convolutions with batch normalisation;
 parameters are named as in segmentation-models-pytorch (``encoder.…``, ``decoder.blocks.…``,
-``segmentation_head.0``), so that state dicts of its ``Unet`` fit.
+``segmentation_head.0``), so that state dicts of its ``Unet`` fit. With four blocks the way up ends at half the
+resolution, and the last layer gives each of its pixels the four of the maps.
 
 References
 ----------
@@ -16,17 +18,37 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from wsiseg.errors import ModelError
+from wsiseg.models.heads import head_by_name
 from wsiseg.models.networks.sizes import require_multiple
 
-_ENCODERS = {"resnet34": "ResNet34", "densenet121": "DenseNet121", "xception": "Xception"}
-_REACH_PX = {"resnet34": 543, "densenet121": 1115, "xception": 635}
-_CLASSIFIERS = ("fc.", "classifier.", "last_linear.")
+_ENCODERS: Mapping[str, tuple[str, str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "resnet34": ("resnet34", "ResNet34", ()),
+        "densenet121": ("densenet121", "DenseNet121", ()),
+        "xception": ("xception", "Xception", ()),
+        "efficientnet-lite0": ("efficientnet_lite", "EfficientNetLite", (0,)),
+        "efficientnet-lite1": ("efficientnet_lite", "EfficientNetLite", (1,)),
+        "efficientnet-lite2": ("efficientnet_lite", "EfficientNetLite", (2,)),
+    }
+)
+"""Module, class and the class' arguments. The reach is found by trial."""
+_REACH_PX = {
+    "resnet34": 543,
+    "densenet121": 1115,
+    "xception": 635,
+    "efficientnet-lite0": 519,
+    "efficientnet-lite1": 651,
+    "efficientnet-lite2": 651,
+}
+# What a classifier has after its last features.
+_CLASSIFIERS = ("fc.", "classifier.", "last_linear.", "_conv_head.", "_bn1.", "_fc.")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
@@ -37,26 +59,40 @@ class EncoderUNetConfig:
     Attributes
     ----------
     encoder : str
-        ``resnet34``, ``densenet121`` or ``xception``.
+        ``resnet34``, ``densenet121``, ``xception``, or ``efficientnet-lite0`` to ``efficientnet-lite2``.
     widths : tuple of int
-        Channels of the five blocks on the way up, the coarsest first.
+        Channels of the five blocks on the way up, the coarsest first; or of four.
+    head : str
+        A name of :data:`wsiseg.models.heads.HEADS`: which maps there are.
+    offset_scale_px : float
+        The last layer gives lengths in units of this many pixels, as that of the default network.
     """
 
     encoder: str = "resnet34"
     widths: tuple[int, ...] = (256, 128, 64, 32, 16)
+    head: str = "foreground"
+    offset_scale_px: float = 8.0
 
     window_px: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if self.encoder not in _ENCODERS:
             raise ValueError(f"no encoder {self.encoder!r}; there are {', '.join(_ENCODERS)}")
-        if len(self.widths) != 5:
-            raise ValueError(f"five widths are needed, not {len(self.widths)}")
+        if len(self.widths) not in (4, 5):
+            raise ValueError(f"four or five widths are needed, not {len(self.widths)}")
+        if not self.offset_scale_px > 0:
+            raise ValueError(f"offset_scale_px is {self.offset_scale_px!r}: expected a positive number")
+        head_by_name(self.head)
 
     @property
     def stride_px(self) -> int:
         """The sides of an input must be multiples of this."""
         return 32
+
+    @property
+    def stem(self) -> int:
+        """Pixels of the maps a side for each of the last block's."""
+        return 1 if len(self.widths) == 5 else 2
 
     @property
     def reach_px(self) -> int:
@@ -65,8 +101,8 @@ class EncoderUNetConfig:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """Names and channels of the maps: the foreground's logit."""
-        return {"foreground": 1}
+        """Names and channels of the maps, those of the head."""
+        return head_by_name(self.head).outputs
 
     def output_shape(self, height: int, width: int) -> tuple[int, int]:
         """Size of the maps of an image of height × width; ValueError where it does not fit."""
@@ -93,7 +129,10 @@ class _UpBlock(nn.Module):
 
 
 class EncoderUNet(nn.Module):
-    """Images (N, 3, h, w) in [-1, 1] to ``foreground`` (N, 1, h, w); each encoder gets its own normalisation."""
+    """Images (N, 3, h, w) in [-1, 1] to the maps of ``config.head``; each encoder gets its own normalisation.
+
+    Probabilities are logits; offsets and rays are in pixels of the image.
+    """
 
     mean: Tensor
     std: Tensor
@@ -101,17 +140,19 @@ class EncoderUNet(nn.Module):
     def __init__(self, config: EncoderUNetConfig) -> None:
         super().__init__()
         self.config = config
-        module = importlib.import_module(f"wsiseg.models.networks.encoders.{config.encoder}")
+        module_name, kind, arguments = _ENCODERS[config.encoder]
+        module = importlib.import_module(f"wsiseg.models.networks.encoders.{module_name}")
         # Of images in [-1, 1]; not persistent: a constant of the encoder, not a weight.
         self.register_buffer("mean", 2 * torch.tensor(module.MEAN).view(3, 1, 1) - 1, persistent=False)
         self.register_buffer("std", 2 * torch.tensor(module.STD).view(3, 1, 1), persistent=False)
-        self.encoder: nn.Module = getattr(module, _ENCODERS[config.encoder])()
-        channels: tuple[int, ...] = module.CHANNELS
-        skips = (*channels[-2::-1], 0)
+        self.encoder: nn.Module = getattr(module, kind)(*arguments)
+        channels: tuple[int, ...] = self.encoder.channels
+        skips = (*channels[-2::-1], 0)[: len(config.widths)]
         inputs = (channels[-1], *config.widths[:-1])
         blocks = [_UpBlock(a, s, b) for a, s, b in zip(inputs, skips, config.widths, strict=True)]
         self.decoder = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
-        head = nn.Conv2d(config.widths[-1], 1, 3, padding=1)
+        self.maps = config.outputs
+        head = nn.Conv2d(config.widths[-1], sum(self.maps.values()) * config.stem**2, 3, padding=1)
         self.segmentation_head = nn.Sequential(head)
         for module_ in self.modules():
             if isinstance(module_, nn.Conv2d):
@@ -123,9 +164,12 @@ class EncoderUNet(nn.Module):
         *skips, x = self.encoder((x - self.mean) / self.std)
         blocks = self.decoder["blocks"]
         assert isinstance(blocks, nn.ModuleList)
-        for block, skip in zip(blocks, [*skips[::-1], None], strict=True):
+        for block, skip in zip(blocks, [*skips[::-1], None][: len(blocks)], strict=True):
             x = block(x, skip)
-        return {"foreground": self.segmentation_head(x)}
+        x = nn.functional.pixel_shuffle(self.segmentation_head(x), self.config.stem)
+        maps = dict(zip(self.maps, x.split(list(self.maps.values()), dim=1), strict=True))
+        lengths = head_by_name(self.config.head).lengths
+        return {name: v * self.config.offset_scale_px if name in lengths else v for name, v in maps.items()}
 
 
 def load_encoder_weights(network: EncoderUNet, state: Mapping[str, Tensor]) -> None:

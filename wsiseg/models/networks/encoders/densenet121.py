@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CHANNELS = (64, 256, 512, 1024, 1024)
 _GROWTH, _BOTTLENECK = 32, 4
 _DEPTHS = (6, 12, 24, 16)
 
@@ -37,6 +36,8 @@ class DenseNet121(nn.Module):
 
     The features of a dense block are taken before the transition halves their width and size.
     """
+
+    channels = (64, 256, 512, 1024, 1024)
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CHANNELS = (64, 64, 128, 256, 512)
 
 
 class _BasicBlock(nn.Module):
@@ -39,6 +38,8 @@ def _layer(inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:
 
 class ResNet34(nn.Module):
     """Images (N, 3, h, w), normalised by ``MEAN`` and ``STD``, to features at 1/2, 1/4, 1/8, 1/16 and 1/32."""
+
+    channels = (64, 64, 128, 256, 512)
 
     def __init__(self) -> None:
         super().__init__()

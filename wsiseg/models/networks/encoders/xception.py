@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-CHANNELS = (64, 128, 256, 728, 2048)
 
 
 class _Separable(nn.Module):
@@ -56,6 +55,8 @@ class _Block(nn.Module):
 
 class Xception(nn.Module):
     """Images (N, 3, h, w), normalised by ``MEAN`` and ``STD``, to features at 1/2, 1/4, 1/8, 1/16 and 1/32."""
+
+    channels = (64, 128, 256, 728, 2048)
 
     def __init__(self) -> None:
         super().__init__()
