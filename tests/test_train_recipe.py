@@ -10,8 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from source_data import write_folder  # noqa: E402
+
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.networks import build_network  # noqa: E402
+from wsiseg.train.export import training_card  # noqa: E402
 from wsiseg.train.plan import fresh_network, plan_training  # noqa: E402
 from wsiseg.train.recipe import (  # noqa: E402
     data_names,
@@ -161,6 +164,15 @@ def test_weights_to_start_from_must_fit() -> None:
     assert data_names(recipe) == ["discs"]
     with pytest.raises(ModelError, match=r"start.weights: unet-0.5 do not fit the network"):
         fresh_network(plan_training(recipe), recipe)
+
+
+def test_a_card_says_what_it_started_from(tmp_path: Path) -> None:
+    discs, classifier = write_folder(tmp_path / "discs", count=1), tmp_path / "lite0.pth"
+    classifier.touch()
+    packaged = resolve(parse_recipe(changed("start.weights", "unet-0.25")), {"discs": discs})
+    assert training_card(packaged, "").data[-1] == "started from the weights unet-0.25"
+    given = resolve(parse_recipe(changed("start.encoder", "imagenet")), {"discs": discs, "imagenet": classifier})
+    assert training_card(given, "").data[-1] == "started from the classifier lite0.pth"
 
 
 def test_an_encoder_starts_from_a_classifier(tmp_path: Path) -> None:

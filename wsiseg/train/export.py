@@ -34,9 +34,9 @@ def training_card(recipe: Recipe, text: str) -> ModelCard:
     groups += [("stains", recipe.data.styles)]
     data = tuple(f"{name}: {line}" for name, group in groups for line in _statements(group))
     if recipe.start.weights:
-        data += (f"started from the weights {Path(recipe.start.weights).stem}",)
+        data += (f"started from the weights {Path(recipe.start.weights).name}",)
     if recipe.start.encoder:
-        data += (f"started from the classifier {Path(recipe.start.encoder).stem}",)
+        data += (f"started from the classifier {Path(recipe.start.encoder).name}",)
     made = f"`wsiseg train` of wsiseg {__version__}, seed {recipe.seed}, with this recipe:\n\n```toml\n{text}\n```"
     return ModelCard(
         recipe.name, recipe.summary, recipe.licence, data, made, None, (*recipe.limits, AUTOMATIC_LIMIT)
