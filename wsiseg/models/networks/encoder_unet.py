@@ -26,27 +26,30 @@ from torch import Tensor, nn
 
 from wsiseg.errors import ModelError
 from wsiseg.models.heads import head_by_name
+from wsiseg.models.networks.last_layer import named_maps
 from wsiseg.models.networks.sizes import require_multiple
 
-_ENCODERS: Mapping[str, tuple[str, str, tuple[int, ...]]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Where an encoder is, how it is made, and the farthest that a pixel has an effect through it and back."""
+
+    module: str
+    kind: str
+    reach_px: int
+    arguments: tuple[int, ...] = ()
+
+
+_ENCODERS: Mapping[str, _Encoder] = MappingProxyType(
     {
-        "resnet34": ("resnet34", "ResNet34", ()),
-        "densenet121": ("densenet121", "DenseNet121", ()),
-        "xception": ("xception", "Xception", ()),
-        "efficientnet-lite0": ("efficientnet_lite", "EfficientNetLite", (0,)),
-        "efficientnet-lite1": ("efficientnet_lite", "EfficientNetLite", (1,)),
-        "efficientnet-lite2": ("efficientnet_lite", "EfficientNetLite", (2,)),
+        "resnet34": _Encoder("resnet34", "ResNet34", 543),
+        "densenet121": _Encoder("densenet121", "DenseNet121", 1115),
+        "xception": _Encoder("xception", "Xception", 635),
+        "efficientnet-lite0": _Encoder("efficientnet_lite", "EfficientNetLite", 519, (0,)),
+        "efficientnet-lite1": _Encoder("efficientnet_lite", "EfficientNetLite", 651, (1,)),
+        "efficientnet-lite2": _Encoder("efficientnet_lite", "EfficientNetLite", 651, (2,)),
     }
 )
-"""Module, class and the class' arguments. The reach is found by trial."""
-_REACH_PX = {
-    "resnet34": 543,
-    "densenet121": 1115,
-    "xception": 635,
-    "efficientnet-lite0": 519,
-    "efficientnet-lite1": 651,
-    "efficientnet-lite2": 651,
-}
 # What a classifier has after its last features.
 _CLASSIFIERS = ("fc.", "classifier.", "last_linear.", "_conv_head.", "_bn1.", "_fc.")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -97,7 +100,7 @@ class EncoderUNetConfig:
     @property
     def reach_px(self) -> int:
         """The farthest that a pixel can have an effect, as found by trial (docs/models.md)."""
-        return _REACH_PX[self.encoder]
+        return _ENCODERS[self.encoder].reach_px
 
     @property
     def outputs(self) -> dict[str, int]:
@@ -140,14 +143,14 @@ class EncoderUNet(nn.Module):
     def __init__(self, config: EncoderUNetConfig) -> None:
         super().__init__()
         self.config = config
-        module_name, kind, arguments = _ENCODERS[config.encoder]
-        module = importlib.import_module(f"wsiseg.models.networks.encoders.{module_name}")
+        entry = _ENCODERS[config.encoder]
+        module = importlib.import_module(f"wsiseg.models.networks.encoders.{entry.module}")
         # Of images in [-1, 1]; not persistent: a constant of the encoder, not a weight.
         self.register_buffer("mean", 2 * torch.tensor(module.MEAN).view(3, 1, 1) - 1, persistent=False)
         self.register_buffer("std", 2 * torch.tensor(module.STD).view(3, 1, 1), persistent=False)
-        self.encoder: nn.Module = getattr(module, kind)(*arguments)
+        self.encoder: nn.Module = getattr(module, entry.kind)(*entry.arguments)
         channels: tuple[int, ...] = self.encoder.channels
-        skips = (*channels[-2::-1], 0)[: len(config.widths)]
+        skips = (*channels[-2::-1], 0)[: len(config.widths)]  # none at full resolution
         inputs = (channels[-1], *config.widths[:-1])
         blocks = [_UpBlock(a, s, b) for a, s, b in zip(inputs, skips, config.widths, strict=True)]
         self.decoder = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
@@ -166,10 +169,8 @@ class EncoderUNet(nn.Module):
         assert isinstance(blocks, nn.ModuleList)
         for block, skip in zip(blocks, [*skips[::-1], None][: len(blocks)], strict=True):
             x = block(x, skip)
-        x = nn.functional.pixel_shuffle(self.segmentation_head(x), self.config.stem)
-        maps = dict(zip(self.maps, x.split(list(self.maps.values()), dim=1), strict=True))
-        lengths = head_by_name(self.config.head).lengths
-        return {name: v * self.config.offset_scale_px if name in lengths else v for name, v in maps.items()}
+        config = self.config
+        return named_maps(self.segmentation_head(x), self.maps, config.head, config.stem, config.offset_scale_px)
 
 
 def load_encoder_weights(network: EncoderUNet, state: Mapping[str, Tensor]) -> None:

@@ -3,13 +3,11 @@
 Two 3 × 3 convolutions a level, batch normalisation, pooling by maxima; on the way up a 1 × 1 convolution, a nearest
 enlargement and a skip: no transposed convolution, hence no checkerboard. With ``stem`` 2 a convolution of 4 × 4 and
 stride 2 comes before, the U-Net works at half the resolution, and the last layer gives each of its pixels the four
-of the maps [2]_.
+of the maps.
 
 References
 ----------
 .. [1] Ronneberger, Fischer, Brox 2015, doi:10.1007/978-3-319-24574-4_28.
-.. [2] Shi et al., Real-time single image and video super-resolution using an efficient sub-pixel convolutional
-   neural network, CVPR 2016, doi:10.1109/CVPR.2016.207.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.models.heads import head_by_name
+from wsiseg.models.networks.last_layer import named_maps
 from wsiseg.models.networks.sizes import require_multiple
 
 
@@ -128,10 +127,8 @@ class UNet(nn.Module):
         for reduce, block, skip in zip(self.reduce, self.up, skips[-2::-1], strict=True):
             x = nn.functional.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
             x = block(torch.cat([x, skip], dim=1))
-        x = nn.functional.pixel_shuffle(self.head(x), self.config.stem)
-        maps = dict(zip(self.maps, x.split(list(self.maps.values()), dim=1), strict=True))
-        lengths = head_by_name(self.config.head).lengths
-        return {name: v * self.config.offset_scale_px if name in lengths else v for name, v in maps.items()}
+        config = self.config
+        return named_maps(self.head(x), self.maps, config.head, config.stem, config.offset_scale_px)
 
 
 def drop_auxiliary(network: UNet) -> UNet:
