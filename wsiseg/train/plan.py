@@ -14,7 +14,7 @@ from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.decoders import Decoder, build_decoder, decoder_name
 from wsiseg.models.heads import Head, head_by_name
 from wsiseg.models.networks import build_network, network_config, network_names
-from wsiseg.models.networks.encoder_unet import EncoderUNet, load_encoder_weights
+from wsiseg.models.networks.encoder_unet import EncoderUNet, EncoderUNetConfig, load_encoder_weights
 from wsiseg.models.networks.sizes import input_side
 from wsiseg.models.registry import WEIGHTS
 from wsiseg.models.weights_io import Named, load_weights
@@ -72,6 +72,11 @@ def plan_training(recipe: Recipe) -> Plan:
             f"but the network {network.name!r} has {config.outputs}"
         )
     decoder = _decoder(recipe, head)
+    if recipe.start.encoder and not isinstance(config, EncoderUNetConfig):
+        raise UsageError(
+            f"start.encoder: the network {network.name!r} has no encoder that a classifier's weights fit; "
+            f"expected one of {', '.join(name for name in network_names() if name.startswith('unet-'))}"
+        )
     _check_crop(recipe, config)
     parameters = dict(recipe.head.parameters)
     if name == "star":
@@ -83,7 +88,7 @@ def plan_training(recipe: Recipe) -> Plan:
 
 
 def fresh_network(plan: Plan, recipe: Recipe) -> nn.Module:
-    """The network that a training begins with: fresh weights by the seed, or those of ``start``.
+    """The network that a training begins with: fresh weights by the seed, all or in part those of ``start``.
 
     Raises
     ------
@@ -95,12 +100,7 @@ def fresh_network(plan: Plan, recipe: Recipe) -> nn.Module:
         network = build_network(plan.network.name, plan.network.parameters)
     if recipe.start.weights:
         _load(network, _start_state(recipe.start.weights), recipe.start.weights)
-    if recipe.start.encoder:
-        if not isinstance(network, EncoderUNet):
-            raise UsageError(
-                f"start.encoder: the network {plan.network.name!r} has no encoder that a classifier's weights fit; "
-                f"expected one of {', '.join(n for n in network_names() if n.startswith('unet-'))}"
-            )
+    if isinstance(network, EncoderUNet) and recipe.start.encoder:
         load_encoder_weights(network, load_weights(Path(recipe.start.encoder)).state)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
