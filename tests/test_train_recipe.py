@@ -181,6 +181,7 @@ def test_an_encoder_starts_from_a_classifier(tmp_path: Path) -> None:
     tables["optimise"]["crop"] = 64
     recipe = parse_recipe(tables)
     assert data_names(recipe) == ["discs", "imagenet"]
+    assert data_names(parse_recipe(changed("start.encoder", "unet-0.5"))) == ["discs", "unet-0.5"]
     fresh = build_network(recipe.network.name, recipe.network.parameters)
     state = {name: torch.full_like(v, 0.25) for name, v in fresh.encoder.state_dict().items()}
     path = tmp_path / "lite0.pth"

@@ -117,7 +117,9 @@ def data_names(recipe: Recipe) -> list[str]:
     """The names of the data that the recipe needs."""
     found = {name for ingredient in _ingredients(recipe) for name in _names(ingredient)}
     start = recipe.start
-    return sorted(found | {name for name in (start.weights, start.encoder) if _is_data(name)})
+    found |= {start.weights} if _is_data(start.weights) else set()
+    found |= {start.encoder} if start.encoder else set()  # no model of the package is a classifier
+    return sorted(found)
 
 
 def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
