@@ -89,6 +89,9 @@ class Description:
         Names of the associated images: label, macro, thumbnail.
     background : tuple of 3 int
         RGB of what the scanner did not cover.
+    notes : tuple of str
+        A sentence each on what is unusual: what else the file holds and was not read, how a contradiction was
+        resolved.
     """
 
     reader: str
@@ -100,6 +103,7 @@ class Description:
     properties: Mapping[str, str] = field(default_factory=dict)
     associated: tuple[str, ...] = ()
     background: tuple[int, int, int] = WHITE
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,12 @@ class Slide:
     @property
     def associated(self) -> tuple[str, ...]:
         return self.description.associated
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about the file, a sentence each, the note on its microns per pixel included."""
+        noted = (self.mpp.note,) if self.mpp and self.mpp.note else ()
+        return noted + self.description.notes
 
     def close(self) -> None:
         if self._owns:

@@ -61,8 +61,7 @@ def _notes(slide: Slide) -> list[str]:
     notes = []
     if slide.mpp is None:
         notes.append(f"mpp unknown: {slide.description.mpp_problem or 'not in the metadata'}; give it with --mpp")
-    elif slide.mpp.note:
-        notes.append(slide.mpp.note)
+    notes += slide.notes
     if slide.reader == "image":
         kind = slide.properties["image.format"]
         if slide.path.suffix.lower() not in _SUFFIXES[kind]:
