@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.errors import DamagedFile
 from wsiseg.measure import MEASUREMENTS
 from wsiseg.models.resident import ModelChoice
 from wsiseg.nuclei import Nuclei
-from wsiseg.plan import read_plan
+from wsiseg.plan import require_plan
 from wsiseg.stitch import read_part_summary, write_part
 from wsiseg.store import WorkFolder
 
@@ -22,7 +22,7 @@ from wsiseg.store import WorkFolder
 class BatchJob:
     """Tiles for one task. ``alone``: one tile of a batch whose worker died, to be tried while nothing else runs."""
 
-    work: str
+    work: WorkFolder
     tiles: tuple[int, ...]
     choice: ModelChoice
     alone: bool = False
@@ -53,10 +53,15 @@ class BatchSummary:
 
 
 def fail_batch(job: BatchJob, cause: str) -> BatchSummary:
-    """Commit a part that says that its tiles could not be computed (their workers died)."""
-    work = WorkFolder(Path(job.work))
-    plan = read_plan(work)
-    assert plan is not None
+    """Commit a part that says that its tiles could not be computed (their workers died).
+
+    Raises
+    ------
+    SlideError
+        The work folder is gone.
+    """
+    work = job.work
+    plan = require_plan(work)
     boxes = [plan.scale.box(plan.grid.core(tile)) for tile in job.tiles]
     lost = tuple((box.x0, box.y0, box.x1, box.y1, cause) for box in boxes)
     summary = BatchSummary(job.tiles, 0, tuple((tile, cause) for tile in job.tiles), lost)
@@ -74,6 +79,35 @@ def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, 
 def part_summary(work: WorkFolder, tiles: tuple[int, ...]) -> BatchSummary:
     """The summary of a committed part."""
     return BatchSummary.from_dict(read_part_summary(work.part(tiles[0], tiles[-1])))
+
+
+@dataclass(frozen=True)
+class ResumeJob:
+    """Batches of a slide that an earlier run may have committed."""
+
+    work: WorkFolder
+    batches: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What an earlier run has left: the summaries of whole parts, and how many damaged ones were removed."""
+
+    summaries: tuple[BatchSummary, ...]
+    damaged: int
+
+
+def resume_batches(job: ResumeJob) -> Resumed:
+    """Read the parts of some batches; one that is not as it was written is removed, to be computed again."""
+    summaries, damaged = [], 0
+    for tiles in job.batches:
+        for part in covering_parts(job.work, tiles):
+            try:
+                summaries.append(part_summary(job.work, part))
+            except DamagedFile:
+                damaged += 1
+                job.work.part(part[0], part[-1]).unlink(missing_ok=True)
+    return Resumed(tuple(summaries), damaged)
 
 
 def empty_candidates(types: Sequence[str] = ()) -> Nuclei:

@@ -35,6 +35,10 @@ class ReadError(SlideError):
     """Pixels of an opened slide cannot be read."""
 
 
+class DamagedFile(SlideError):
+    """What wsiseg itself wrote for a slide is not what it was."""
+
+
 class ModelError(WsisegError):
     """Weights or a model description that cannot be used."""
 

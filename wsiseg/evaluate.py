@@ -18,7 +18,7 @@ from wsiseg.formats.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.formats.labelimage import read_labels, read_probabilities
 from wsiseg.nuclei import Nuclei
 from wsiseg.raster import rasterize
-from wsiseg.store import RECORD_NAME, read_json
+from wsiseg.store import RECORD_NAME, read_record, read_records
 
 Labels: TypeAlias = npt.NDArray[np.integer]
 
@@ -213,11 +213,11 @@ def _file(path: Path) -> Source | None:
 
 def _results(folder: Path) -> Source | None:
     """One slide's results; None where segmenting it failed."""
-    record = read_json(folder / RECORD_NAME)
-    if record is None or record.get("status") == "failed":
+    record = read_record(folder)
+    if record is None or record["status"] == "failed":
         return None
     slide = record["slide"]
-    note = "partial: some area was lost" if record.get("status") == "partial" else None
+    note = "partial: some area was lost" if record["status"] == "partial" else None
     size = (int(slide["height"]), int(slide["width"]))
     return Source(_stem(slide["name"]), folder / "nuclei.parquet", "geoparquet", size, note)
 
@@ -238,8 +238,7 @@ def _is_collection(path: Path) -> bool:
 def _unmatched(pred: Path, no_prediction: Sequence[str], no_truth: Sequence[str], some: bool) -> str:
     parts = [f"no prediction for {_listed(no_prediction)}"] * bool(no_prediction)
     parts += [f"no truth for {_listed(no_truth)}"] * bool(no_truth)
-    failed = [record for record in map(read_json, pred.glob(f"*/{RECORD_NAME}")) if record is not None]
-    wrong = sum(record.get("status") == "failed" for record in failed)
+    wrong = sum(record["status"] == "failed" for record in read_records(pred))
     parts += [f"{wrong} slides in {pred} failed to be segmented"] * bool(wrong)
     remedy = "--allow-missing scores the others." if some else "Nothing is left to score."
     return "; ".join(parts) + f". Images are matched by file name without suffix. {remedy}"

@@ -15,7 +15,7 @@ from wsiseg.formats.quip import QuipSlide, export_quip
 from wsiseg.geometry import Box
 from wsiseg.report.overlay import OUTLINE, save_overlay
 from wsiseg.slide import open_slide
-from wsiseg.store import RECORD_NAME, read_json
+from wsiseg.store import EXPORTS, RECORD_NAME, read_record
 
 
 def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -24,12 +24,12 @@ def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     Raises
     ------
     UsageError
-        If there are none.
+        If there are none, or one is of a newer format.
     """
     records_below = sorted(run.glob(f"*/{RECORD_NAME}"))
     folders = [run] if (run / RECORD_NAME).exists() else [path.parent for path in records_below]
-    records = [(folder, read_json(folder / RECORD_NAME)) for folder in folders]
-    usable = [(folder, record) for folder, record in records if record and record.get("status") != "failed"]
+    records = [(folder, read_record(folder)) for folder in folders]
+    usable = [(folder, record) for folder, record in records if record and record["status"] != "failed"]
     if not usable:
         raise UsageError(f"{run} holds no segmented slide. Expected the output of `wsiseg segment`.")
     return usable
@@ -43,13 +43,13 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
     run : Path
         A results folder or one slide's folder in it.
     out : Path or None
-        Where to; None: each slide's own folder.
+        Where to; None: the folder ``exports`` beside the slides' own, which segmenting again replaces whole.
     split : int or None
         Most nuclei in a GeoJSON file.
     """
     for folder, record in slide_results(run):
         slide = record["slide"]
-        destination = out or folder
+        destination = out or folder.absolute().parent / EXPORTS
         destination.mkdir(parents=True, exist_ok=True)
         nuclei = folder / "nuclei.parquet"
         if target == "quip-csv":

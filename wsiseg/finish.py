@@ -27,7 +27,7 @@ from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats import maps
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.formats.tissuefile import load_tissue
-from wsiseg.plan import SlidePlan, read_plan
+from wsiseg.plan import TISSUE, SlidePlan, describe_slide, require_plan
 from wsiseg.qc.agreement import Constants
 from wsiseg.qc.check import calibrate_slide, judge_patches
 from wsiseg.qc.grade import grade_slide
@@ -41,8 +41,10 @@ from wsiseg.store import (
     RECORD_NAME,
     SlideFolder,
     WorkFolder,
+    describe_file,
+    describe_files,
     environment_faults,
-    read_json,
+    is_intact,
     write_bytes,
     write_json,
 )
@@ -76,14 +78,14 @@ class PublishJob:
 
 def stitch_slide(work: WorkFolder) -> dict[str, Any]:
     """Join the parts into ``nuclei.parquet``, each nucleus once."""
-    finished = work.stage("stitch")
-    if finished is not None:
+    finished, result = work.stage("stitch"), work.result / "nuclei.parquet"
+    if finished is not None and is_intact(result, finished["file"]):
         return finished
     started = time.perf_counter()
-    plan = _plan(work)
+    plan = require_plan(work)
     parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
-    metadata = {"slide": plan.slide["name"], "mpp": plan.mpp, "downsample": plan.downsample}
-    with NucleiWriter(work.result / "nuclei.parquet", metadata, types=plan.types) as writer:
+    metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample}
+    with NucleiWriter(result, metadata, types=plan.types) as writer:
         audit = stitch(
             lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
             [(part[0], part[-1]) for part in parts],
@@ -100,6 +102,7 @@ def stitch_slide(work: WorkFolder) -> dict[str, Any]:
         "tiles": _tiles(plan, summaries),
         "lost": [list(box) for summary in summaries for box in summary.lost],
         "segment_s": _seconds(summaries),
+        "file": describe_file(result),
         "seconds": time.perf_counter() - started,
     }
     work.finish_stage("stitch", summary)
@@ -108,7 +111,7 @@ def stitch_slide(work: WorkFolder) -> dict[str, Any]:
 
 def label_jobs(work: WorkFolder) -> list[maps.LabelShard]:
     """The shards of the label map that hold nuclei; makes the empty map."""
-    plan = _plan(work)
+    plan = require_plan(work)
     size = (plan.grid.width, plan.grid.height)
     nuclei = work.result / "nuclei.parquet"
     return list(maps.plan_labels(work.result / "maps.zarr", nuclei, size, plan.scale, plan.mpp))
@@ -117,7 +120,7 @@ def label_jobs(work: WorkFolder) -> list[maps.LabelShard]:
 def write_label_pyramid(work: WorkFolder) -> float:
     """The label map's coarser levels, the tissue and the lost area; the seconds it took."""
     started = time.perf_counter()
-    plan, tissue = _plan(work), load_tissue(work.path / "tissue.npz")
+    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
     path = work.result / "maps.zarr"
     maps.write_label_levels(path)
     maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, _stitched(work)["lost"])
@@ -126,7 +129,7 @@ def write_label_pyramid(work: WorkFolder) -> float:
 
 def plan_grading(work: WorkFolder) -> int:
     """Choose the patches and what dark means on this slide; the number of patches."""
-    plan, tissue = _plan(work), load_tissue(work.path / "tissue.npz")
+    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
     with contextlib.closing(plan.open()) as slide:
         patches = plan_patches(slide.width, slide.height, plan.mpp, tissue)
         constants = calibrate_slide(slide, patches)
@@ -146,8 +149,8 @@ def judge(job: JudgeJob) -> float:
     """The verdicts on some patches, into the work folder; the seconds it took."""
     started = time.perf_counter()
     work = job.work
-    plan, tissue = _plan(work), load_tissue(work.path / "tissue.npz")
-    constants = Constants(**(read_json(work.path / "grading.json") or {}))
+    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
+    constants = Constants(**(work.stage("grading") or {}))
     with contextlib.closing(plan.open()) as slide:
         nuclei = work.result / "nuclei.parquet"
         verdicts = judge_patches(slide, _patches(work), nuclei, tissue, constants, job.indices)
@@ -161,10 +164,11 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
     """Grade, thumbnail and record; then the result gets its final name."""
     started = time.perf_counter()
     work = job.work
-    plan, tissue, stitched = _plan(work), load_tissue(work.path / "tissue.npz"), _stitched(work)
+    plan, tissue, stitched = require_plan(work), load_tissue(work.path / TISSUE), _stitched(work)
     with contextlib.closing(plan.open()) as slide:
-        if slide.fingerprint() != plan.slide["fingerprint"]:
-            raise SlideError(f"{plan.path} was changed during the run. Run the same command again.")
+        if slide.fingerprint() != plan.fingerprint:
+            raise plan.changed()
+        described = describe_slide(slide)
         overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
     maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
     lost = _lost(stitched["lost"], tissue, plan.mpp)
@@ -189,7 +193,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         "status": "partial" if lost["boxes"] else "complete",
         "error": None,
         "key": plan.key,
-        "slide": plan.slide,
+        "slide": described,
         "specification": plan.specification,
         "tiles": stitched["tiles"],
         "lost": lost,
@@ -200,6 +204,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         "seams": stitched["seams"],
         "grade": grade.to_dict(),
         "timings_s": {**_timings(plan, stitched), "total": seconds},
+        "files": describe_files(work.result),
         "versions": versions(),
         "created": _now(),
     }
@@ -231,13 +236,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _plan(work: WorkFolder) -> SlidePlan:
-    plan = read_plan(work)
-    if plan is None:
-        raise SlideError(f"{work.path} was removed during the run")
-    return plan
 
 
 def _stitched(work: WorkFolder) -> dict[str, Any]:

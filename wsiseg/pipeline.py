@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.batch import BatchJob, BatchSummary, covering_parts, fail_batch, part_summary
+from wsiseg.batch import BatchJob, BatchSummary, Resumed, ResumeJob, fail_batch, resume_batches
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
     PublishJob,
@@ -22,8 +23,9 @@ from wsiseg.finish import (
     write_label_pyramid,
 )
 from wsiseg.formats import maps
+from wsiseg.models.registry import locate_model
 from wsiseg.models.resident import ModelChoice
-from wsiseg.plan import PlanJob, SlidePlan, SlideRequest, plan_or_reuse
+from wsiseg.plan import PlanJob, Planned, SlidePlan, SlideRequest, plan_or_reuse, slide_bytes
 from wsiseg.region import requested_region
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
@@ -32,11 +34,15 @@ from wsiseg.segment import segment_batch
 from wsiseg.store import (
     SlideFolder,
     WorkFolder,
+    absolute,
     assign_ids,
     environment_fault,
     output_lock,
     read_records,
 )
+
+_RESUMED_BATCHES = 64
+"""Batches of an earlier run that one task reads again."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class SegmentOptions:
         False segments the whole slide, tissue or not.
     retry_partial : bool
         Compute slides again of which some area was lost.
+    overwrite : bool
+        Replace results of other settings in the same folder, instead of refusing.
     """
 
     choice: ModelChoice
@@ -71,6 +79,7 @@ class SegmentOptions:
     mask: Path | None = None
     tissue_only: bool = True
     retry_partial: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ class Event:
     """Something a watcher may want to show.
 
     ``kind``: ``planned`` (``total`` tiles), ``tiles`` (``done`` tiles with ``nuclei`` more; ``computed`` now or
-    by an earlier run), ``stage`` (``name``), ``unchanged``, ``finished`` (``record``).
+    by an earlier run), ``stage`` (``name``), ``note`` (``text``: what of an earlier run is computed again, and
+    why), ``unchanged``, ``finished`` (``record``).
     """
 
     kind: str
@@ -127,17 +137,22 @@ def segment_slides(
 ) -> CohortResult:
     """Segment, stitch, grade and report slides into ``out``; goes on where an earlier call was stopped.
 
-    A slide that fails is recorded and leaves the others alone.
+    A slide that fails is recorded and leaves the others alone. One that was moved since an earlier call keeps its
+    results. Relative paths are those of this process, whatever folder its workers run in.
 
     Raises
     ------
     UsageError, ModelError
-        If a request makes no sense whatever the slide (tile size, region, mask file, model).
+        If a request makes no sense whatever the slide (tile size, region, mask file, model), or if ``out`` holds
+        results of other settings or of a newer format.
     EnvironmentFault
-        If the disk or the cluster gives out; the same call goes on from there.
+        If the disk or the cluster gives out, the same call goes on from there; or if something is in the way that
+        is not wsiseg's.
     """
     if not paths:
         raise UsageError("no slides given")
+    shown, out = out, absolute(out)
+    options = _located(options)
     requested_region(options.roi, options.mask)  # refused before anything is computed
     started = time.perf_counter()
     computed = 0
@@ -149,12 +164,16 @@ def segment_slides(
         on_event(event)
 
     with output_lock(out):
-        ids = assign_ids(paths, out)
-        steps = (_slide_steps(path, SlideFolder(out, ids[path]), options, count) for path in ids)
+        ids = assign_ids(map(absolute, paths), out)
+        folders = {path: SlideFolder(out, name) for path, name in ids.items()}
+        for folder in folders.values():
+            folder.require_ours()
+        moved = _Moved(folders, out)
+        steps = (_slide_steps(path, folder, options, moved, count) for path, folder in folders.items())
         ended = dict(run_stages(executor, steps))
         records = tuple(ended[i] for i in sorted(ended))
         report = write_reports(out, records)
-    return CohortResult(out, report, records, computed, time.perf_counter() - started)
+    return CohortResult(shown, shown / report.name, records, computed, time.perf_counter() - started)
 
 
 def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
@@ -166,12 +185,52 @@ def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
     return write_report(out, ordered)
 
 
+class _Moved:
+    """Results of slides that are no longer where they were when they were segmented.
+
+    A slide whose content is that of such a result is the same slide. Content is compared by the task that opens
+    the slide, and only for results that its size, or else its name, does not rule out.
+    """
+
+    def __init__(self, folders: Mapping[Path, SlideFolder], out: Path) -> None:
+        self._taken: set[str] = set()
+        self._gone: list[tuple[SlideFolder, str, int | None]] = []
+        known = {folder.id for folder in folders.values() if folder.final.exists()}
+        if len(known) == len(folders):
+            return
+        for record in read_records(out):
+            slide = record["slide"]
+            here = record["id"] in known or Path(slide["path"]) in folders or os.path.lexists(slide["path"])
+            if record["status"] != "failed" and not here:
+                self._gone.append((SlideFolder(out, record["id"]), slide["name"], slide.get("bytes")))
+
+    def candidates(self, path: Path, folder: SlideFolder) -> tuple[SlideFolder, ...]:
+        """Results that may be those of a slide which has none under its own name."""
+        if not self._gone or folder.final.exists():
+            return ()
+        size = slide_bytes(path)
+        return tuple(
+            other
+            for other, name, held in self._gone
+            if other.id not in self._taken and (name == path.name if None in (size, held) else size == held)
+        )
+
+    def take(self, folder: SlideFolder) -> bool:
+        """Give a slide the results that it was found to have; False if another one has them already."""
+        if folder.id in self._taken:
+            return False
+        self._taken.add(folder.id)
+        return True
+
+
 def _slide_steps(
-    path: Path, folder: SlideFolder, options: SegmentOptions, on_event: Callable[[Event], None]
+    path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
 ) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
     try:
-        record = yield from _segment_slide(path, folder, options, on_event)
+        planned = yield from _plan_slide(path, folder, options, moved, on_event)
+        folder = planned.folder
+        record = yield from _segment_slide(planned, options.choice, on_event)
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
@@ -185,22 +244,34 @@ def _slide_steps(
     return record
 
 
-def _segment_slide(
-    path: Path, folder: SlideFolder, options: SegmentOptions, on_event: Callable[[Event], None]
-) -> Steps:
+def _plan_slide(
+    path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
+) -> Generator[Stage, list[Any], Planned]:
+    candidates = moved.candidates(path, folder)
+    job = PlanJob(folder, _request(path, options), options.retry_partial, options.overwrite, candidates)
+    on_event(Event("stage", folder.id, {"name": "plan-slide"}))
+    (planned,) = yield Stage("plan-slide", plan_or_reuse, [job])
+    if planned.folder != folder and not moved.take(planned.folder):
+        # Another slide with the same content was there first: this one is a copy.
+        (planned,) = yield Stage("plan-slide", plan_or_reuse, [replace(job, moved=())])
+    for text in planned.notes:
+        on_event(Event("note", planned.folder.id, {"text": text}))
+    found: Planned = planned
+    return found
+
+
+def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Callable[[Event], None]) -> Steps:
+    folder, plan = planned.folder, planned.plan
+
     def stage(name: str, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Stage:
         on_event(Event("stage", folder.id, {"name": name}))
         return Stage(name, function, arguments)
 
     started = time.perf_counter()
-    request = _request(path, options)
-    plan_job = PlanJob(folder, request, options.retry_partial)
-    (planned,) = yield stage("plan-slide", plan_or_reuse, [plan_job])
-    if planned.unchanged is not None:
+    if plan is None:
         on_event(Event("unchanged", folder.id))
         return planned.unchanged
-    work = folder.in_progress(planned.key)
-    plan = planned.plan
+    work = planned.work
     on_event(Event("planned", folder.id, {"total": len(plan.tiles)}))
 
     failed: list[tuple[int, str]] = []
@@ -210,13 +281,20 @@ def _segment_slide(
         detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
         on_event(Event("tiles", folder.id, detail))
 
-    missing, resumed = _missing_batches(work, plan, request.choice)
-    for summary in resumed:
+    resumed: list[Resumed] = []
+    if work.has_parts():
+        resumed = yield stage("resume-slide", resume_batches, _resume_jobs(work, plan))
+    damaged = sum(one.damaged for one in resumed)
+    if damaged:
+        text = f"{damaged} parts of an earlier run were damaged: computed again"
+        on_event(Event("note", folder.id, {"text": text}))
+    done = [summary for one in resumed for summary in one.summaries]
+    for summary in done:
         ended(summary, computed=False)
     yield Stage(
         "segment-batch",
         segment_batch,
-        missing,
+        _missing_batches(work, plan, choice, {tile for summary in done for tile in summary.tiles}),
         on_result=lambda _, summary: ended(summary),
         retry=lambda job, error: _retry_batch(job, error, ended),
         alone=lambda job: job.alone,
@@ -234,6 +312,16 @@ def _segment_slide(
     return record
 
 
+def _located(options: SegmentOptions) -> SegmentOptions:
+    """The options with paths that mean the same in a worker's folder."""
+    return replace(
+        options,
+        choice=replace(options.choice, model=locate_model(options.choice.model)),
+        mpp_table=absolute(options.mpp_table) if options.mpp_table else None,
+        mask=absolute(options.mask) if options.mask else None,
+    )
+
+
 def _request(path: Path, options: SegmentOptions) -> SlideRequest:
     return SlideRequest(
         path=str(path),
@@ -247,21 +335,24 @@ def _request(path: Path, options: SegmentOptions) -> SlideRequest:
     )
 
 
-def _missing_batches(
-    work: WorkFolder, plan: SlidePlan, choice: ModelChoice
-) -> tuple[list[BatchJob], list[BatchSummary]]:
-    """What is still to compute, and the summaries of what an earlier run has committed."""
+def _resume_jobs(work: WorkFolder, plan: SlidePlan) -> list[ResumeJob]:
+    batches = plan.batches
+    return [
+        ResumeJob(work, tuple(batches[first : first + _RESUMED_BATCHES]))
+        for first in range(0, len(batches), _RESUMED_BATCHES)
+    ]
+
+
+def _missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, done: set[int]) -> list[BatchJob]:
+    """What is still to compute where the tiles ``done`` are."""
     missing: list[BatchJob] = []
-    summaries: list[BatchSummary] = []
     for tiles in plan.batches:
-        parts = covering_parts(work, tiles)
-        summaries += [part_summary(work, part) for part in parts]
-        done = {tile for part in parts for tile in part}
-        if not done:
-            missing.append(BatchJob(str(work.path), tiles, choice))
+        left = [tile for tile in tiles if tile not in done]
+        if len(left) == len(tiles):
+            missing.append(BatchJob(work, tiles, choice))
         else:  # the batch was being tried tile by tile
-            missing += [BatchJob(str(work.path), (tile,), choice) for tile in tiles if tile not in done]
-    return missing, summaries
+            missing += [BatchJob(work, (tile,), choice) for tile in left]
+    return missing
 
 
 def _retry_batch(
@@ -275,7 +366,10 @@ def _retry_batch(
         return None
     if not job.alone:
         return [replace(job, tiles=(tile,), alone=True) for tile in job.tiles]
-    give_up(fail_batch(job, "its worker process died every time"))
+    try:
+        give_up(fail_batch(job, "its worker process died every time"))
+    except SlideError:
+        return None  # its work folder is gone as well: the slide fails, and the others go on
     return []
 
 

@@ -1,11 +1,14 @@
 """What is to be done for one slide: decided once, written to its work folder, read there by every task.
 
-``plan_or_reuse`` is the body of a task: it opens the slide, finds a result that is still valid, or plans one.
+``plan_or_reuse`` is the body of a task: it opens the slide, finds a result that is still valid, or plans one. The
+plan holds what follows from the slide's content and the specification; where the slide lies and what the user said
+of its pixels is of the run that asks, and travels with its tasks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -16,18 +19,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import SlideError
-from wsiseg.formats.tissuefile import save_tissue
+from wsiseg.errors import DamagedFile, SlideError, UsageError
+from wsiseg.formats.tissuefile import load_tissue, save_tissue
 from wsiseg.geometry import Scale, Window
 from wsiseg.grid import TileGrid, round_up
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.region import requested_region
-from wsiseg.slide import Slide, open_slide
+from wsiseg.slide import Slide, SlideSource, open_slide
 from wsiseg.stitch import BAND_UM
-from wsiseg.store import SlideFolder, WorkFolder, read_json, result_key, write_json
+from wsiseg.store import (
+    RECORD_NAME,
+    SlideFolder,
+    WorkFolder,
+    read_sealed_json,
+    result_key,
+    write_json,
+    write_sealed_json,
+)
 from wsiseg.tissue import Tissue, find_tissue
 
+PLAN = "plan.json"
+TISSUE = "tissue.npz"
 _CALIBRATION_WINDOWS = 16
 _CALIBRATION_PX = 512
 _BATCH_PX = 2048 * 2048
@@ -53,19 +66,17 @@ class SlideRequest:
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """All that the tiles of one slide share; JSON on disk (``plan.json``), the tissue beside it."""
+    """All that the tiles of one slide share; JSON on disk but for ``source`` (``plan.json``), the tissue beside."""
 
-    path: str
+    source: SlideSource
     mpp: float
-    mpp_option: float | None
-    mpp_table: str | None
     downsample: float
     grid: TileGrid
     band_px: float
     calibration: Mapping[str, float]
     tiles: tuple[int, ...]
     key: str
-    slide: Mapping[str, Any]
+    fingerprint: str
     specification: Mapping[str, Any]
     tissue_mm2: float
     seconds: float
@@ -86,38 +97,146 @@ class SlidePlan:
         return [self.tiles[i : i + size] for i in range(0, len(self.tiles), size)]
 
     def open(self) -> Slide:
-        return open_slide(self.path, mpp=self.mpp_option, mpp_table=self.mpp_table)
+        return self.source.open()
+
+    def changed(self) -> SlideError:
+        """The error of a slide that is not the one that was planned any more."""
+        return SlideError(f"{self.source.path} was changed during the run. Run the same command again.")
 
 
 @dataclass(frozen=True)
 class PlanJob:
-    """A slide to plan. ``retry_partial``: a finished result that lost area does not count as finished."""
+    """A slide to plan.
+
+    Attributes
+    ----------
+    retry_partial : bool
+        A finished result that lost area does not count as finished.
+    overwrite : bool
+        Results of another specification may be replaced.
+    moved : tuple of SlideFolder
+        Results of slides that are no longer where they were: if their content is this slide's, they are its own.
+    """
 
     folder: SlideFolder
     request: SlideRequest
     retry_partial: bool = False
+    overwrite: bool = False
+    moved: tuple[SlideFolder, ...] = ()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan to carry out, or the record of a finished result that is still valid."""
+    """A plan to carry out in ``work``, or the record of a finished result that is still valid.
 
-    key: str
+    ``notes``: what of an earlier run was not taken over, and why.
+    """
+
+    folder: SlideFolder
     plan: SlidePlan | None = None
     unchanged: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def work(self) -> WorkFolder:
+        assert self.plan is not None
+        return self.folder.in_progress(self.plan.key, self.plan.source)
 
 
 def plan_or_reuse(job: PlanJob) -> Planned:
-    """Open the slide and see whether its result is there already; plan it if not."""
+    """Open the slide and see whether its result is there already; plan it if not.
+
+    Raises
+    ------
+    UsageError
+        There is a result of another specification, and it is not to be replaced; or one of a newer format.
+    EnvironmentFault
+        The result cannot be replaced without losing what is not wsiseg's.
+    """
     with open_slide(job.request.path, mpp=job.request.mpp, mpp_table=job.request.mpp_table) as slide:
         specification = specify(slide, job.request, resident_segmenter(job.request.choice))
         key = result_key(slide.fingerprint(), specification)
-        record = job.folder.record()
-        reusable = ("complete",) if job.retry_partial else ("complete", "partial")
-        if record is not None and record.get("key") == key and record.get("status") in reusable:
-            job.folder.clean()
-            return Planned(key, unchanged=record)
-        return Planned(key, plan_slide(slide, job.request, specification, key, job.folder.in_progress(key)))
+        folder = _own_folder(slide, job)
+        record = folder.record()
+        notes: list[str] = []
+        if record is not None and record["status"] != "failed":
+            stale = _stale(folder, record, key, slide, specification, job)
+            if stale is None:
+                folder.clean()
+                return Planned(folder, unchanged=_at_home(folder, record, slide))
+            notes += [stale] if stale else []
+        folder.require_replaceable()
+        source = SlideSource(os.path.abspath(slide.path), slide.require_mpp())
+        work = folder.in_progress(key, source)
+        plan = _resumable(work)
+        if plan is None:
+            if (work.path / PLAN).exists():
+                notes.append("what an earlier run had begun is damaged or of another version: begun again")
+            work.discard()
+            plan = plan_slide(slide, job.request, specification, key, work)
+        work.create()
+        return Planned(folder, plan, notes=tuple(notes))
+
+
+def _own_folder(slide: Slide, job: PlanJob) -> SlideFolder:
+    """Where the slide's results are: under its name, or where they were put before it was moved."""
+    for other in job.moved:
+        record = other.record()
+        if record is not None and record["slide"].get("fingerprint") == slide.fingerprint():
+            return other
+    return job.folder
+
+
+def _at_home(folder: SlideFolder, record: dict[str, Any], slide: Slide) -> dict[str, Any]:
+    """The record of a finished result, with the place that the slide has now."""
+    place = {"path": os.path.abspath(slide.path), "name": slide.name}
+    if all(record["slide"][name] == value for name, value in place.items()):
+        return record
+    moved = {**record, "slide": {**record["slide"], **place}}
+    write_json(folder.final / RECORD_NAME, moved)
+    return moved
+
+
+def _stale(
+    folder: SlideFolder,
+    record: Mapping[str, Any],
+    key: str,
+    slide: Slide,
+    specification: Mapping[str, Any],
+    job: PlanJob,
+) -> str | None:
+    """Why a finished result is to be computed again; None if it is valid, "" if there is nothing to say."""
+    if record["key"] == key:
+        if record["status"] == "partial" and job.retry_partial:
+            return ""
+        damage = folder.damage(record)
+        return f"its finished result is not whole, {damage}: computed again" if damage else None
+    if record["slide"]["fingerprint"] != slide.fingerprint():
+        return "the slide's content has changed since it was segmented: computed again"
+    # As JSON: what was read has lists where there are tuples.
+    wanted = json.loads(json.dumps(specification))
+    held = {name: value for name, value in record["specification"].items() if name != "calibration"}
+    if held != wanted and not job.overwrite:
+        raise UsageError(
+            f"{folder.final}: holds results of other settings: {_difference(held, wanted)}.\n"
+            "Give --overwrite to replace them, or another -o to keep them."
+        )
+    return ""
+
+
+def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first settings that differ, in words."""
+    was, now = _flat(held), _flat(wanted)
+    names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
+    texts = [f"{name} {was.get(name)} instead of {now.get(name)}"[:120] for name in names[:2]]
+    return ", ".join(texts) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
+    return found
 
 
 def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[str, Any]:
@@ -145,10 +264,7 @@ def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[s
 def plan_slide(
     slide: Slide, request: SlideRequest, specification: Mapping[str, Any], key: str, work: WorkFolder
 ) -> SlidePlan:
-    """Find the tissue, choose the tiles, calibrate the model; written to ``work`` and read back on resumption."""
-    found = read_plan(work)
-    if found is not None and found.key == key:
-        return found
+    """Find the tissue, choose the tiles, calibrate the model; written to ``work``, where a resumption finds it."""
     started = time.perf_counter()
     segmenter = resident_segmenter(request.choice)
     mpp = slide.require_mpp()
@@ -163,33 +279,60 @@ def plan_slide(
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(_samples(slide, scale, everything))
     plan = SlidePlan(
-        path=str(slide.path),
+        source=work.source,
         mpp=mpp.value,
-        mpp_option=request.mpp,
-        mpp_table=request.mpp_table,
         downsample=scale.downsample,
         grid=grid,
         band_px=BAND_UM / specification["mpp_effective"],
         calibration=dict(calibration),
         tiles=tuple(int(tile) for tile in tiles),
         key=key,
-        slide=describe_slide(slide),
+        fingerprint=slide.fingerprint(),
         specification={**specification, "calibration": dict(calibration)},
         tissue_mm2=tissue.area_mm2(mpp.value),
         seconds=time.perf_counter() - started,
     )
     work.create()
-    save_tissue(work.path / "tissue.npz", tissue)
-    write_json(work.path / "plan.json", asdict(plan))
+    save_tissue(work.path / TISSUE, tissue)
+    write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
     return plan
 
 
 def read_plan(work: WorkFolder) -> SlidePlan | None:
-    """The plan in ``work``, or None."""
-    value = read_json(work.path / "plan.json")
+    """The plan in ``work``; None where there is none, or one that is damaged or of another version."""
+    value = read_sealed_json(work.path / PLAN)
     if value is None:
         return None
-    return SlidePlan(**{**value, "grid": TileGrid(**value["grid"]), "tiles": tuple(value["tiles"])})
+    try:
+        value |= {"grid": TileGrid(**value["grid"]), "tiles": tuple(value["tiles"])}
+        return SlidePlan(source=work.source, **value)
+    except (KeyError, TypeError):
+        return None
+
+
+def require_plan(work: WorkFolder) -> SlidePlan:
+    """The plan in ``work``.
+
+    Raises
+    ------
+    SlideError
+        It is gone.
+    """
+    plan = read_plan(work)
+    if plan is None:
+        raise SlideError(f"{work.path} was removed during the run. Run the same command again.")
+    return plan
+
+
+def _resumable(work: WorkFolder) -> SlidePlan | None:
+    """The plan of an earlier run, if it and the tissue beside it are whole."""
+    plan = read_plan(work)
+    if plan is not None:
+        try:
+            load_tissue(work.path / TISSUE)
+        except DamagedFile:
+            return None
+    return plan
 
 
 def describe_slide(slide: Slide) -> dict[str, Any]:
@@ -199,6 +342,7 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
     return {
         "path": os.path.abspath(slide.path),
         "name": slide.name,
+        "bytes": slide_bytes(slide.path),
         "fingerprint": slide.fingerprint(),
         "reader": slide.reader,
         "vendor": slide.vendor,
@@ -209,6 +353,11 @@ def describe_slide(slide: Slide) -> dict[str, Any]:
         "mpp_source": None if mpp is None else mpp.source,
         "bounds": [bounds.x0, bounds.y0, bounds.x1, bounds.y1],
     }
+
+
+def slide_bytes(path: Path) -> int | None:
+    """The size of a slide's file; None for a folder, or where there is nothing."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def _region(tissue: Tissue, request: SlideRequest) -> Tissue:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +18,9 @@ from wsiseg.measure import measure
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
 from wsiseg.nuclei import Nuclei
-from wsiseg.plan import SlidePlan, read_plan
+from wsiseg.plan import PLAN, TISSUE, SlidePlan, require_plan
 from wsiseg.slide import Slide
+from wsiseg.slide.held import Held, Identity, identity
 from wsiseg.stitch import select_candidates, write_part
 from wsiseg.store import WorkFolder, environment_fault, environment_faults
 from wsiseg.tissue import Tissue
@@ -42,9 +39,10 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     EnvironmentFault
         The disk or the file handles have run out.
     """
-    work = WorkFolder(Path(job.work))
+    work = job.work
     part = work.part(job.tiles[0], job.tiles[-1])
-    plan, slide, tissue, identity = _opened(job.work, threading.get_ident())
+    plan, tissue = _planned(work)
+    slide, seen = _opened(plan)
     segmenter = resident_segmenter(job.choice)
     nuclei: list[Nuclei] = []
     failed: list[tuple[int, str]] = []
@@ -63,8 +61,8 @@ def segment_batch(job: BatchJob) -> BatchSummary:
             continue
         nuclei.append(found)
         lost.extend(unreadable)
-    if _identity(plan.path) != identity:
-        raise _changed(plan)
+    if _identity(plan) != seen:
+        _opened(plan)  # merely touched, or copied back, it is still the one that was planned
     joined = Nuclei.concatenate(nuclei) if nuclei else empty_candidates(plan.types)
     with _timed(seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
@@ -113,29 +111,40 @@ def _covers(core: Box, boxes: list[Box]) -> bool:
     return sum(core.intersection(box).area for box in boxes) >= core.area * (1 - 1e-9)
 
 
-@functools.lru_cache(maxsize=16)
-def _opened(work: str, _thread: int) -> tuple[SlidePlan, Slide, Tissue, tuple[int, int, int]]:
-    plan = read_plan(WorkFolder(Path(work)))
-    if plan is None:
-        raise SlideError(f"{work} was removed during the run. Run the same command again.")
-    identity, slide = _identity(plan.path), plan.open()
-    if slide.fingerprint() != plan.slide["fingerprint"]:
-        raise _changed(plan)
-    return plan, slide, load_tissue(Path(work) / "tissue.npz"), identity
-
-
-def _identity(path: str) -> tuple[int, int, int]:
-    """What tells, for the price of a stat, that a file is still the one that was opened."""
+def _planned(work: WorkFolder) -> tuple[SlidePlan, Tissue]:
+    """What was planned for a slide, read once a process."""
     try:
-        status = os.stat(path)
+        key = (work, identity(work.path / PLAN))
+    except OSError as error:
+        raise SlideError(f"{work.path} was removed during the run. Run the same command again.") from error
+    return _PLANS.get(key, lambda: (require_plan(work), load_tissue(work.path / TISSUE)))
+
+
+def _opened(plan: SlidePlan) -> tuple[Slide, Identity]:
+    """The slide as it is now; its content is checked when a process first meets it so."""
+    found = _identity(plan)
+    slide = plan.open()
+    if _FINGERPRINTS.get((plan.source.path, found), slide.fingerprint) != plan.fingerprint:
+        raise plan.changed()
+    return slide, found
+
+
+def _identity(plan: SlidePlan) -> Identity:
+    path = plan.source.path
+    try:
+        return identity(path)
     except OSError as error:
         cause = error.strerror
         raise SlideError(f"{path} was lost during the run: {cause}. Run the command again with it.") from error
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _changed(plan: SlidePlan) -> SlideError:
-    return SlideError(f"{plan.path} was changed during the run. Run the same command again.")
+def _tissue_bytes(planned: tuple[SlidePlan, Tissue]) -> int:
+    tissue = planned[1]
+    return tissue.mask.nbytes + tissue.core.nbytes + tissue.artefact.nbytes
+
+
+_PLANS: Held[tuple[SlidePlan, Tissue]] = Held(8, 256 << 20, _tissue_bytes)
+_FINGERPRINTS: Held[str] = Held(64, 1, lambda fingerprint: 0)
 
 
 def _cause(error: BaseException) -> str:

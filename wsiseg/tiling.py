@@ -27,7 +27,7 @@ from wsiseg.slide.base import Slide
 from wsiseg.slide.ngff import group_metadata, image_attributes
 from wsiseg.slide.omezarr import SCHEMA, stored_bits
 from wsiseg.slide.shards import Codec
-from wsiseg.store import assign_ids, environment_faults, lock_beside, read_json, sync_folder, write_json
+from wsiseg.store import absolute, assign_ids, environment_faults, lock_beside, read_json, sync_folder, write_json
 from wsiseg.tilingplan import TilingOptions, TilingPlan, level_note, plan_tiling
 from wsiseg.tilingwork import ShardSummary, ShardTask, read_lost, write_shards
 
@@ -72,9 +72,9 @@ def tile_slide(
     EnvironmentFault
         The disk or the cluster gives out, or another run writes to ``out``; the same call goes on from there.
     """
-    options = TilingOptions(mpp, tissue_only, codec)
+    options, out = TilingOptions(mpp, tissue_only, codec), absolute(Path(out))
     report = on_event or _ignore
-    steps = _locked_steps(Path(out), lambda: plan_tiling(slide, Path(out), options), report)
+    steps = _locked_steps(out, lambda: plan_tiling(slide, out, options), report)
     ((_, record),) = run_stages(executor, [steps])
     return dict(record)
 
@@ -125,7 +125,7 @@ def tile_slides(
     def opened(path: Path) -> Slide:
         return open_slide(path, mpp=mpp, mpp_table=table)
 
-    stores = store_paths(paths, out)
+    stores = store_paths(list(map(absolute, paths)), absolute(out))  # workers may run in another folder
     report = on_event or _ignore
     steps = (
         _guarded_steps(path, store, options, report, opened, len(stores) == 1) for path, store in stores.items()

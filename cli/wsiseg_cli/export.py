@@ -15,7 +15,7 @@ from wsiseg_cli import options
     "--to", "target", required=True, type=click.Choice(["geojson", "geojson.gz", "quip-csv"]),
     help="geojson: QuPath detections; quip-csv: the tables of Hou et al.",
 )  # fmt: skip
-@options.output_option("Folder for the files; default: inside each slide's own folder.", required=False)
+@options.output_option("Folder for the files; default: the folder exports in the results folder.", required=False)
 @click.option(
     "--split", type=click.IntRange(min=1),
     help="At most this many nuclei a GeoJSON file (QuPath reads a file whole).",

@@ -58,6 +58,8 @@ class _Lines:
                 click.echo(
                     f"{event.slide}: {done}/{total} tiles, {nuclei} nuclei, about {left:.0f} s left", err=True
                 )
+        elif event.kind == "note":
+            click.echo(note_line(event), err=True)
         elif event.kind == "finished":
             self._finished += 1
             click.echo(f"[{self._finished}/{self._slides}] {outcome_line(event)}", err=True)
@@ -92,6 +94,8 @@ def _bars(slides: int) -> Iterator[Listener]:
                 progress.update(tasks[name], advance=event.detail["done"], note=f"{nuclei[name]:,} nuclei")
             elif event.kind == "stage" and name in tasks:
                 progress.update(tasks[name], note=f"{nuclei[name]:,} nuclei · {event.detail['name']}")
+            elif event.kind == "note":
+                progress.console.print(escape(note_line(event)))
             elif event.kind == "finished":
                 if name in tasks:
                     progress.remove_task(tasks.pop(name))
@@ -99,6 +103,11 @@ def _bars(slides: int) -> Iterator[Listener]:
                 progress.console.print(escape(outcome_line(event)))
 
         yield listen
+
+
+def note_line(event: Event) -> str:
+    """What of an earlier run is computed again, in one line."""
+    return printable(f"{event.slide}: {event.detail['text']}")
 
 
 def outcome_line(event: Event) -> str:

@@ -67,6 +67,11 @@ class Roi(click.ParamType):
     help="Average the network over the four mirror images of each tile: four times the time, slightly better.",
 )
 @click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace results of other settings in OUTPUT; without it they are kept and the command refused.",
+)
 @options.cluster_options
 @options.json_option
 def command(
@@ -83,6 +88,7 @@ def command(
     engine: str,
     mirrors: bool,
     retry_partial: bool,
+    overwrite: bool,
     cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
@@ -92,7 +98,8 @@ def command(
     one slide. Results of a slide are in OUTPUT/<slide>/:
     nuclei.parquet (GeoParquet, level-0 pixels), maps.zarr (labels, tissue, lost area), thumbnail.png and
     slide.json; of all of them in OUTPUT/report.html and cohort.csv. A stopped or killed run goes on where it
-    was when the same command is given again; a finished one computes nothing.
+    was when the same command is given again; a finished one computes nothing. A slide that was moved keeps its
+    results; results of other settings are not replaced without --overwrite, and what is not wsiseg's never.
 
     \b
     wsiseg segment slides/*.svs -o results
@@ -113,8 +120,9 @@ def command(
             model or DEFAULT_MODEL, executor.device, precision, executor.torch_threads, engine, mirrors
         )
         settings = SegmentOptions(
-            choice, tile, mpp, mpp_csv, roi, mask, tissue_only=not everywhere, retry_partial=retry_partial
-        )
+            choice, tile, mpp, mpp_csv, roi, mask,
+            tissue_only=not everywhere, retry_partial=retry_partial, overwrite=overwrite,
+        )  # fmt: skip
         result = segment_slides(paths, out, settings, executor, on_event)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))

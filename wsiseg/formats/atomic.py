@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wsiseg.store import environment_faults
+from wsiseg.store import environment_faults, temporary_name
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     EnvironmentFault
         The disk refuses: full, read-only, no permission.
     """
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    temporaries = [temporary_name(path) for path in paths]
     with environment_faults(paths[0]):
         try:
             for path in paths:

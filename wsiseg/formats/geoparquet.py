@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -91,7 +90,7 @@ class NucleiWriter:
         typed = {TYPE: "int16", TYPE_PROB: "float32"} if types else {}
         self._attributes = {name: np.dtype(kind) for name, kind in {**attributes, **typed}.items()}
         self._schema = _schema(self._attributes, types)
-        self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
+        self._temporary = temporary_name(self.path)
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._writer: pq.ParquetWriter | None = None
 

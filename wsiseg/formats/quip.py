@@ -34,7 +34,7 @@ from wsiseg.errors import UsageError
 from wsiseg.formats.geoparquet import iter_nuclei
 from wsiseg.formats.text import polygon_rows
 from wsiseg.nuclei import Nuclei
-from wsiseg.store import environment_faults
+from wsiseg.store import environment_faults, temporary_name
 
 TILE_PX = 4000
 ORIGIN_PX = 1
@@ -220,11 +220,9 @@ def _refuse_foreign(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _atomic_folder(folder: Path) -> Iterator[Path]:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary, retired = temporary_name(folder), temporary_name(folder)
     with environment_faults(folder):
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             if folder.exists():

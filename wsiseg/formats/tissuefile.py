@@ -1,4 +1,4 @@
-"""A slide's tissue on disk, as the tasks of a run share it: one ``.npz`` without pickles."""
+"""A slide's tissue on disk, as the tasks of a run share it: one ``.npz`` without pickles, with a checksum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from wsiseg.geometry import Box, Scale
-from wsiseg.store import write_bytes
+from wsiseg.store import read_sealed, write_sealed
 from wsiseg.tissue import Tissue
 
 _MASKS = ("mask", "core", "artefact")
@@ -32,12 +32,18 @@ def save_tissue(path: Path, tissue: Tissue) -> None:
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     arrays["region"] = np.frombuffer(wkb, dtype=np.uint8)
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_sealed(path, buffer.getvalue())
 
 
 def load_tissue(path: Path) -> Tissue:
-    """What :func:`save_tissue` wrote."""
-    with np.load(path, allow_pickle=False) as file:
+    """What :func:`save_tissue` wrote.
+
+    Raises
+    ------
+    DamagedFile
+        It is gone, or not what was written.
+    """
+    with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
         shape = tuple(about["shape"])
         bits = {name: np.unpackbits(file[name], count=shape[0] * shape[1]) for name in _MASKS}

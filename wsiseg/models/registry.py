@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,13 @@ def describe_model(model: str) -> dict[str, Any]:
     shown: dict[str, Any] = {key: content[key] for key in keys if key in content}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"card": card, **shown, "file": str(path), "sha256": digest}
+
+
+def locate_model(model: str) -> str:
+    """The name of a model of this package as it is, a path as an absolute one; what is neither stays as it is."""
+    if model == CLASSICAL.name or (WEIGHTS / f"{model}.safetensors").is_file() or not os.path.exists(model):
+        return model
+    return os.path.abspath(model)
 
 
 def find_model(model: str) -> Path:

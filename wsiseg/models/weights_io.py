@@ -205,7 +205,7 @@ def save_weights(
         "decoder": decoder.to_dict(),
         "margin_px": margin_px,
     }
-    temporary = path.with_suffix(".tmp")
+    temporary = temporary_name(path)
     save_file(small, temporary, metadata={"wsiseg": json.dumps(content)})
     temporary.chmod(0o644)  # the library writes it for its owner alone
     temporary.replace(path)

@@ -2,7 +2,7 @@
 
 from wsiseg.slide.base import Description, Level, Lost, Mpp, Reader, Slide, Unread
 from wsiseg.slide.mpp import MppTable, read_mpp_table
-from wsiseg.slide.open import open_slide
+from wsiseg.slide.open import SlideSource, open_slide
 
 __all__ = [
     "Description",
@@ -12,6 +12,7 @@ __all__ = [
     "MppTable",
     "Reader",
     "Slide",
+    "SlideSource",
     "Unread",
     "open_slide",
     "read_mpp_table",

@@ -7,6 +7,7 @@ policy on damage. :class:`Slide` adds those, the same for every format.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +179,7 @@ class Slide:
     def __reduce__(self) -> tuple[Callable[[str, Mpp | None], Slide], tuple[str, Mpp | None]]:
         from wsiseg.slide.open import reopen
 
-        return reopen, (str(self.path), self._override)
+        return reopen, (os.path.abspath(self.path), self._override)  # it may land in another folder
 
     def __dask_tokenize__(self) -> tuple[str, str, str]:
         return "wsiseg.Slide", self.fingerprint(), repr(self.mpp)

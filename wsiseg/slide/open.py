@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Mpp, Reader, Slide
+from wsiseg.slide.held import Held, identity
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
 
 _EXPECTED = (
@@ -17,7 +17,9 @@ _EXPECTED = (
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DIRECT = ("", "aperio", "generic-tiff")
-_HELD_OPEN = 8  # readers kept for slides that arrive pickled, one task after another
+_HELD_OPEN = 8  # readers kept for slides that arrive in tasks, one after another
+_HELD_BYTES = 512 << 20
+_OPENSLIDE_BYTES = 128 << 20  # its caches, one a thread
 
 _CONTENTS = (
     (b"<!doctype html", "a web page (HTML)"),
@@ -28,8 +30,29 @@ _CONTENTS = (
     (b"version https://git-lfs", "a Git LFS pointer"),
 )
 
-_readers: OrderedDict[tuple[str, int, int, int], Reader] = OrderedDict()
-_lock = threading.Lock()
+
+@dataclass(frozen=True)
+class SlideSource:
+    """A slide as tasks are told of it: where it is now and how large its pixels are.
+
+    Attributes
+    ----------
+    path : str
+        Absolute: a worker may run in another folder.
+    mpp : Mpp
+        As the run decided: no task looks it up again.
+    """
+
+    path: str
+    mpp: Mpp
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def open(self) -> Slide:
+        """The slide; its reader is shared by all tasks of the process."""
+        return reopen(self.path, self.mpp)
 
 
 def open_slide(
@@ -68,21 +91,23 @@ def open_slide(
 
 
 def reopen(path: str, override: Mpp | None) -> Slide:
-    """A slide that arrives pickled; slides of the same file share one reader in each process."""
+    """A slide that arrives in a task; slides of the same file share one reader in each process."""
     try:
-        state = os.stat(path)
-    except OSError:
+        key = (path, identity(path))
+    except (OSError, ValueError):
         return Slide(Path(path), _open_reader(Path(path)), override)
-    key = (path, state.st_ino, state.st_size, state.st_mtime_ns)
-    with _lock:
-        reader = _readers.get(key)
-        if reader is None:
-            reader = _readers[key] = _open_reader(Path(path))
-            if len(_readers) > _HELD_OPEN:
-                # Not closed: another slide may read from it. It goes with the last one.
-                _readers.popitem(last=False)
-        _readers.move_to_end(key)
-    return Slide(Path(path), reader, override, owns=False)
+    return Slide(Path(path), _readers.get(key, lambda: _open_reader(Path(path))), override, owns=False)
+
+
+def _held_bytes(reader: Reader) -> int:
+    """Memory that an open reader keeps: a plain image is decoded whole."""
+    about = reader.description
+    if about.reader == "image":
+        return 3 * about.levels[0].width * about.levels[0].height
+    return _OPENSLIDE_BYTES if about.reader == "openslide" else 0
+
+
+_readers: Held[Reader] = Held(_HELD_OPEN, _HELD_BYTES, _held_bytes)
 
 
 def _open_reader(path: Path) -> Reader:

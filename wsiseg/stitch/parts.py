@@ -1,4 +1,4 @@
-"""Part files: the candidates of one batch of tiles as Arrow IPC, with the batch's summary."""
+"""Part files: the candidates of one batch of tiles as Arrow IPC, with the batch's summary and a checksum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsiseg.nuclei import Nuclei
-from wsiseg.store import write_bytes
+from wsiseg.store import read_sealed, write_sealed
 
 _SUMMARY = b"wsiseg.summary"
 
@@ -30,21 +30,36 @@ def write_part(path: Path, nuclei: Nuclei, summary: Mapping[str, Any]) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_bytes(Path(path), sink.getvalue().to_pybytes())
+    write_sealed(Path(path), sink.getvalue().to_pybytes())
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> Nuclei:
-    """The nuclei of a part; ``columns`` limits the attributes that are copied from the mapped file."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        table = reader.read_all()
-        if columns is not None:
-            table = table.select(["vertices", *columns])
-        nuclei = Nuclei.from_arrow(table)
-        # The mapping ends here, so nothing may still point into it.
-        return nuclei.with_columns(**{name: np.array(column) for name, column in nuclei.columns.items()})
+    """The nuclei of a part; ``columns`` limits the attributes.
+
+    Raises
+    ------
+    DamagedFile
+        It is gone, or not what was written.
+    """
+    table = _table(path)
+    if columns is not None:
+        table = table.select(["vertices", *columns])
+    nuclei = Nuclei.from_arrow(table)
+    # Arrow's memory cannot be written to, and compiled functions tell the two apart.
+    return nuclei.with_columns(**{name: np.array(column) for name, column in nuclei.columns.items()})
 
 
 def read_part_summary(path: Path) -> dict[str, Any]:
-    """The summary of a part, without reading its nuclei."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        return json.loads((reader.schema.metadata or {})[_SUMMARY])
+    """The summary of a part.
+
+    Raises
+    ------
+    DamagedFile
+        The part is gone, or not what was written.
+    """
+    return json.loads((_table(path).schema.metadata or {})[_SUMMARY])
+
+
+def _table(path: Path) -> pa.Table:
+    with pa.ipc.open_file(pa.BufferReader(read_sealed(Path(path)))) as reader:
+        return reader.read_all()

@@ -160,7 +160,7 @@ class RunSource:
         """Of the slides that have nuclei and a grade that is wanted."""
         if not self.data.is_dir():
             raise UsageError(f"{self.data}: there is no such folder of results")
-        records = [record for record in read_records(self.data) if record.get("status") in ("complete", "partial")]
+        records = [record for record in read_records(self.data) if record["status"] != "failed"]
         if not records:
             raise UsageError(f"{self.data}: no results of wsiseg segment in it")
         if self.grades:
