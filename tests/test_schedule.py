@@ -1,37 +1,56 @@
-"""The bounded window: every task once, in order of slides, errors to their slide, never too many in flight."""
+"""The bounded window: every task once, in order of slides, errors to their slide, never too many in flight.
+
+What an executor is, the conformance tests at the end ask of each.
+"""
 
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.schedule import SerialExecutor, Stage, Steps, map_bounded, run_stages, window_size
+from wsiseg.cluster import ClusterOptions, open_executor
+from wsiseg.errors import EnvironmentFault
+from wsiseg.schedule import Executor, SerialExecutor, Stage, Steps, map_bounded, run_stages
 
 
 class ShuffledExecutor(SerialExecutor):
     """Ends tasks in random order and counts how many were submitted at once."""
 
     slots = 3
+    window = 7
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.random = random.Random(seed)
         self.most = 0
         self.calls: list[tuple[str, Any]] = []
+        self.pending: dict[Future[Any], Callable[[], Future[Any]]] = {}
 
-    def submit(self, name: str, function: Any, argument: Any) -> object:
-        handle = super().submit(name, function, argument)
+    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
+        task: Future[Any] = Future()
+        run = super().submit
+        self.pending[task] = lambda: run(name, function, argument)
+        task.add_done_callback(self.pending.pop)
         self.calls.append((name, argument))
-        self.most = max(self.most, len(self._queue))
-        return handle
+        self.most = max(self.most, len(self.pending))
+        return task
 
-    def next_done(self) -> tuple[object, Any, BaseException | None]:
-        self._queue.rotate(self.random.randrange(len(self._queue)))
-        return super().next_done()
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
+        task = self.random.choice([task for task in self.pending if task in tasks])
+        ended = self.pending[task]()
+        if ended.exception() is None:
+            task.set_result(ended.result())
+        else:
+            task.set_exception(ended.exception())
+        return {task}
 
 
 def slide(number: int, tiles: int) -> Steps:
@@ -46,7 +65,7 @@ def test_every_slide_gets_all_its_results(tiles: list[int], seed: int) -> None:
     executor = ShuffledExecutor(seed)
     ended = dict(run_stages(executor, (slide(i, n) for i, n in enumerate(tiles))))
     assert ended == {i: ([i * 100 + t + 1 for t in range(n)], []) for i, n in enumerate(tiles)}
-    assert executor.most <= window_size(executor)
+    assert executor.most <= executor.window
     assert len(executor.calls) == len(tiles) + sum(tiles)
 
 
@@ -103,7 +122,7 @@ def test_map_bounded_gives_all_and_holds_back(count: int, seed: int) -> None:
     executor = ShuffledExecutor(seed)
     drawn = iter(range(count))
     assert sorted(map_bounded(executor, lambda n: n * n, drawn, "square")) == [n * n for n in range(count)]
-    assert executor.most <= window_size(executor)
+    assert executor.most <= executor.window
 
 
 def test_an_error_leaves_no_generator_open() -> None:
@@ -126,3 +145,100 @@ def test_an_error_leaves_no_generator_open() -> None:
     assert caught.value is not None
     assert "lock" in closed
     assert set(closed) <= {"lock", "other"}
+
+
+# what every executor does
+
+
+@pytest.fixture(scope="module", params=["serial", "shuffled", "dask"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    if request.param == "dask":
+        with open_executor(ClusterOptions(workers=2, device="cpu", dashboard="127.0.0.1:0")) as opened:
+            yield opened
+    else:
+        yield SerialExecutor() if request.param == "serial" else ShuffledExecutor()
+
+
+def squared(number: int) -> int:
+    if number < 0:
+        raise ZeroDivisionError(f"{number} is negative")
+    return number * number
+
+
+def marked(path: str) -> str:
+    time.sleep(0.1)
+    Path(path).touch()
+    return path
+
+
+def squares(numbers: list[int]) -> Steps:
+    return (yield Stage("square", squared, numbers))
+
+
+def test_a_task_ends_with_what_its_function_gives_or_raises(executor: Executor) -> None:
+    assert executor.window >= executor.slots >= 1
+    good, bad = executor.submit("square", squared, 3), executor.submit("square", squared, -3)
+    ended: set[Future[Any]] = set()
+    while ended != {good, bad}:
+        ended |= executor.wait({good, bad} - ended)
+    assert good.result() == 9
+    with pytest.raises(ZeroDivisionError, match="-3 is negative"):
+        bad.result()
+
+
+def test_an_executor_goes_on_after_an_error(executor: Executor) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            list(executor.map_bounded(squared, [1, -1, *range(20)], "square"))
+        assert sorted(executor.map_bounded(squared, range(20), "square")) == [n * n for n in range(20)]
+        with pytest.raises(ZeroDivisionError):
+            dict(run_stages(executor, iter([squares([1, 2, 3, -1, *range(20)])])))
+        ended = dict(run_stages(executor, (squares([n] * 4) for n in range(9))))
+        assert ended == {n: [n * n] * 4 for n in range(9)}
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_abandoned_iteration_leaves_nothing_to_the_next(executor: Executor, closed: bool) -> None:
+    abandoned = executor.map_bounded(squared, range(100, 150), "square")
+    first = next(abandoned)
+    assert first >= 100**2
+    if closed:
+        abandoned.close()  # type: ignore[attr-defined]
+    assert sorted(executor.map_bounded(squared, range(20), "square")) == [n * n for n in range(20)]
+    stages = run_stages(executor, (squares([n] * 4) for n in range(200, 230)))
+    assert next(stages)[0] in range(9)
+    if closed:
+        stages.close()  # type: ignore[attr-defined]
+    assert dict(run_stages(executor, iter([squares([1, 1, 1])]))) == {0: [1, 1, 1]}
+
+
+def test_two_runs_share_an_executor(executor: Executor) -> None:
+    runs = [run_stages(executor, (squares([n] * 3) for n in range(low, low + 9))) for low in (0, 100)]
+    found: list[dict[int, Any]] = [{}, {}]
+    for _ in range(9):
+        for run, ended in zip(runs, found, strict=True):
+            number, result = next(run)
+            ended[number] = result
+    assert found == [{n: [(low + n) ** 2] * 3 for n in range(9)} for low in (0, 100)]
+
+
+def test_a_cancelled_task_is_forgotten(executor: Executor, tmp_path: Path) -> None:
+    """At most those that run already still do."""
+    tasks = [executor.submit("mark", marked, str(tmp_path / str(n))) for n in range(executor.window)]
+    for task in tasks:
+        task.cancel()
+    assert sorted(executor.map_bounded(squared, range(4), "square")) == [0, 1, 4, 9]
+    assert len(list(tmp_path.iterdir())) <= 2 * executor.slots
+
+
+def test_a_fault_of_the_environment_ends_a_run_and_not_the_executor(executor: Executor) -> None:
+    def steps() -> Steps:
+        yield Stage("fault", out_of_disk, range(20))
+
+    with pytest.raises(EnvironmentFault, match="disk"):
+        dict(run_stages(executor, iter([steps()])))
+    assert dict(run_stages(executor, iter([squares([2, 2])]))) == {0: [4, 4]}
+
+
+def out_of_disk(_: int) -> None:
+    raise EnvironmentFault("the disk is full")

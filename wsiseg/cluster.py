@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
+import ipaddress
+import json
 import logging
 import os
-import queue
 import signal
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -22,8 +25,7 @@ import dask
 import distributed
 import psutil
 from dask.system import CPU_COUNT
-from distributed.comm import get_address_host_port
-from distributed.utils import LoopRunner
+from distributed.utils import LoopRunner, sync
 
 from wsiseg import __version__
 from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied
@@ -51,11 +53,12 @@ _POLL_S = 2.0
 _NO_WORKERS_S = 60.0
 """For how long a cluster may be without workers; one that restarts is back within seconds."""
 _CONNECT_S = 15.0
-"""For how long a scheduler is waited for at the start."""
+"""For how long a scheduler, or its file, is waited for at the start."""
 _ANSWER_S = 30.0
 """For how long a scheduler may be silent."""
 _GRACE_S = 0.5
 """For how long workers may finish what they do when the run has ended or is stopped."""
+_LONGEST_SCHEDULER_FILE = 1_000_000  # bytes; one entry a worker
 _LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
@@ -73,11 +76,13 @@ class ClusterOptions:
     device : {"auto", "cpu", "cuda"}
         What the workers compute on.
     dashboard : str
-        ``host:port`` of the local cluster's dashboard; port 0 takes any free one.
+        ``host:port`` of the local cluster's dashboard, on a loopback address; port 0 takes any free one.
     memory_limit : str
         Per worker, as Dask writes it ("auto", "8GiB"); a worker above it is restarted.
     performance_report : Path or None
         Where to write Dask's performance report (HTML).
+    scheduler_file : Path or None
+        What ``dask scheduler --scheduler-file`` wrote: its address is joined.
     """
 
     scheduler: str | None = None
@@ -86,48 +91,61 @@ class ClusterOptions:
     dashboard: str = "127.0.0.1:8787"
     memory_limit: str = "auto"
     performance_report: Path | None = None
+    scheduler_file: Path | None = None
 
 
 class DaskExecutor:
-    """Submits tasks to a cluster and hands back results as they end."""
+    """Submits tasks to a cluster; see :class:`wsiseg.schedule.Executor`."""
 
     def __init__(self, client: distributed.Client, slots: int, device: str) -> None:
         self._client = client
-        self._done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
-        self._workers_seen = time.monotonic()
+        self._loop: Any = client.loop
+        self._deserted_since: float | None = None
         self.slots = slots
+        # One running and one waiting in each slot hide the scheduler's latency.
+        self.window = 2 * max(slots, 1) + 1
         self.device = device
         # One thread computes in a CPU worker: as many processes as cores share the machine better than threads.
         self.torch_threads = None if device == "cuda" else 1
 
     @property
-    def dashboard(self) -> str:
-        return str(self._client.dashboard_link)
+    def dashboard(self) -> str | None:
+        link = self._client.dashboard_link
+        return str(link) if link else None
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> distributed.Future:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        if self._client.status != "running":
+            raise EnvironmentFault(_LOST)
         # A key of its own: two tasks are never the same task, although retries have equal arguments.
-        future = self._client.submit(function, argument, key=f"{name}-{uuid.uuid4().hex}", pure=False)
-        future.add_done_callback(self._done.put)
-        return future
+        remote = self._client.submit(function, argument, key=f"{name}-{uuid.uuid4().hex}", pure=False)
+        task: Future[Any] = Future()
+        task.add_done_callback(lambda task: remote.release() if task.cancelled() else None)
+        self._loop.add_callback(self._fulfil, remote, task)
+        return task
 
-    def next_done(self) -> tuple[distributed.Future, Any, BaseException | None]:
+    async def _fulfil(self, remote: distributed.Future, task: Future[Any]) -> None:
+        """Wait for a task of Dask's and pass its outcome on."""
+        result, error = None, None
+        try:
+            (result,) = await self._client.gather([remote], asynchronous=True)
+        except BaseException as caught:  # where Dask gave the task up, that is a CancelledError
+            own = remote.status == "error" or not isinstance(caught, OSError | asyncio.CancelledError)
+            error = _translated(caught) if own else EnvironmentFault(_LOST)
+        if not task.set_running_or_notify_cancel():
+            return
+        if error is None:
+            task.set_result(result)
+        else:
+            task.set_exception(error)
+        if not isinstance(error, EnvironmentFault | WorkerDied):
+            self._deserted_since = None  # some worker is there
+
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
         while True:
-            try:
-                future = self._done.get(timeout=_POLL_S)
-                break
-            except queue.Empty:
-                self._check_cluster()
-        if future.status == "finished":
-            return future, future.result(), None
-        if future.status == "cancelled":
-            return future, None, EnvironmentFault(_LOST)
-        error = future.exception()
-        if isinstance(error, distributed.KilledWorker):
-            error = WorkerDied(
-                "the worker processes that computed it died every time: too little memory (see --memory-limit, or "
-                "take a smaller --tile) or a crash in a library"
-            )
-        return future, None, error
+            ended = concurrent.futures.wait(tasks, _POLL_S, concurrent.futures.FIRST_COMPLETED)
+            if ended.done:
+                return ended.done
+            self._check_cluster()
 
     def _check_cluster(self) -> None:
         """Dask waits for ever for a scheduler that is gone and for workers that do not come back."""
@@ -140,8 +158,10 @@ class DaskExecutor:
             raise EnvironmentFault(_LOST) from error
         now = time.monotonic()
         if workers:
-            self._workers_seen = now
-        elif now - self._workers_seen > _NO_WORKERS_S:
+            self._deserted_since = None
+        elif self._deserted_since is None:
+            self._deserted_since = now
+        elif now - self._deserted_since > _NO_WORKERS_S:
             raise EnvironmentFault(
                 f"the cluster has had no worker for {_NO_WORKERS_S:.0f} s: they died or do not start (too little "
                 "memory: see --memory-limit). What is finished is kept: the same command goes on from there."
@@ -151,18 +171,31 @@ class DaskExecutor:
         return map_bounded(self, function, tasks, name)
 
 
+def _translated(error: BaseException) -> BaseException:
+    """A task's error; that its workers died is said in our words."""
+    if not isinstance(error, distributed.KilledWorker):
+        return error
+    return WorkerDied(
+        "the worker processes that computed it died every time: too little memory (see --memory-limit, or "
+        "take a smaller --tile) or a crash in a library"
+    )
+
+
 @contextlib.contextmanager
 def open_executor(options: ClusterOptions) -> Iterator[Executor]:
-    """An executor for the duration of the block: on a cluster started here or joined at ``options.scheduler``.
+    """An executor for the duration of the block: on a cluster started here, or the scheduler's that is named.
 
     With ``workers`` 0 and no scheduler the tasks run in this process, one after the other, without Dask.
 
     Raises
     ------
+    UsageError
+        If the options make no sense.
     EnvironmentFault
         If no cluster can be started or reached, or it has no workers.
     """
-    if options.workers == 0 and options.scheduler is None:
+    joins = options.scheduler is not None or options.scheduler_file is not None
+    if options.workers == 0 and not joins:
         yield SerialExecutor(resolve_device(options.device))
         return
     if options.performance_report is not None and not options.performance_report.absolute().parent.is_dir():
@@ -170,11 +203,12 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
     _silence_libraries()
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(_CONFIG))
-        if options.scheduler is not None:
-            client, slots, device = _join(options.scheduler, options.device)
-            stack.callback(client.close)
+        loop = stack.enter_context(_event_loop())
+        if joins:
+            client, slots, device = _join(_scheduler_address(options), options.device, loop)
+            stack.callback(client.close, timeout=2)
         else:
-            cluster, slots, device = _start(options, stack.enter_context(_event_loop()))
+            cluster, slots, device = _start(options, loop)
             stack.callback(_close, cluster)
             client = distributed.Client(cluster, set_as_default=False)
             stack.callback(client.close, timeout=2)
@@ -229,13 +263,7 @@ def _event_loop() -> Iterator[Any]:
 
 
 def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
-    device = resolve_device(options.device)
-    host = options.dashboard.rpartition(":")[0]
-    if host not in ("127.0.0.1", "localhost", "[::1]", ""):
-        logging.getLogger("wsiseg").warning(
-            "the dashboard listens on %s: anybody who reaches it can see and disturb this run", host
-        )
-    dashboard = options.dashboard if host else f"127.0.0.1{options.dashboard}"
+    device, dashboard = resolve_device(options.device), _loopback(options.dashboard)
     try:
         if device == "cuda":
             return _cuda_cluster(options, dashboard, loop)
@@ -260,6 +288,28 @@ def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot start a local Dask cluster: {error}") from error
     return cluster, workers, device
+
+
+def _loopback(address: str) -> str:
+    """``host:port`` of the dashboard, if nobody but this machine can reach it.
+
+    Dask's dashboard has no password. Its ``http_prefix`` is none either: it is told to whoever asks for ``/``.
+    """
+    host, _, port = address.rpartition(":")
+    host = host or "127.0.0.1"
+    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"--dashboard-address {address!r}: expected host:port, for example 127.0.0.1:8787")
+    try:
+        own = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        own = False
+    if not own:
+        raise UsageError(
+            f"--dashboard-address {address}: beyond this machine, anybody could see and disturb the run; the "
+            "dashboard has no password.\nLeave it on 127.0.0.1 and open a tunnel where your browser is: "
+            f"ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
+        )
+    return f"{host}:{port}"
 
 
 def _whole(start: Callable[[], Any]) -> Any:
@@ -304,34 +354,101 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[A
     return cluster, threads * len(names), "cuda"
 
 
-def _join(address: str, device: str) -> tuple[distributed.Client, int, str]:
+def _scheduler_address(options: ClusterOptions) -> str:
+    """Where the scheduler is that the options name."""
+    if options.scheduler_file is None:
+        assert options.scheduler is not None
+        return options.scheduler
+    if options.scheduler is not None:
+        raise UsageError("--scheduler and --scheduler-file both name a scheduler. Give one of them.")
+    return _read_scheduler_file(options.scheduler_file)
+
+
+def _read_scheduler_file(path: Path) -> str:
+    """The address in a file of Dask's; a scheduler that is just being started has not written it yet."""
+    until = time.monotonic() + _CONNECT_S
+    while True:
+        try:
+            if path.exists() and not path.is_file():
+                raise UsageError(f"--scheduler-file {path}: is no file")
+            with path.open("rb") as stream:
+                content = json.loads(stream.read(_LONGEST_SCHEDULER_FILE))
+            address = content["address"]
+            if not isinstance(address, str):
+                raise TypeError(f"address is {address!r}")
+            return address
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if time.monotonic() < until:
+                time.sleep(0.2)
+                continue
+            raise EnvironmentFault(
+                f"--scheduler-file {path}: has no address of a scheduler after {_CONNECT_S:.0f} s ({error}). "
+                f"Expected what `dask scheduler --scheduler-file {path}` writes, on a disk that this machine sees."
+            ) from error
+
+
+def _join(address: str, device: str, loop: Any) -> tuple[distributed.Client, int, str]:
+    _require_scheduler(address, loop)
     try:
-        get_address_host_port(address)  # before a Client that could not even be closed
-        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False, loop=loop)
+    except Exception as error:  # what a scheduler of another version makes Dask raise is anything
+        raise EnvironmentFault(f"cannot join the Dask scheduler at {address}: {_reason(error)}.") from error
+    try:
+        return client, _slots(client, address), device
+    except BaseException:
+        client.close(timeout=2)
+        raise
+
+
+def _require_scheduler(address: str, loop: Any) -> None:
+    """Refuse what does not answer as a scheduler does: a Client would wait for it for ever.
+
+    Raises
+    ------
+    EnvironmentFault
+    """
+
+    async def ask() -> Any:
+        async with distributed.rpc(address, timeout=_CONNECT_S) as remote:
+            return await remote.identity()
+
+    try:
+        found = sync(loop, ask, callback_timeout=_CONNECT_S)
+        if not isinstance(found, dict) or "workers" not in found:
+            raise TypeError("something else answers there")
+    except Exception as error:  # a server of another kind may answer anything, and Dask then raise anything
         raise EnvironmentFault(
-            f"no Dask scheduler answers at {address} ({error}). Expected an address such as tcp://host:8786 "
-            "of a running `dask scheduler`."
+            f"no Dask scheduler answers at {address!r} within {_CONNECT_S:.0f} s ({_reason(error)}). Expected an "
+            "address such as tcp://host:8786 of a running `dask scheduler`."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return text or type(error).__name__
+
+
+def _slots(client: distributed.Client, address: str) -> int:
+    """How many tasks the workers of a joined cluster run at once, if they can run ours."""
+
+    async def ask() -> dict[str, str]:
+        return dict(await client.run(_worker_version, asynchronous=True))
+
     try:
         client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-        found = set(client.run(_worker_version).values())
-    except TimeoutError as error:
-        client.close()
+        found = sync(client.loop, ask, callback_timeout=_ANSWER_S)  # a worker that is stopped would never answer
+    except (OSError, TimeoutError) as error:
         raise EnvironmentFault(
-            f"the scheduler at {address} has had no worker for {_NO_WORKERS_S:.0f} s. Start some: "
+            f"the scheduler at {address} has had no worker for {_NO_WORKERS_S:.0f} s that answers. Start some: "
             f"`dask worker {address}`."
         ) from error
     except ImportError as error:
-        client.close()
         raise EnvironmentFault(f"the workers of {address} cannot import wsiseg; install it there.") from error
-    if found != {__version__}:
-        client.close()
-        versions = ", ".join(sorted(found))
+    versions = ", ".join(sorted(set(found.values())))
+    if versions != __version__:
         raise EnvironmentFault(f"the workers of {address} have wsiseg {versions}; this is {__version__}.")
-    slots = sum(client.nthreads().values())
     # Which device the cluster's workers have, only they can tell.
-    return client, slots, device
+    return sum(client.nthreads().values())
 
 
 def _worker_version() -> str:

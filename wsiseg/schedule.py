@@ -8,8 +8,10 @@ nor the caller grows with the cohort. No Dask in sight: :mod:`wsiseg.cluster` ha
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -37,19 +39,31 @@ class Stage:
 Steps: TypeAlias = Generator[Stage, list[Any], Any]
 
 
-class TaskHandle(Protocol):
-    """What an executor gives for a submitted task; only its identity matters here."""
-
-
 class Executor(Protocol):
     """Runs tasks somewhere.
 
-    ``slots`` tasks run at once, on ``device`` ("cpu", "cuda", or "auto" where only the workers know), each with
-    ``torch_threads`` threads (None: torch's own choice); ``dashboard`` is an address to watch them at, if any.
+    A task belongs to whoever submitted it: its ``Future`` tells its outcome to nobody else, so several callers, one
+    after the other or at once, share an executor, and an error or an abandoned caller leaves it as it was. Who has
+    no more use for a task cancels its future: it is then forgotten, even if it is running already.
+
+    Attributes
+    ----------
+    slots : int
+        Tasks that run at once.
+    window : int
+        Tasks that are worth having submitted at once.
+    device : str
+        What they run on: "cpu", "cuda", or "auto" where only the workers know.
+    torch_threads : int or None
+        Threads of each; None: torch's own choice.
+    dashboard : str or None
+        An address to watch them at.
     """
 
     @property
     def slots(self) -> int: ...
+    @property
+    def window(self) -> int: ...
     @property
     def device(self) -> str: ...
     @property
@@ -57,38 +71,43 @@ class Executor(Protocol):
     @property
     def dashboard(self) -> str | None: ...
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> TaskHandle:
-        """Start a task."""
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        """Start a task; ``name`` is what the dashboard shows. What the task raises, its future has."""
 
-    def next_done(self) -> tuple[TaskHandle, Any, BaseException | None]:
-        """Wait for any submitted task: (handle, result, error)."""
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
+        """Those of ``tasks`` that have ended, at least one.
+
+        Raises
+        ------
+        EnvironmentFault
+            None will ever end: there is nobody left to run them.
+        """
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         """Results of ``function`` over ``tasks`` as they end, never more than a window submitted."""
 
 
 class SerialExecutor:
-    """Runs each task in this process when its result is asked for."""
+    """Runs each task in this process when it is submitted."""
 
     slots = 1
+    window = 1
     torch_threads = None
     dashboard = None
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._queue: deque[tuple[object, Callable[[Any], Any], Any]] = deque()
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> object:
-        handle = object()
-        self._queue.append((handle, function, argument))
-        return handle
-
-    def next_done(self) -> tuple[object, Any, BaseException | None]:
-        handle, function, argument = self._queue.popleft()
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        task: Future[Any] = Future()
         try:
-            return handle, function(argument), None
+            task.set_result(function(argument))
         except Exception as error:
-            return handle, None, error
+            task.set_exception(error)
+        return task
+
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
+        return set(tasks)
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)
@@ -97,29 +116,28 @@ class SerialExecutor:
 def map_bounded(
     executor: Executor, function: Callable[[Any], Any], tasks: Iterable[Any], name: str
 ) -> Iterator[Any]:
-    """Results as they end; the next task is submitted when one has ended, the first error is raised."""
-    pending = iter(tasks)
-    in_flight = 0
-    for argument in pending:
-        executor.submit(name, function, argument)
-        in_flight += 1
-        if in_flight >= window_size(executor):
-            break
-    while in_flight:
-        _, result, error = executor.next_done()
-        in_flight -= 1
-        if error is not None:
-            raise error
-        for argument in pending:
-            executor.submit(name, function, argument)
-            in_flight += 1
-            break
-        yield result
+    """Results as they end; the next task is submitted when one has ended, the first error is raised.
+
+    What is still submitted when the iteration ends, by an error or because nobody goes on with it, is cancelled.
+    """
+    waiting = iter(tasks)
+    submitted: set[Future[Any]] = set()
+    try:
+        while True:
+            for argument in itertools.islice(waiting, executor.window - len(submitted)):
+                submitted.add(executor.submit(name, function, argument))
+            if not submitted:
+                return
+            for task in executor.wait(submitted):
+                submitted.remove(task)
+                yield task.result()
+    finally:
+        _cancel(submitted)
 
 
-def window_size(executor: Executor) -> int:
-    """Tasks submitted at once: one running and one waiting in each slot hide the scheduler's latency."""
-    return 2 * max(executor.slots, 1) + 1
+def _cancel(tasks: Iterable[Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 @dataclass
@@ -145,6 +163,10 @@ class _Active:
         return stage is not None and stage.alone is not None and stage.alone(self.todo[0])
 
 
+_Owners: TypeAlias = dict[Future[Any], tuple[_Active, Any]]
+"""Submitted tasks: whose each is, and its argument."""
+
+
 def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[int, Any]]:
     """Drive the generators to their ends; yields (position in ``slides``, return value) as each ends.
 
@@ -152,25 +174,26 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
     window, so that slides finish early rather than all at the end. A task's error, unless the stage's ``retry``
     has an answer, is thrown into its slide's generator once its other tasks have ended; an error that a
     generator does not handle is raised here. So is an :class:`EnvironmentFault`, at once: a full disk or a lost
-    cluster is no slide's fault, and waiting for the other tasks may be waiting for ever.
+    cluster is no slide's fault, and waiting for the other tasks may be waiting for ever. However it ends, no task
+    of it stays submitted.
     """
     active: list[_Active] = []
+    owners: _Owners = {}
     try:
-        yield from _drive(executor, enumerate(slides), active)
+        yield from _drive(executor, enumerate(slides), active, owners)
     finally:
+        _cancel(owners)
         # What a generator holds (a lock) must be free when the error arrives, not when it is collected.
         for slide in active:
             slide.steps.close()
 
 
 def _drive(
-    executor: Executor, waiting: Iterator[tuple[int, Steps]], active: list[_Active]
+    executor: Executor, waiting: Iterator[tuple[int, Steps]], active: list[_Active], owners: _Owners
 ) -> Iterator[tuple[int, Any]]:
-    owners: dict[int, tuple[_Active, Any, TaskHandle]] = {}
-    window = window_size(executor)
     alone = False
     while True:
-        while len(owners) < window and not alone:
+        while len(owners) < executor.window and not alone:
             slide = next((s for s in active if s.todo and s.error is None), None)
             if slide is None:
                 ready = next((s for s in active if s.stage_over), None)
@@ -191,22 +214,25 @@ def _drive(
                 alone = True
             argument = slide.todo.popleft()
             assert slide.stage is not None
-            handle = executor.submit(slide.stage.name, slide.stage.function, argument)
-            owners[id(handle)] = (slide, argument, handle)
+            task = executor.submit(slide.stage.name, slide.stage.function, argument)
+            owners[task] = (slide, argument)
             slide.in_flight += 1
         if not owners:
             return
-        handle, result, error = executor.next_done()
-        slide, argument, _ = owners.pop(id(handle))
-        slide.in_flight -= 1
+        done = executor.wait(owners)
+        for task in [task for task in owners if task in done]:
+            slide, argument = owners.pop(task)
+            slide.in_flight -= 1
+            _settle(slide, argument, task)
         alone = False
-        _settle(slide, argument, result, error)
 
 
-def _settle(slide: _Active, argument: Any, result: Any, error: BaseException | None) -> None:
+def _settle(slide: _Active, argument: Any, task: Future[Any]) -> None:
     stage = slide.stage
     assert stage is not None
+    error = task.exception()
     if error is None:
+        result = task.result()
         slide.results.append(result)
         if stage.on_result is not None:
             stage.on_result(argument, result)
