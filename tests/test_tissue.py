@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsiseg.errors import SlideError, UsageError
 from wsiseg.geometry import Box, Scale, Window
-from wsiseg.region import read_mask_geojson, requested_region
+from wsiseg.region import read_mask, requested_region
 from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -297,13 +297,13 @@ def test_a_rectangle_that_no_slide_can_have(roi: tuple[float, float, float, floa
 def test_a_request_for_a_rectangle_a_mask_or_both(tmp_path: Path) -> None:
     triangle = shapely.Polygon([(-20, -20), (80, -20), (-20, 80)])
     mask = write(tmp_path / "m.geojson", json.loads(shapely.to_geojson(triangle)))
-    assert requested_region(None, None) is None
-    assert requested_region((-5.0, -5.0, 10.0, 20.0), None) == Box(-5, -5, 5, 15)
-    assert shapely.equals(requested_region(None, mask), triangle)
+    assert requested_region(None, None).on() is None
+    assert requested_region((-5.0, -5.0, 10.0, 20.0), None).on((7.0, 7.0)) == Box(-5, -5, 5, 15)
+    assert shapely.equals(requested_region(None, mask).on(), triangle)
     both = requested_region((0.0, 0.0, 100.0, 100.0), mask)
-    assert shapely.equals(both, shapely.Polygon([(0, 0), (60, 0), (0, 60)]))
-    with pytest.raises(UsageError, match="share nothing"):
-        requested_region((70.0, 70.0, 10.0, 10.0), mask)
+    assert shapely.equals(both.on(), shapely.Polygon([(0, 0), (60, 0), (0, 60)]))
+    with pytest.raises(SlideError, match="share nothing"):
+        requested_region((70.0, 70.0, 10.0, 10.0), mask).on()
     far = write(tmp_path / "far.geojson", json.loads(shapely.to_geojson(shapely.box(-9, -9, -1, 500))))
     with pytest.raises(UsageError, match="outside every slide"):
         requested_region(None, far)
@@ -351,11 +351,13 @@ def write(path: Path, document: object) -> Path:
     ],
 )
 def test_geojson_in_all_its_shapes(tmp_path: Path, document: object) -> None:
-    assert read_mask_geojson(write(tmp_path / "m.geojson", document)).area == pytest.approx(100.0)
+    area, notes = read_mask(write(tmp_path / "m.geojson", document))
+    assert area.area == pytest.approx(100.0)
+    assert notes == ()
 
 
 def test_an_outline_that_crosses_itself_is_split(tmp_path: Path) -> None:
-    region = read_mask_geojson(write(tmp_path / "m.geojson", BOWTIE))
+    region, _ = read_mask(write(tmp_path / "m.geojson", BOWTIE))
     assert region.is_valid
     assert region.area == pytest.approx(50.0)
 
@@ -367,10 +369,11 @@ def test_an_outline_that_crosses_itself_is_split(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("3", "not GeoJSON"),
         ({"type": "FeatureCollection"}, "not GeoJSON"),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "not GeoJSON"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "fewer than three corners and no area"),
         ({"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 2], [0, 0]]]}, "not GeoJSON"),
         ({"type": "Point", "coordinates": [0, 0]}, "holds Point"),
-        (feature(None), "not GeoJSON"),
+        (feature(None), "holds feature without geometry and no area"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [18, 18], [0, 0]]]}, "enclose nothing"),
         ({"type": "FeatureCollection", "features": []}, "no area"),
         ({"type": "Polygon", "coordinates": []}, "no area"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 0], [1, 1], [0, 0]]]}', "not finite"),
@@ -378,12 +381,12 @@ def test_an_outline_that_crosses_itself_is_split(tmp_path: Path) -> None:
 )
 def test_geojson_that_is_no_mask(tmp_path: Path, document: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_mask_geojson(write(tmp_path / "m.geojson", document))
+        read_mask(write(tmp_path / "m.geojson", document))
 
 
 def test_a_mask_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        read_mask_geojson(tmp_path / "none.geojson")
+        read_mask(tmp_path / "none.geojson")
     (tmp_path / "b.geojson").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UsageError, match="not JSON"):
-        read_mask_geojson(tmp_path / "b.geojson")
+        read_mask(tmp_path / "b.geojson")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import DamagedFile, SlideError, UsageError
+from wsiseg.featurefile import viewer_origin
 from wsiseg.formats.tissuefile import load_tissue, save_tissue
 from wsiseg.geometry import Scale, Window
 from wsiseg.grid import TileGrid, round_up
@@ -80,6 +81,7 @@ class SlidePlan:
     specification: Mapping[str, Any]
     tissue_mm2: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def scale(self) -> Scale:
@@ -246,6 +248,7 @@ def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[s
     halo_um = segmenter.max_diameter_um
     halo = round_up(segmenter.margin_px + int(np.ceil(halo_um / segmenter.mpp)), segmenter.stride_px)
     mask = hashlib.sha256(Path(request.mask).read_bytes()).hexdigest() if request.mask else None
+    origin = viewer_origin(slide.bounds)
     return {
         "model": segmenter.describe(),
         "slide_mpp": mpp.value,
@@ -257,6 +260,8 @@ def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[s
         "band_um": BAND_UM,
         "roi": list(request.roi) if request.roi else None,
         "mask_sha256": mask,
+        # Only where it moves the mask: of other slides, results of before it did are as good as ever.
+        **({"mask_origin": list(origin)} if mask and any(origin) else {}),
         "tissue_only": request.tissue_only,
     }
 
@@ -272,10 +277,11 @@ def plan_slide(
     width, height = scale.size(slide.width, slide.height)
     grid = TileGrid(width, height, request.tile, specification["halo_px"], segmenter.stride_px)
     everything = find_tissue(slide)
-    tissue = _region(everything, request)
+    tissue, notes = _region(everything, request, viewer_origin(slide.bounds))
     tiles = grid.touching(tissue.mask, tissue.scale.downsample / scale.downsample)
     if len(tiles) == 0:
         _require_readable(slide)
+        notes += _nothing_left(everything, request)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(_samples(slide, scale, everything))
     plan = SlidePlan(
@@ -291,6 +297,7 @@ def plan_slide(
         specification={**specification, "calibration": dict(calibration)},
         tissue_mm2=tissue.area_mm2(mpp.value),
         seconds=time.perf_counter() - started,
+        notes=notes,
     )
     work.create()
     save_tissue(work.path / TISSUE, tissue)
@@ -304,7 +311,8 @@ def read_plan(work: WorkFolder) -> SlidePlan | None:
     if value is None:
         return None
     try:
-        value |= {"grid": TileGrid(**value["grid"]), "tiles": tuple(value["tiles"])}
+        lists = {name: tuple(value[name]) for name in ("tiles", "notes")}
+        value |= {"grid": TileGrid(**value["grid"]), **lists}
         return SlidePlan(source=work.source, **value)
     except (KeyError, TypeError):
         return None
@@ -360,12 +368,29 @@ def slide_bytes(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _region(tissue: Tissue, request: SlideRequest) -> Tissue:
-    """Where nuclei are wanted: tissue, inside the region of interest and the mask."""
+def _region(
+    tissue: Tissue, request: SlideRequest, origin: tuple[float, float]
+) -> tuple[Tissue, tuple[str, ...]]:
+    """Where nuclei are wanted: tissue, inside the region of interest and the mask; and what is to be said of it."""
     if not request.tissue_only:
         tissue = replace(tissue, mask=np.ones_like(tissue.mask), core=np.ones_like(tissue.core))
-    region = requested_region(request.roi, request.mask)
-    return tissue if region is None else tissue.restrict(region)
+    requested = requested_region(request.roi, request.mask)
+    region, notes = requested.on(origin), requested.notes
+    if requested.mask is not None and any(origin):
+        x, y = origin
+        notes += (
+            f"The mask was moved by {x:g}, {y:g} pixels: GeoJSON counts from the corner of the slide's bounds, "
+            "as QuPath shows it.",
+        )
+    return (tissue if region is None else tissue.restrict(region)), notes
+
+
+def _nothing_left(tissue: Tissue, request: SlideRequest) -> tuple[str, ...]:
+    """What to say of a region in which there is no tile to segment, though there is tissue elsewhere."""
+    if (request.roi is None and request.mask is None) or not tissue.mask.any():
+        return ()
+    what = "mask" if request.roi is None else "region of interest" if request.mask is None else "mask and region"
+    return (f"The {what} leaves no tile: the slide has tissue, but none in it.",)
 
 
 def _require_readable(slide: Slide) -> None:

@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from typing import Any, TypeAlias
+from collections import Counter
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from scipy import ndimage
-from shapely.geometry import shape
 
-from wsiseg.errors import UsageError
+from wsiseg.errors import SlideError, UsageError
+from wsiseg.featurefile import NotGeoJson, listed, polygons_in, read_features, ring_arrays
 from wsiseg.geometry import Box, FloatArray, Scale
+from wsiseg.union import TooIntricate, covered_area
 
 BoolArray = npt.NDArray[np.bool_]
 Region: TypeAlias = Box | shapely.Geometry
 COORDINATES = "Expected: coordinates in pixels of the slide's largest level, x before y."
 """What errors about regions ask for."""
+_MOST_BYTES, _MOST_VALUES = 1 << 28, 20_000_000
+"""Of a mask's file: seven million corners, about 1 GB of memory."""
+
+
+@dataclass(frozen=True)
+class RegionRequest:
+    """Where nuclei are wanted, as the user says it; which part of a slide that is, :meth:`on` tells.
+
+    Attributes
+    ----------
+    roi : Box or None
+        In level-0 pixels.
+    mask : shapely geometry or None
+        In GeoJSON's coordinates, which begin where QuPath's view of the slide does.
+    notes : tuple of str
+        What the mask's file holds beside areas, a sentence each.
+    """
+
+    roi: Box | None = None
+    mask: shapely.Geometry | None = None
+    notes: tuple[str, ...] = ()
+
+    def on(self, origin: tuple[float, float] = (0.0, 0.0)) -> Region | None:
+        """The region in level-0 pixels of a slide whose view begins at ``origin``; None: everywhere.
+
+        Raises
+        ------
+        SlideError
+            Rectangle and mask share nothing there.
+        """
+        mask = None if self.mask is None else moved(self.mask, origin)
+        if self.roi is None or mask is None:
+            return mask if self.roi is None else self.roi
+        common = common_region(self.roi, mask)
+        if common is None:
+            raise SlideError(
+                f"The region of interest {describe_region(self.roi)} and the mask {describe_region(mask)} "
+                f"share nothing.\n{COORDINATES}"
+            )
+        return common
 
 
 def requested_region(
     roi: tuple[float, float, float, float] | None, mask: str | os.PathLike[str] | None
-) -> Region | None:
+) -> RegionRequest:
     """Where nuclei are wanted, whatever the slide: in a rectangle, in a file's polygons, or in what both share.
 
     Parameters
@@ -32,40 +74,31 @@ def requested_region(
     roi : (x, y, width, height) or None
         In level-0 pixels.
     mask : path or None
-        See :func:`read_mask_geojson`.
-
-    Returns
-    -------
-    Box, shapely geometry or None
-        None: everywhere.
+        See :func:`read_mask`.
 
     Raises
     ------
     UsageError
-        No slide can have such a region: numbers that are not finite or no size, a file without polygons, nothing
-        that both share, or nothing right of and below the origin.
+        No slide can have such a region: numbers that are not finite or no size, a file without polygons, or
+        nothing right of and below the origin.
     """
-    parts: list[Region] = []
+    box, area, notes = None, None, ()
     if roi is not None:
         x, y, width, height = roi
         if not all(map(math.isfinite, roi)) or width <= 0 or height <= 0:
             raise UsageError(f"The region of interest is {roi}: expected finite X,Y,W,H, with W and H above 0.")
-        parts.append(Box(x, y, x + width, y + height))
+        box = Box(x, y, x + width, y + height)
     if mask is not None:
-        parts.append(read_mask_geojson(mask))
-    for part in parts:
-        _, _, x1, y1 = region_bounds(part)
-        if x1 <= 0 or y1 <= 0:
+        area, notes = read_mask(mask)
+    for part in (box, area):
+        if part is not None and min(region_bounds(part)[2:]) <= 0:
             raise UsageError(f"The region {describe_region(part)} lies outside every slide.\n{COORDINATES}")
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    common = common_region(parts[0], parts[1])
-    if common is None:
-        raise UsageError(
-            f"The region of interest {describe_region(parts[0])} and the mask {describe_region(parts[1])} "
-            f"share nothing.\n{COORDINATES}"
-        )
-    return common
+    return RegionRequest(box, area, notes)
+
+
+def moved(region: shapely.Geometry, by: tuple[float, float]) -> shapely.Geometry:
+    """The polygons moved; the same object where there is nothing to move by."""
+    return region if by == (0.0, 0.0) else shapely.transform(region, lambda xy: xy + np.array(by))
 
 
 def region_contains(region: Region, xy: FloatArray) -> BoolArray:
@@ -152,60 +185,51 @@ def _overlap(low: float, high: float, count: int, step: float) -> npt.NDArray[np
     return np.diff(edges) / step
 
 
-def read_mask_geojson(path: str | os.PathLike[str]) -> shapely.Geometry:
-    """The polygons of a GeoJSON file as one geometry, in level-0 pixels.
+def read_mask(path: str | os.PathLike[str]) -> tuple[shapely.Geometry, tuple[str, ...]]:
+    """The polygons of a GeoJSON file as one area, and what it holds beside them.
 
     Parameters
     ----------
     path : path
-        A geometry, a Feature, a FeatureCollection or, as QuPath writes it, a list of Features. Overlapping
-        polygons are joined; an outline that crosses itself is split where it does.
+        GeoJSON in any of the forms that :mod:`wsiseg.featurefile` reads. Overlapping polygons are joined; an
+        outline that crosses itself is split where it does. Points, lines and features without a geometry are
+        passed over.
 
     Returns
     -------
     shapely Polygon or MultiPolygon
+        In the file's coordinates.
+    tuple of str
+        A sentence on what was passed over, if anything was.
 
     Raises
     ------
     UsageError
-        The file cannot be read, is not GeoJSON, or has something else than polygons in it.
+        The file cannot be read, is not GeoJSON, has no polygon, or costs too much: the text, the number of corners
+        and how often outlines cross are limited.
     """
     name = os.fspath(path)
     expected = "Expected: polygons in pixels of the slide's largest level, for example exported from QuPath."
+    features = read_features(path, "The mask", most_bytes=_MOST_BYTES, most_values=_MOST_VALUES)
+    passed: Counter[str] = Counter()
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
-    except OSError as error:
-        raise UsageError(f"The mask {name} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # also UnicodeDecodeError
-        raise UsageError(f"The mask {name} is not JSON: {error}.\n{expected}") from error
+        polygons = [rings for feature in features for rings in polygons_in(feature.geometry, passed)]
+        vertices, offsets = ring_arrays([ring for rings in polygons for ring in rings])
+    except NotGeoJson as error:
+        raise UsageError(f"The mask {name} is not GeoJSON of polygons: {error}.\n{expected}") from error
+    held = listed(passed)
+    if not polygons:
+        raise UsageError(f"The mask {name} holds {f'{held} and ' if held else ''}no area.\n{expected}")
+    ring_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    polygon_of = np.repeat(np.arange(len(polygons)), list(map(len, polygons)))
+    outlines = shapely.polygons(shapely.linearrings(vertices, indices=ring_of), indices=polygon_of)
     try:
-        with np.errstate(invalid="ignore"):
-            shapes = [shape(geometry) for geometry in _geometries(document)]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
-        raise UsageError(f"The mask {name} is not GeoJSON of polygons: {error!r}.\n{expected}") from error
-    others = sorted({part.geom_type for part in shapes} - {"Polygon", "MultiPolygon"})
-    if others:
-        raise UsageError(f"The mask {name} holds {', '.join(others)}.\n{expected}")
-    if not all(np.isfinite(shapely.get_coordinates(part)).all() for part in shapes):
-        raise UsageError(f"The mask {name} holds coordinates that are not finite numbers.\n{expected}")
-    whole = shapely.union_all(shapely.make_valid(np.array(shapes, dtype=object)))
-    faces = [part for part in shapely.get_parts(shapely.get_parts(whole)) if part.geom_type == "Polygon"]
-    area = shapely.union_all(faces)
-    if shapely.is_empty(area):
-        raise UsageError(f"The mask {name} holds no area.\n{expected}")
-    return area
-
-
-def _geometries(document: Any) -> list[Any]:
-    """The geometry objects in a GeoJSON document, collections taken apart."""
-    if isinstance(document, list):
-        return [geometry for item in document for geometry in _geometries(item)]
-    kind = document["type"]
-    if kind == "FeatureCollection":
-        return _geometries(document["features"])
-    if kind == "Feature":
-        return _geometries(document["geometry"])
-    if kind == "GeometryCollection":
-        return _geometries(document["geometries"])
-    return [document]
+        area = covered_area(outlines)
+    except TooIntricate as error:
+        raise UsageError(
+            f"The mask {name} is too intricate: {error}.\n"
+            "Expected: outlines as people draw them. Simplify them, or export them again."
+        ) from error
+    if shapely.area(area) == 0:
+        raise UsageError(f"The mask {name} holds no area: its outlines enclose nothing.\n{expected}")
+    return area, (f"The mask {name} also holds {held}, passed over: they have no area.",) if held else ()

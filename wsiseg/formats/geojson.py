@@ -14,11 +14,11 @@ References
 from __future__ import annotations
 
 import contextlib
-import gzip as gzip_module
 import itertools
 import json
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,10 @@ import numpy.typing as npt
 import shapely
 
 from wsiseg.errors import UsageError
+from wsiseg.featurefile import Feature, NotGeoJson, listed, polygons_in, read_features, ring_arrays
 from wsiseg.formats.atomic import atomic_files
 from wsiseg.formats.geoparquet import TYPE, count_nuclei, iter_nuclei, read_metadata
-from wsiseg.formats.text import feature_text, plainly_simple
+from wsiseg.formats.text import LARGEST, feature_text, plainly_simple
 from wsiseg.nuclei import Nuclei
 
 COORDINATE_DECIMALS = 3  # 0.001 px is 0.25 nm at 40x
@@ -45,6 +46,8 @@ _NOT_MEASUREMENTS = frozenset({"x", "y", TYPE})
 # Okabe & Ito's colours, which most colour-blind people tell apart, without black and those that H&E itself has.
 _UNTYPED = (128, 128, 128)
 _COLOURS = ((0, 158, 115), (213, 94, 0), (0, 114, 178), (240, 228, 66), (86, 180, 233), (230, 159, 0))
+_FOUND = ("detection", "cell")  # QuPath's objects that are nuclei where others are around them
+_MOST_BYTES, _MOST_VALUES = 1 << 32, 200_000_000  # read back: two million nuclei, 10 GB of memory
 _HEAD, _TAIL = b'{"type":"FeatureCollection","features":[\n', b"\n]}\n"
 
 Write: TypeAlias = Callable[[bytes | memoryview], object]
@@ -149,8 +152,10 @@ def read_geojson(path: Path) -> Nuclei:
     Parameters
     ----------
     path : Path
-        A FeatureCollection or a list of features, gzipped or not. Of a MultiPolygon the largest part is kept;
-        holes and other geometries are left out.
+        GeoJSON in any of the forms that :mod:`wsiseg.featurefile` reads. Of a feature with several polygons the
+        largest is kept, of a QuPath cell its nucleus where it has one; holes, points and lines are left out. Where
+        the file tells QuPath's detections or cells from other objects, such as the annotations around them, only
+        those are taken.
 
     Returns
     -------
@@ -161,39 +166,54 @@ def read_geojson(path: Path) -> Nuclei:
     Raises
     ------
     UsageError
-        The file is not GeoJSON.
+        The file is not GeoJSON, or holds things but no polygon.
     """
-    features = _load_features(Path(path))
-    polygons, owner = _exteriors(features)
-    records = [_measurement_dict(features[n].get("properties")) for n in owner]
+    return read_objects(path)[0]
+
+
+def read_objects(path: Path) -> tuple[Nuclei, tuple[str, ...]]:
+    """:func:`read_geojson`, and what the file holds beside them: a few words, or nothing."""
+    features = read_features(path, "The file", most_bytes=_MOST_BYTES, most_values=_MOST_VALUES)
+    found = [feature for feature in features if feature.kind in _FOUND]
+    passed = Counter(feature.kind or "other object" for feature in features if feature.kind not in _FOUND)
+    chosen, held = (found, passed) if found else (features, Counter[str]())
+    try:
+        rings, owner = _exteriors(chosen, held)
+        vertices, offsets = ring_arrays(rings)
+    except NotGeoJson as error:
+        raise UsageError(
+            f"The file {path} is not GeoJSON of polygons: {error}. Expected one polygon an object."
+        ) from error
+    if features and not rings:
+        raise UsageError(
+            f"The file {path} holds {listed(held)}, but no polygons. Expected the outlines of nuclei, for example "
+            "detections or cells exported from QuPath."
+        )
+    records = [_measurement_dict(chosen[n].properties) for n in owner]
     names = dict.fromkeys(itertools.chain.from_iterable(records))
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.array([record.get(name, np.nan) for record in records], dtype=np.float64) for name in names
     }
-    if "id" in columns and np.isfinite(columns["id"]).all():
-        columns["id"] = columns["id"].astype(np.int64)
-    return Nuclei(polygons.vertices, polygons.offsets, columns)
+    identities = columns.get("id")
+    if identities is not None and np.all(np.abs(identities) < 2**53):
+        columns["id"] = identities.astype(np.int64)
+    return Nuclei(vertices, offsets, columns), (f"passed over: {listed(held)}",) if held else ()
 
 
-def _exteriors(features: list[dict[str, Any]]) -> tuple[Nuclei, npt.NDArray[np.int64]]:
+def _exteriors(features: Sequence[Feature], passed: Counter[str]) -> tuple[list[list[Any]], list[int]]:
     """The outer rings in file order, and the feature that each belongs to."""
     rings, owner = [], []
     for place, feature in enumerate(features):
-        geometry = feature.get("geometry") or {}
-        coordinates = geometry.get("coordinates")
-        if geometry.get("type") == "MultiPolygon" and coordinates:
-            sizes = shapely.area([shapely.polygons(part[0]) for part in coordinates])
-            coordinates = coordinates[int(np.argmax(sizes))]
-        elif geometry.get("type") != "Polygon":
-            continue
-        if coordinates and len(coordinates[0]) >= 4:
-            rings.append(coordinates[0][:-1])
+        outlines = polygons_in(feature.nucleus or feature.geometry, passed)
+        if outlines:
+            rings.append(outlines[0][0] if len(outlines) == 1 else _largest([part[0] for part in outlines]))
             owner.append(place)
-    flat = np.fromiter(
-        itertools.chain.from_iterable(point[:2] for ring in rings for point in ring), dtype=np.float64
-    )
-    offsets = np.concatenate([[0], np.cumsum([len(ring) for ring in rings])]).astype(np.int64)
-    return Nuclei(flat.reshape(-1, 2), offsets), np.array(owner, dtype=np.int64)
+    return rings, owner
+
+
+def _largest(rings: list[list[Any]]) -> list[Any]:
+    vertices, offsets = ring_arrays(rings)
+    return rings[int(np.argmax(Nuclei(vertices, offsets).areas()))]
 
 
 def _write_collection(
@@ -316,27 +336,16 @@ def _recorded_identity(path: Path) -> str:
     return str(identity)
 
 
-def _load_features(path: Path) -> list[dict[str, Any]]:
-    content = path.read_bytes()
-    try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip_module.decompress(content)
-        value = json.loads(content)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is not GeoJSON: {error}. Expected a FeatureCollection of polygons.") from error
-    if isinstance(value, dict) and value.get("type") == "Feature":
-        value = [value]
-    features = value.get("features") if isinstance(value, dict) else value
-    if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
-        raise UsageError(f"{path} is not GeoJSON: expected a FeatureCollection or a list of features.")
-    return features
-
-
-def _measurement_dict(properties: Any) -> dict[str, float]:
+def _measurement_dict(properties: Mapping[str, Any]) -> dict[str, float]:
     """Measurements by name; QuPath before 0.3 wrote a list of {name, value}."""
-    measurements = properties.get("measurements") if isinstance(properties, dict) else None
+    measurements = properties.get("measurements")
     if isinstance(measurements, list):
         measurements = {item.get("name"): item.get("value") for item in measurements if isinstance(item, dict)}
     if not isinstance(measurements, dict):
         return {}
-    return {str(k): float(v) for k, v in measurements.items() if isinstance(v, int | float)}
+    # A whole number may have any number of digits: one that is no float is no measurement.
+    return {str(k): float(v) for k, v in measurements.items() if isinstance(v, float) or _is_plain_integer(v)}
+
+
+def _is_plain_integer(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) <= LARGEST
