@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import note, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.cluster import ClusterOptions
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @options.slides_argument
 @options.output_option("Folder for the stores, one <slide>.ome.zarr each.")
 @click.option(
-    "--mpp", type=click.FloatRange(min=0, min_open=True),
+    "--mpp", type=options.Microns(),
     help="Microns per pixel of the store; default: the slide's own, copied pixel for pixel.",
 )  # fmt: skip
 @click.option(
-    "--slide-mpp", type=click.FloatRange(min=0, min_open=True),
+    "--slide-mpp", type=options.Microns(),
     help="Microns per level-0 pixel of the slides, instead of what their metadata say.",
 )  # fmt: skip
 @click.option(
-    "--mpp-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    "--mpp-csv", type=options.Readable(),
     help="CSV with the columns slide,mpp, for slides whose metadata lack it.",
 )  # fmt: skip
 @click.option("--tissue-only/--all", default=False, help="Store only chunks that touch tissue; default: all.")
@@ -69,7 +69,7 @@ def command(
             # In this command --mpp is the store's, so the advice is another option's name.
             raise UsageError(str(error).replace("--mpp VALUE", "--slide-mpp VALUE")) from error
     if as_json:
-        click.echo(json.dumps(results, indent=1))
+        tell_json(results)
     failed = sum(result["status"] == "failed" for result in results)
     damaged = sum(bool(result.get("lost")) for result in results)
     if failed == len(results):
@@ -78,15 +78,16 @@ def command(
 
 
 def _show(event: TilingEvent) -> None:
+    name = one_line(event.slide)
     if event.kind == "planned":
-        click.echo(f"{event.slide}: {event.detail['total']} shards", err=True)
+        note(f"{name}: {event.detail['total']} shards")
     elif event.kind == "unchanged":
-        click.echo(f"{event.slide}: already there", err=True)
+        note(f"{name}: already there")
     elif event.kind == "finished":
         record = event.detail["record"]
         if record["status"] == "failed":
-            click.echo(f"{event.slide}: FAILED: {record['error']}", err=True)
+            note(f"{name}: FAILED: {record['error']['message']}")
             return
         stored = f"{record['bytes'] / 1e6:.1f} MB, {record['shards']['computed']} shards written"
         lost = f", {record['lost']} damaged parts of the slide are missing" if record["lost"] else ""
-        click.echo(f"{event.slide}: {record['path']} ({stored}{lost})", err=True)
+        note(f"{name}: {one_line(record['path'])} ({stored}{lost})")
