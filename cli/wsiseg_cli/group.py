@@ -34,6 +34,7 @@ _COMMANDS = {
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }
 
+_NO_FOLDER = "the current folder was removed. Change to one that exists and run the same command."
 _RESUMABLE = (("segment",), ("tile",), ("train",), ("synth", "hou"), ("synth", "export"), ("demo",))
 
 
@@ -90,8 +91,7 @@ def run() -> None:
     except WsisegError as error:
         if debug:
             raise
-        note(f"wsiseg: {error}")
-        code = error.exit_code
+        code = _refused(EnvironmentFault(_NO_FOLDER) if _without_folder() else error)
     except Exception as error:
         if debug:
             raise
@@ -103,17 +103,28 @@ def run() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _refused(error: WsisegError) -> int:
+    note(f"wsiseg: {error}")
+    return error.exit_code
+
+
 def _unexpected(error: Exception) -> int:
-    try:
-        os.getcwd()
-    except OSError:  # relative paths lead nowhere, for any library
-        note("wsiseg: the current folder was removed. Change to one that exists and run the same command.")
-        return EnvironmentFault.exit_code
+    if _without_folder():
+        return _refused(EnvironmentFault(_NO_FOLDER))
     note(
         f"wsiseg: internal error: {type(error).__name__}: {error}"
         "\nPlease report it, with the output of the same command after `wsiseg --debug`."
     )
     return 1
+
+
+def _without_folder() -> bool:
+    """Whether the current folder is gone: many a library then fails, each in its own way."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 class _Terminated(BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,7 +55,6 @@ def command(
     it was when the same command is given again.
     """
     from wsiseg.cluster import open_executor
-    from wsiseg.errors import MissingMppError, UsageError
     from wsiseg.inputs import find_slides
     from wsiseg.tiling import TilingOptions, tile_slides
 
@@ -63,18 +62,22 @@ def command(
     paths = find_slides(slides)
     with open_executor(replace(cluster, device="cpu")) as executor:
         report = None if as_json else _show
-        try:
-            results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)
-        except MissingMppError as error:
-            # In this command --mpp is the store's, so the advice is another option's name.
-            raise UsageError(str(error).replace("--mpp VALUE", "--slide-mpp VALUE")) from error
+        results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)
     if as_json:
-        tell_json(results)
+        tell_json([_in_own_words(result) for result in results])
     failed = sum(result["status"] == "failed" for result in results)
     damaged = sum(bool(result.get("lost")) for result in results)
     if failed == len(results):
         return 4
     return 3 if failed or damaged else 0
+
+
+def _in_own_words(record: dict[str, Any]) -> dict[str, Any]:
+    """In this command --mpp is the store's, so the advice on a slide's is another option's name."""
+    if record["status"] != "failed":
+        return record
+    message = record["error"]["message"].replace("--mpp VALUE", "--slide-mpp VALUE")
+    return {**record, "error": {**record["error"], "message": message}}
 
 
 def _show(event: TilingEvent) -> None:
@@ -86,7 +89,7 @@ def _show(event: TilingEvent) -> None:
     elif event.kind == "finished":
         record = event.detail["record"]
         if record["status"] == "failed":
-            note(f"{name}: FAILED: {record['error']['message']}")
+            note(f"{name}: FAILED: {_in_own_words(record)['error']['message']}")
             return
         stored = f"{record['bytes'] / 1e6:.1f} MB, {record['shards']['computed']} shards written"
         lost = f", {record['lost']} damaged parts of the slide are missing" if record["lost"] else ""
