@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import html.parser
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,12 @@ def test_cohort_is_the_same_again_and_leaves_no_temporary_files(tmp_path: Path) 
 
 
 def test_names_do_not_become_formulas(tmp_path: Path) -> None:
-    names = ["=1+1", "+1", "-1", "@x", "\t=1", "plain", 'quote"d, name\nand line']
+    names = ["=1+1", "+1", "-1", "@x", "\t=1", "\n=1", "＝1+1", "plain", 'quote"d, name\nand line']
     path, parquet = write_cohort(tmp_path, [record(name) for name in names])
     with open(path, encoding="utf-8-sig", newline="") as file:
         cells = [cell for row in list(csv.reader(file))[1:] for cell in row]
-    dangerous = [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r")) or re.match(r"-\D", cell)]
+    starts = ("=", "+", "@", "\t", "\r", "\n", "＝")
+    dangerous = [cell for cell in cells if cell.startswith(starts) or re.match(r"-\D", cell)]
     assert dangerous == []
     assert "'=1+1" in cells
     assert "plain" in cells
@@ -256,6 +258,52 @@ def test_report_of_nothing_and_of_odd_records(tmp_path: Path) -> None:
     assert "0 complete" in write_report(tmp_path, []).read_text("utf-8")
     odd: list[dict[str, Any]] = [{}, {"id": "x", "status": "complete", "slide": {"name": "x\udcff"}}]
     assert write_report(tmp_path, odd).stat().st_size > 1000
+
+
+ODD = [7, -1.5, 10**400, float("nan"), float("inf"), "text", "", True, [], [[]], [None, "a"], {}, {"a": [1]}]
+
+
+def changed(value: Any, odd: Any, at: int, count: list[int]) -> Any:
+    """The record with its node number ``at``, in the order of reading, replaced."""
+    count[0] += 1
+    if count[0] == at:
+        return odd
+    if isinstance(value, dict):
+        return {name: changed(inner, odd, at, count) for name, inner in value.items()}
+    return [changed(inner, odd, at, count) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:9])
+def test_whatever_a_record_holds_anywhere_costs_its_own_cell(tmp_path: Path, odd: Any) -> None:
+    boxes = [[0, 0, 9, 9, "cut"]]
+    whole = record("a", "partial", lost={"area_mm2": 1.0, "fraction_of_tissue": 0.1, "boxes": boxes})
+    whole |= {"artefacts": {"pen": 0.1}, "types": {"no type": 3}}
+    count = [0]
+    changed(whole, None, -1, count)
+    records = [changed(whole, odd, at, [0]) for at in range(2, count[0] + 1)]
+    page = Page(render_report([*records, record("good")], {}, "odd"))
+    assert any("good.svs" in text for text in page.text)
+    _, path = write_cohort(tmp_path, [*records, record("good")])
+    table = pq.read_table(path).to_pylist()
+    assert len(table) == len(records) + 1
+    assert table[-1]["nuclei_per_mm2"] == pytest.approx(3086.4)
+    assert sum(row["nuclei"] == 123456 for row in table) >= len(records)  # all but the one whose nuclei are odd
+
+
+@pytest.mark.parametrize("kind", ["pipe", "bomb", "text", "elsewhere"])
+def test_a_thumbnail_of_a_stranger_is_left_out(tmp_path: Path, kind: str) -> None:
+    out, name = tmp_path / "out", "a" if kind != "elsewhere" else "../b"
+    for folder in (out / "a", tmp_path / "b"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "b" / "thumbnail.png")
+    if kind == "pipe":
+        os.mkfifo(out / "a" / "thumbnail.png")
+    elif kind == "bomb":
+        Image.new("1", (30000, 9000)).save(out / "a" / "thumbnail.png")
+    elif kind == "text":
+        (out / "a" / "thumbnail.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    text = write_report(out, [record(name)]).read_text("utf-8")
+    assert "data:image/jpeg" not in text
 
 
 def test_report_is_the_same_again(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_a_stopped_run_goes_on_and_computes_nothing_twice(source: Path, tmp_path
     reference = tile(slide, tmp_path / "ref.ome.zarr")
     out = tmp_path / "a.ome.zarr"
     with pytest.raises(KeyboardInterrupt):
-        tile_slide(slide, out, executor=StopsAfter(tasks))
+        tile_slide(slide, out, executor=StopsAfter(1 + tasks))  # the first one plans
     assert len(shard_files(out)) >= tasks
     before = {path: path.stat().st_mtime_ns for path in shard_files(out)}
     events: list[TilingEvent] = []
@@ -506,6 +506,75 @@ def test_the_plan_and_its_tasks_travel(source: Path, tmp_path: Path) -> None:
                 inside.add(task.level.path)
         written |= {task.level.path for entry in stage for task in entry}
     assert written == {level.path for level in plan.levels}
+
+
+class Elsewhere(SerialExecutor):
+    """What tasks are given and give back travels; ``inside`` while one of them runs."""
+
+    inside = False
+
+    def next_done(self) -> tuple[object, Any, BaseException | None]:
+        handle, function, argument = self._queue.popleft()
+        argument = pickle.loads(pickle.dumps(argument))
+        Elsewhere.inside = True
+        try:
+            result, error = function(argument), None
+        except Exception as raised:
+            result, error = None, raised
+        Elsewhere.inside = False
+        return handle, pickle.loads(pickle.dumps(result)), error
+
+
+def test_slides_are_opened_and_shards_looked_at_in_tasks_alone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsiseg.slide import open as opening
+
+    opened = []
+
+    def watched(path: Path) -> Any:
+        opened.append(Elsewhere.inside)
+        return open_reader(path)
+
+    open_reader = opening._open_reader
+    monkeypatch.setattr(opening, "_open_reader", watched)
+    monkeypatch.setattr(opening, "_readers", opening._readers.__class__())
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(source, "s.svs")
+    (record,) = tile_slides([Path("s.svs")], Path("out"), TilingOptions(), Elsewhere())
+    assert opened
+    assert all(opened)
+    tile(open_slide(source), tmp_path / "ref.ome.zarr")
+    assert files(tmp_path / "out" / "s.ome.zarr") == {
+        name: content.replace(b'"slide.svs"', b'"s.svs"')
+        for name, content in files(tmp_path / "ref.ome.zarr").items()
+    }
+    assert Path(record["path"]).is_absolute()  # a worker may have another current folder
+    assert record["shards"]["computed"] == record["shards"]["total"] > 20
+
+
+def test_a_slide_that_changes_meanwhile_makes_no_complete_store(source: Path, tmp_path: Path) -> None:
+    slide = tmp_path / "s.svs"
+    shutil.copy(source, slide)
+
+    class Replaced(SerialExecutor):
+        def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> object:
+            if name == "complete-store":
+                write_svs(slide, tissue_image()[::-1], mpp=0.5, levels=(1, 4), quality=95, associated=False)
+            return super().submit(name, function, argument)
+
+    (record,) = tile_slides([slide], tmp_path / "out", TilingOptions(), Replaced())
+    assert record["status"] == "failed"
+    assert "was changed while it was copied" in record["error"]["message"]
+    group = json.loads((tmp_path / "out" / "s.ome.zarr" / "zarr.json").read_text())
+    assert group["attributes"]["wsiseg"]["complete"] is False
+
+
+def test_too_coarse_is_refused_before_it_costs(source: Path, tmp_path: Path) -> None:
+    # two levels, the coarser at 2 µm: 32 pixels of 384 µm are the largest square that is read at once
+    with pytest.raises(UsageError, match="Give at most 384"):
+        tile(open_slide(source), tmp_path / "a.ome.zarr", mpp=400)
+    assert tile(open_slide(source), tmp_path / "b.ome.zarr", mpp=384)["levels"] == [[2, 2, False]]
 
 
 def test_the_key_does_not_depend_on_path_or_version(source: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def examine() -> list[Finding]:
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     findings = [Finding(supported, f"Python {platform.python_version()} (3.11 to 3.13 are supported)")]
     findings += [_library(name) for name in _LIBRARIES]
-    findings += [_codecs(), _machine(), _device(), _model()]
+    findings += [_codecs(), _compiled(), _machine(), _device(), _model()]
     return findings
 
 
@@ -64,16 +64,32 @@ def _codecs() -> Finding:
         return Finding(False, f"image codecs: {error}. Reinstall imagecodecs and openslide-bin.")
 
 
+def _compiled() -> Finding:
+    from wsiseg.compiled import cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        advice = "no folder for compiled functions can be written: each process makes its own, which takes a minute"
+        return Finding(False, f"{advice}. Set NUMBA_CACHE_DIR to a folder of yours.", essential=False)
+    return Finding(True, f"compiled functions are kept in {folder}")
+
+
 def _machine() -> Finding:
     import psutil
 
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     memory = psutil.virtual_memory().available / 2**30
-    free = shutil.disk_usage(".").free / 2**30
     enough = memory / cores >= 2
     advice = "" if enough else "; give fewer --workers: a worker wants about 2 GiB"
-    text = f"{cores} cores, {memory:.0f} GiB of memory available, {free:.0f} GiB free on this disk{advice}"
+    text = f"{cores} cores, {memory:.0f} GiB of memory available, {_free_here()}{advice}"
     return Finding(enough, text, essential=False)
+
+
+def _free_here() -> str:
+    try:
+        return f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free on this disk"
+    except OSError as error:
+        return f"the current folder cannot be looked at ({error.strerror})"
 
 
 def _device() -> Finding:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import IntArray, Nuclei
 from wsiseg.raster import spans
@@ -56,7 +56,7 @@ def measure(nuclei: Nuclei, image: npt.NDArray[np.uint8], mpp: float) -> Nuclei:
     return nuclei.with_columns(**{name: values[:, k].copy() for k, name in enumerate(MEASUREMENTS)})
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _measure(
     vertices: FloatArray, offsets: IntArray, image: npt.NDArray[np.uint8], table: FloatArray, mpp: float
 ) -> npt.NDArray[np.float32]:
@@ -75,7 +75,7 @@ def _measure(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _moments(ring: FloatArray) -> tuple[float, float, float, float]:
     """Area, centroid and eccentricity from the polygon's moments (Green's theorem)."""
     doubled = sx = sy = sxx = syy = sxy = 0.0
@@ -102,7 +102,7 @@ def _moments(ring: FloatArray) -> tuple[float, float, float, float]:
     return abs(doubled) / 2.0, cx, cy, eccentricity
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _crack_length(ring: FloatArray) -> float:
     """Side of the pixels that the ring runs between: 1, 1/2 or 1/4; 0 if it is not made of such cracks."""
     count = len(ring)
@@ -124,7 +124,7 @@ def _crack_length(ring: FloatArray) -> float:
     return 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _outline(ring: FloatArray) -> FloatArray:
     """The closed line through the midpoints of the ring's cracks, smoothed; the ring itself without cracks."""
     side = _crack_length(ring)
@@ -159,7 +159,7 @@ def _outline(ring: FloatArray) -> FloatArray:
     return points
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _length(points: FloatArray) -> float:
     total = 0.0
     for k in range(len(points)):
@@ -168,7 +168,7 @@ def _length(points: FloatArray) -> float:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _area(points: FloatArray) -> float:
     doubled = 0.0
     for k in range(len(points)):
@@ -177,7 +177,7 @@ def _area(points: FloatArray) -> float:
     return abs(doubled) / 2.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _hull_area(points: FloatArray) -> float:
     """Area of the convex hull by Andrew's monotone chain."""
     count = len(points)
@@ -207,7 +207,7 @@ def _hull_area(points: FloatArray) -> float:
     return _area(chain[:size])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _mean(ring: FloatArray, cx: float, cy: float, image: npt.NDArray[np.uint8], table: FloatArray) -> float:
     height, width = image.shape[0], image.shape[1]
     total, count = 0.0, 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import shapely
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import Box, FloatArray, Scale
 
 BoolArray = npt.NDArray[np.bool_]
@@ -167,7 +167,7 @@ class Nuclei:
         return np.ascontiguousarray(self.vertices, dtype=np.float64), self.offsets
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _moments(vertices, offsets):  # type: ignore[no-untyped-def]
     """Area (N,) and area centroid (N, 2) of each ring; of a ring without area, its first vertex."""
     count = len(offsets) - 1
@@ -192,7 +192,7 @@ def _moments(vertices, offsets):  # type: ignore[no-untyped-def]
     return areas, centroids
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _bounds(vertices, offsets):  # type: ignore[no-untyped-def]
     bounds = np.empty((len(offsets) - 1, 4))
     for n in range(len(bounds)):
@@ -204,7 +204,7 @@ def _bounds(vertices, offsets):  # type: ignore[no-untyped-def]
     return bounds
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _copy_rings(vertices, offsets, chosen, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with the rings ``chosen``, one after the other."""
     at = 0

@@ -7,10 +7,10 @@ smaller on each side.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import IntArray, Nuclei
 
@@ -116,7 +116,7 @@ def _starts(image: Labels) -> tuple[IntArray, IntArray, Labels, Labels]:
     return rows[heads], firsts[heads], names[heads].astype(np.int32), image
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _runs(image: npt.NDArray[np.integer]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Maximal horizontal runs of equal positive labels in raster order: row, first column, stop, label."""
     height, width = image.shape
@@ -142,7 +142,7 @@ def _runs(image: npt.NDArray[np.integer]) -> tuple[IntArray, IntArray, IntArray,
     return (runs[:count, 0].copy(), runs[:count, 1].copy(), runs[:count, 2].copy(), runs[:count, 3].copy())
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _find(parent: IntArray, run: int) -> int:
     while parent[run] != run:
         parent[run] = parent[parent[run]]
@@ -150,7 +150,7 @@ def _find(parent: IntArray, run: int) -> int:
     return run
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _components(
     rows: IntArray, firsts: IntArray, stops: IntArray, names: IntArray, labels: int
 ) -> tuple[IntArray, IntArray]:
@@ -187,7 +187,7 @@ def _components(
     return parent, chosen
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _erase(
     image: Labels,
     rows: IntArray,
@@ -202,7 +202,7 @@ def _erase(
             image[rows[run], firsts[run] : stops[run]] = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _trace(image: Labels, rows: IntArray, columns: IntArray) -> tuple[FloatArray, IntArray]:
     height, width = image.shape
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -241,7 +241,7 @@ def _trace(image: Labels, rows: IntArray, columns: IntArray) -> tuple[FloatArray
     return vertices[:count].copy(), offsets
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def spans(ring: FloatArray, height: int, width: int) -> IntArray:
     """The pixels of a (height, width) image whose centres lie inside a ring, as rows of (row, first, stop).
 
@@ -290,7 +290,7 @@ def spans(ring: FloatArray, height: int, width: int) -> IntArray:
     return out[:total]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _paint(vertices: FloatArray, offsets: IntArray, values: Labels, image: Labels) -> None:
     height, width = image.shape
     for n in range(len(values)):

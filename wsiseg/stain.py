@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from wsiseg.compiled import compiled
 
 FloatImage = npt.NDArray[np.float32]
 
@@ -52,7 +53,7 @@ def eosin(image: npt.NDArray[np.uint8]) -> FloatImage:
     return _apply(np.ascontiguousarray(image), stain_tables()[1].astype(np.float32))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _apply(image: npt.NDArray[np.uint8], table: FloatImage) -> FloatImage:
     height, width = image.shape[0], image.shape[1]
     out = np.empty((height, width), dtype=np.float32)

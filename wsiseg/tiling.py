@@ -1,7 +1,8 @@
 """A slide as an OME-Zarr 0.5 store: planned, written shard by shard on an executor, finished.
 
-    SLIDE → plan_tiling → TilingPlan: stages of ShardTasks → write_shards … → finish_tiling → OUT.ome.zarr
+    SLIDE → prepare_store → TilingPlan: stages of ShardTasks → write_shards … → complete_store → OUT.ome.zarr
 
+Each is the body of a task: the process that drives them opens no slide and looks at no shard.
 The slide's own levels are copied pixel for pixel, so that segmenting the store equals segmenting the slide; levels
 for viewers are derived below them by means of 2 × 2. Chunks that are all white, or (on request) touch no tissue,
 are not stored. The store lies under its final name from the start and says ``complete: false`` until the end. A
@@ -15,17 +16,20 @@ jpeg makes 1.3 to 2 times, loses what a second JPEG coding loses, and needs zarr
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import EnvironmentFault, UsageError
+from wsiseg.errors import EnvironmentFault, SlideError, UsageError
 from wsiseg.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.slide.base import Slide
+from wsiseg.slide.mpp import from_option, read_mpp_table
 from wsiseg.slide.ngff import group_metadata, image_attributes
 from wsiseg.slide.omezarr import SCHEMA, stored_bits
+from wsiseg.slide.open import SlideSource
 from wsiseg.slide.shards import Codec
 from wsiseg.store import absolute, assign_ids, environment_faults, lock_beside, read_json, sync_folder, write_json
 from wsiseg.tilingplan import TilingOptions, TilingPlan, level_note, plan_tiling
@@ -73,8 +77,8 @@ def tile_slide(
         The disk or the cluster gives out, or another run writes to ``out``; the same call goes on from there.
     """
     options, out = TilingOptions(mpp, tissue_only, codec), absolute(Path(out))
-    report = on_event or _ignore
-    steps = _locked_steps(out, lambda: plan_tiling(slide, out, options), report)
+    job = TilingJob(SlideSource(str(absolute(slide.path)), slide.override), out, options)
+    steps = tiling_steps(job, on_event or _ignore)
     ((_, record),) = run_stages(executor, [steps])
     return dict(record)
 
@@ -116,20 +120,18 @@ def tile_slides(
     EnvironmentFault
         The disk or the cluster gives out; the same call goes on from there.
     """
-    from wsiseg.slide import open_slide, read_mpp_table
-
     if not paths:
         raise UsageError("no slides given")
     table = read_mpp_table(mpp_table) if mpp_table is not None else None
+    given = from_option(mpp) if mpp is not None else None
 
-    def opened(path: Path) -> Slide:
-        return open_slide(path, mpp=mpp, mpp_table=table)
+    def job(path: Path, store: Path) -> TilingJob:
+        override = given or (table.lookup(path) if table is not None else None)
+        return TilingJob(SlideSource(str(path), override), store, options)
 
     stores = store_paths(list(map(absolute, paths)), absolute(out))  # workers may run in another folder
     report = on_event or _ignore
-    steps = (
-        _guarded_steps(path, store, options, report, opened, len(stores) == 1) for path, store in stores.items()
-    )
+    steps = (_guarded_steps(job(path, store), report, len(stores) == 1) for path, store in stores.items())
     ended = dict(run_stages(executor, steps))
     return [ended[i] for i in sorted(ended)]
 
@@ -143,8 +145,67 @@ def store_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     return {path: out / f"{name}.ome.zarr" for path, name in assign_ids(paths, out).items()}
 
 
-def finish_tiling(plan: TilingPlan) -> dict[str, Any]:
-    """Mark the store complete and remove what was needed only until then; returns the summary's numbers.
+@dataclass(frozen=True)
+class TilingJob:
+    """One slide to be written to one store."""
+
+    source: SlideSource
+    out: Path
+    options: TilingOptions
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.source.path)
+
+
+@dataclass(frozen=True)
+class PreparedStore:
+    """A plan without the shards that are there, how many it had, and the record of a store that is complete."""
+
+    plan: TilingPlan
+    shards: int
+    finished: dict[str, Any] | None = None
+
+
+def prepare_store(job: TilingJob) -> PreparedStore:
+    """Plan a store, make its folder and metadata, and see what an earlier run has written.
+
+    Raises
+    ------
+    SlideError, UsageError, EnvironmentFault
+        As :func:`tile_slide`.
+    """
+    plan = plan_tiling(job.source.open(), job.out, job.options)
+    if _is_finished(plan):
+        bare = replace(plan, stages=())
+        return PreparedStore(bare, plan.shards, _finished_record(plan, "unchanged"))
+    _begin(plan)
+    pending = tuple(tuple(entry for entry in stage if not _done(entry)) for stage in plan.stages)
+    return PreparedStore(replace(plan, stages=pending), plan.shards)
+
+
+def complete_store(job: tuple[TilingJob, TilingPlan]) -> dict[str, Any]:
+    """Finish a store whose shards are all there; returns its record.
+
+    Raises
+    ------
+    SlideError
+        The slide is another one than when it was planned.
+    EnvironmentFault
+        A shard that was written is not there.
+    """
+    request, plan = job
+    if request.source.open().fingerprint() != plan.record["source"]["fingerprint"]:
+        raise SlideError(
+            f"{request.name}: was changed while it was copied, so the store may hold parts of both.\n"
+            f"Delete {plan.out} and run the same command."
+        )
+    finish_tiling(plan)
+    return _finished_record(plan, "complete")
+
+
+def finish_tiling(plan: TilingPlan) -> None:
+    """Mark the store complete and remove what was needed only until then.
 
     Raises
     ------
@@ -152,7 +213,7 @@ def finish_tiling(plan: TilingPlan) -> dict[str, Any]:
         A shard that was written is not there.
     """
     empty = plan.levels[0].layout.index_bytes
-    notes, blank, total, stored_shards, lost_parts = [], [], 0, 0, 0
+    notes, blank = [], []
     for level in plan.levels:
         stored: list[bool] = []
         lost: dict[tuple[Any, ...], None] = {}  # a damaged tile on a seam is noted by both its shards
@@ -160,72 +221,58 @@ def finish_tiling(plan: TilingPlan) -> dict[str, Any]:
             file = level.shard_file(plan.out, row, column)
             size = _size(file)
             stored.append(size > empty)
-            total += size if size > empty else 0
             blank += [] if size > empty else [file]
             lost |= dict.fromkeys(tuple(entry) for entry in read_lost(file))
         notes.append({**level_note(level), "stored": stored_bits(stored), "lost": list(lost)})
-        stored_shards += sum(stored)
-        lost_parts += len(lost)
     _write_group(plan, {**plan.record, "complete": True, "levels": notes})
     _clean(plan, blank)
-    return {"bytes": total, "stored": stored_shards, "lost": lost_parts}
 
 
-def tiling_steps(plan: TilingPlan, on_event: Callable[[TilingEvent], None]) -> Steps:
-    """The stages of one store for :func:`wsiseg.schedule.run_stages`; the caller holds the store's lock."""
+def tiling_steps(job: TilingJob, on_event: Callable[[TilingEvent], None]) -> Steps:
+    """The stages of one store for :func:`wsiseg.schedule.run_stages`."""
     started = time.perf_counter()
-    if _is_finished(plan):
-        on_event(TilingEvent("unchanged", plan.name))
-        return _finished_record(plan, "unchanged", 0, started)
-    _begin(plan)
-    pending = [[entry for entry in stage if not _done(entry)] for stage in plan.stages]
-    todo = sum(len(entry) for stage in pending for entry in stage)
-    on_event(TilingEvent("planned", plan.name, {"total": plan.shards, "done": plan.shards - todo}))
-    computed = 0
+    with lock_beside(job.out):
+        (prepared,) = yield Stage("plan-tiling", prepare_store, [job])
+        plan = prepared.plan
+        if prepared.finished is not None:
+            on_event(TilingEvent("unchanged", plan.name))
+            return {**prepared.finished, "seconds": time.perf_counter() - started}
+        done = prepared.shards - plan.shards
+        on_event(TilingEvent("planned", plan.name, {"total": prepared.shards, "done": done}))
+        computed = 0
 
-    def count(_: Any, summaries: tuple[ShardSummary, ...]) -> None:
-        nonlocal computed
-        computed += sum(summary.computed for summary in summaries)
-        size = sum(summary.bytes for summary in summaries)
-        on_event(TilingEvent("shards", plan.name, {"done": len(summaries), "bytes": size}))
+        def count(_: Any, summaries: tuple[ShardSummary, ...]) -> None:
+            nonlocal computed
+            computed += sum(summary.computed for summary in summaries)
+            size = sum(summary.bytes for summary in summaries)
+            on_event(TilingEvent("shards", plan.name, {"done": len(summaries), "bytes": size}))
 
-    for entries in pending:
-        if entries:
-            yield Stage("write-shards", write_shards, entries, on_result=count)
-    finish_tiling(plan)
-    record = _finished_record(plan, "complete", computed, started)
-    on_event(TilingEvent("finished", plan.name, {"record": record}))
-    return record
+        for entries in plan.stages:
+            if entries:
+                yield Stage("write-shards", write_shards, entries, on_result=count)
+        (record,) = yield Stage("complete-store", complete_store, [(job, replace(plan, stages=()))])
+        shards = {**record["shards"], "total": prepared.shards, "computed": computed}
+        record = {**record, "shards": shards, "seconds": time.perf_counter() - started}
+        on_event(TilingEvent("finished", plan.name, {"record": record}))
+        return record
 
 
-def _guarded_steps(
-    path: Path,
-    store: Path,
-    options: TilingOptions,
-    on_event: Callable[[TilingEvent], None],
-    open_slide: Callable[[Path], Slide],
-    alone: bool,
-) -> Steps:
+def _guarded_steps(job: TilingJob, on_event: Callable[[TilingEvent], None], alone: bool) -> Steps:
     """One slide from start to record; its own failures end here, the environment's go on up.
 
     So does a request that makes no sense, if it is for this slide alone.
     """
     try:
-        record = yield from _locked_steps(store, lambda: plan_tiling(open_slide(path), store, options), on_event)
+        record = yield from tiling_steps(job, on_event)
     except EnvironmentFault:
         raise
     except Exception as error:  # a fault of ours in one slide must not cost the others
         if alone and isinstance(error, UsageError):
             raise
         failure = {"kind": type(error).__name__, "message": str(error)}
-        record = {"status": "failed", "path": str(store), "slide": path.name, "error": failure}
-        on_event(TilingEvent("finished", path.name, {"record": record}))
+        record = {"status": "failed", "path": str(job.out), "slide": job.name, "error": failure}
+        on_event(TilingEvent("finished", job.name, {"record": record}))
     return record
-
-
-def _locked_steps(out: Path, plan: Callable[[], TilingPlan], on_event: Callable[[TilingEvent], None]) -> Steps:
-    with lock_beside(out):
-        return (yield from tiling_steps(plan(), on_event))
 
 
 def _begin(plan: TilingPlan) -> None:
@@ -270,7 +317,7 @@ def _done(entry: tuple[ShardTask, ...]) -> bool:
     return all(task.file.exists() for task in entry)
 
 
-def _finished_record(plan: TilingPlan, status: str, computed: int, started: float) -> dict[str, Any]:
+def _finished_record(plan: TilingPlan, status: str) -> dict[str, Any]:
     own = _own_attributes(plan.out) or {}
     files = [level.shard_file(plan.out, *place) for level in plan.levels for place in level.layout.shards()]
     sizes = [file.stat().st_size for file in files if file.exists()]
@@ -282,10 +329,10 @@ def _finished_record(plan: TilingPlan, status: str, computed: int, started: floa
         "codec": own["codec"],
         "exact": own["exact"],
         "levels": [[level.layout.width, level.layout.height, level.derived] for level in plan.levels],
-        "shards": {"total": plan.shards, "computed": computed, "stored": len(sizes)},
+        "shards": {"total": plan.shards, "computed": 0, "stored": len(sizes)},
         "bytes": sum(sizes),
         "lost": sum(len(level["lost"]) for level in own["levels"]),
-        "seconds": time.perf_counter() - started,
+        "seconds": 0.0,
         "error": None,
     }
 

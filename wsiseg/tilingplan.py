@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +19,9 @@ from wsiseg.errors import UsageError
 from wsiseg.grid import TileGrid
 from wsiseg.slide.base import Level, Mpp, Slide
 from wsiseg.slide.omezarr import SCHEMA
+from wsiseg.slide.open import SlideSource
 from wsiseg.slide.shards import Codec, ShardLayout
-from wsiseg.tilingwork import PlannedLevel, ShardTask
+from wsiseg.tilingwork import COARSEST_RATIO, PlannedLevel, ShardTask
 
 SMALLEST_LEVEL_PX = 1024
 TISSUE_MARGIN_UM = 80.0
@@ -87,7 +89,7 @@ def plan_tiling(slide: Slide, out: Path, options: TilingOptions) -> TilingPlan:
     Raises
     ------
     UsageError
-        ``options.mpp`` is finer than the slide.
+        ``options.mpp`` is finer than the slide, or too coarse to be read within bounds.
     MissingMppError
         The options need the slide's mpp, and it is unknown.
     """
@@ -132,6 +134,12 @@ def _plan_levels(slide: Slide, options: TilingOptions) -> tuple[PlannedLevel, ..
             )
         width, height = scale.size(slide.width, slide.height)
         ratio = min(scale.downsample / level.downsample for level in own if level.downsample <= scale.downsample)
+        if ratio > COARSEST_RATIO:
+            most = slide.require_mpp().value * COARSEST_RATIO * max(level.downsample for level in own)
+            raise UsageError(
+                f"--mpp {options.mpp:g}: too coarse for {slide.name}, whose stored pixels make a picture of "
+                f"{width} × {height} at it. Give at most {most:.4g}."
+            )
         levels = [_planned("0", width, height, 1.0, scale.downsample, ratio, options.codec)]
     lattice = levels[0].lattice
     while max(levels[-1].layout.width, levels[-1].layout.height) > SMALLEST_LEVEL_PX:
@@ -173,6 +181,7 @@ def _copies(
     slide: Slide, out: Path, level: PlannedLevel, tissue: tuple[npt.NDArray[np.bool_], float] | None
 ) -> Iterator[ShardTask]:
     layout = level.layout
+    source = SlideSource(os.path.abspath(slide.path), slide.override)
     keep = None if tissue is None else _chunks_touching(layout, tissue[0], tissue[1] / level.lattice)
     for row, column in layout.shards():
         part = None
@@ -180,7 +189,7 @@ def _copies(
             part = keep[
                 row * layout.side : (row + 1) * layout.side, column * layout.side : (column + 1) * layout.side
             ]
-        yield ShardTask(out, level, row, column, slide=slide, keep=part)
+        yield ShardTask(out, level, row, column, source=source, keep=part)
 
 
 def _batches(tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, ...]]:

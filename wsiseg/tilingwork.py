@@ -14,11 +14,15 @@ import numpy.typing as npt
 from wsiseg.errors import ReadError
 from wsiseg.geometry import Scale, Window
 from wsiseg.slide.base import WHITE, Lost, Pixels, Slide
+from wsiseg.slide.open import SlideSource
 from wsiseg.slide.resample import box_mean
 from wsiseg.slide.shards import FILL, ShardedLevel, ShardLayout, encode_shard
 from wsiseg.store import environment_faults, write_bytes
 
 _READ_PX = 6144  # side of the largest square of stored pixels that is held at once: 108 MiB
+_SMALLEST_BLOCK_PX = 32
+COARSEST_RATIO = _READ_PX // _SMALLEST_BLOCK_PX
+"""Stored pixels along the side of one pixel, at most: the smallest block that is read then has the largest size."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class PlannedLevel:
 class ShardTask:
     """A shard to write.
 
-    ``slide`` is None for a derived level, which is made from ``finer``, already in the store. ``keep`` is a bool
+    ``source`` is None for a derived level, which is made from ``finer``, already in the store. ``keep`` is a bool
     array (side, side) of the chunks that touch tissue, or None for all.
     """
 
@@ -63,7 +67,7 @@ class ShardTask:
     level: PlannedLevel
     row: int
     column: int
-    slide: Slide | None = None
+    source: SlideSource | None = None
     finer: PlannedLevel | None = None
     keep: npt.NDArray[np.bool_] | None = None
 
@@ -109,11 +113,14 @@ def write_shard(task: ShardTask) -> ShardSummary:
     layout = task.level.layout
     window = layout.window(task.row, task.column)
     pixels = np.full((*window.shape, 3), FILL, dtype=np.uint8)
+    slide = None if task.source is None else task.source.open()
     lost: dict[tuple[Window, str], None] = {}
     for block in _blocks(window, task.level.read_ratio, task.keep, layout):
-        part, damaged = _from_slide(task, block) if task.slide is not None else (_from_finer(task, block), [])
-        pixels[block.within(window)] = part
-        lost |= dict.fromkeys(damaged)
+        if slide is None:
+            pixels[block.within(window)] = _from_finer(task, block)
+        else:
+            pixels[block.within(window)], damaged = _from_slide(slide, task.level, block)
+            lost |= dict.fromkeys(damaged)
     content = encode_shard(layout, pixels, task.keep)
     with environment_faults(task.file):
         task.file.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +148,7 @@ def _blocks(
 ) -> Iterator[Window]:
     """Squares that cover ``window`` and can be read at once, without those that hold no chunk to keep."""
     side = layout.shard
-    while side > 32 and side * ratio > _READ_PX:
+    while side > _SMALLEST_BLOCK_PX and side * ratio > _READ_PX:
         side //= 2
     for y in range(window.y, window.y1, side):
         for x in range(window.x, window.x1, side):
@@ -164,12 +171,11 @@ def _blocks(
             ).intersection(block)
 
 
-def _from_slide(task: ShardTask, block: Window) -> tuple[Pixels, list[tuple[Window, str]]]:
-    assert task.slide is not None
-    scale = Scale(task.level.lattice)
-    pixels, lost = task.slide.read_lossy(block, scale)
+def _from_slide(slide: Slide, level: PlannedLevel, block: Window) -> tuple[Pixels, list[tuple[Window, str]]]:
+    scale = Scale(level.lattice)
+    pixels, lost = slide.read_lossy(block, scale)
     damaged = [part for part in lost if not part.missing]
-    return pixels, [(_lost_window(part, scale, task.level.layout), part.reason) for part in damaged]
+    return pixels, [(_lost_window(part, scale, level.layout), part.reason) for part in damaged]
 
 
 def _lost_window(part: Lost, scale: Scale, layout: ShardLayout) -> Window:

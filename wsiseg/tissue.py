@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.compiled import compiled
 from wsiseg.errors import SlideError
 from wsiseg.geometry import Box, FloatArray, Scale, Window
 from wsiseg.region import (
@@ -263,7 +263,7 @@ def _density_tables(white: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.maximum(-np.log10(levels / white[:, None]), 0.0).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _excess_and_kind(
     image: npt.NDArray[np.uint8], tables: npt.NDArray[np.float32], saturation: float
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
@@ -297,7 +297,7 @@ def _solid(kind: npt.NDArray[np.uint8], which: int, size: float) -> BoolImage:
     return _without_small(_majority(kind, which), size)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _majority(kind: npt.NDArray[np.uint8], which: int) -> BoolImage:
     height, width = kind.shape
     out = np.zeros((height, width), dtype=np.bool_)
@@ -335,7 +335,7 @@ def _dilate(mask: BoolImage, radius: float) -> BoolImage:
     return _spread(mask, disc)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _spread(mask: BoolImage, steps: npt.NDArray[np.int64]) -> BoolImage:
     """``mask`` and all that lies ``steps``, rows of (dy, dx), from a pixel of its rim."""
     height, width = mask.shape

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.cluster import ClusterOptions
@@ -47,16 +47,16 @@ def command(
         choice = ModelChoice(model or DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
         result = run_demo(out, choice, executor, side=size, seed=seed, on_event=on_event)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
+        tell_json(result.to_dict())
         return result.cohort.exit_code
     record = result.cohort.records[0]
     if record["status"] != "failed":
         grade = record["grade"]
-        click.echo(f"grade: {grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {grade['kind']})")
-        click.echo(
+        mention(f"grade: {grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {grade['kind']})")
+        mention(
             f"against the truth: {result.true_nuclei} nuclei drawn, {result.found_nuclei} found, "
             f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} "
             f"(precision {result.precision:.3f}, recall {result.recall:.3f})"
         )
-    click.echo(f"report: {result.cohort.report}")
+    mention(f"report: {result.cohort.report}")
     return result.cohort.exit_code

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import tell, tell_json
 
 
 @click.command("doctor")
@@ -20,8 +19,8 @@ def command(as_json: bool) -> int:
 
     findings = examine()
     if as_json:
-        click.echo(json.dumps([finding.to_dict() for finding in findings], indent=1))
+        tell_json([finding.to_dict() for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL' if finding.essential else 'note'}  {finding.text}")
+            tell(f"{'ok  ' if finding.ok else 'FAIL' if finding.essential else 'note'}  {finding.text}")
     return 5 if any(finding.essential and not finding.ok for finding in findings) else 0

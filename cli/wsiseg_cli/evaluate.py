@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import one_line, tell, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.evaluate import Evaluation
@@ -75,34 +75,34 @@ def command(
     if out is not None:
         write_json(out, result.to_dict())
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+        tell_json(result.to_dict())
     else:
         _print(result, worst)
     return 0
 
 
 def _print(result: Evaluation, worst: int) -> None:
-    width = max([22, *(len(image.name) for image in result.images[:worst])])
-    click.echo(f"{'image':{width}}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "true", "found")))
+    width = max([22, *(len(one_line(image.name)) for image in result.images[:worst])])
+    tell(f"{'image':{width}}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "true", "found")))
     for image in result.images[:worst]:
         scores = "".join(f"{_number(image.scores[name]):>10}" for name in _COLUMNS)
-        note = f"  ({image.note})" if image.note else ""
-        click.echo(
-            f"{options.printable(image.name):{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}"
+        note = f"  ({one_line(image.note)})" if image.note else ""
+        tell(
+            f"{one_line(image.name):{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}"
         )
     if len(result.images) > worst:
-        click.echo(f"and {len(result.images) - worst} better ones (--worst {len(result.images)})")
-    click.echo()
-    click.echo(f"{'score':{width}}{'mean':>10}{'sd':>10}{f'{result.confidence:.0%} interval':>20}{'images':>10}")
+        tell(f"and {len(result.images) - worst} better ones (--worst {len(result.images)})")
+    tell("")
+    tell(f"{'score':{width}}{'mean':>10}{'sd':>10}{f'{result.confidence:.0%} interval':>20}{'images':>10}")
     for name, summary in result.summary.items():
         if summary.n:
             interval = f"{_number(summary.low)} – {_number(summary.high)}" if summary.low is not None else "–"
-            click.echo(
+            tell(
                 f"{name:{width}}{_number(summary.mean):>10}{_number(summary.sd):>10}{interval:>20}{summary.n:>10}"
             )
     for names, what in ((result.without_prediction, "prediction"), (result.without_truth, "truth")):
         if names:
-            click.echo(f"left out, no {what}: {options.printable(', '.join(names))}")
+            tell(f"left out, no {what}: {one_line(', '.join(names))}")
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, one_line
 
 
 @click.command("export")
@@ -31,5 +32,5 @@ def command(run: Path, target: str, out: Path | None, split: int | None) -> int:
     if split and target == "quip-csv":
         raise click.UsageError("--split is for GeoJSON; quip-csv has one file a tile of 4000 pixels")
     for path in export_run(run, target, out, split):
-        click.echo(path)
+        mention(one_line(str(path)))
     return 0

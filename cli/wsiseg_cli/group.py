@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,8 +13,9 @@ from types import FrameType
 import click
 
 from wsiseg import __version__
-from wsiseg.errors import WsisegError
-from wsiseg_cli.options import printable, resume_command
+from wsiseg.errors import EnvironmentFault, WsisegError
+from wsiseg_cli.options import resume_command
+from wsiseg_cli.terminal import note, output_fault
 
 # Name → one line for the overview. A command's module is imported when the command is used, so that
 # `wsiseg --help` starts neither torch nor Dask.
@@ -31,6 +34,7 @@ _COMMANDS = {
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }
 
+_NO_FOLDER = "the current folder was removed. Change to one that exists and run the same command."
 _RESUMABLE = (("segment",), ("tile",), ("train",), ("synth", "hou"), ("synth", "export"), ("demo",))
 
 
@@ -76,29 +80,51 @@ def run() -> None:
         signal.signal(signal.SIGTERM, _terminated)
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        note(text.getvalue().rstrip("\n"))
         code = error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         code = _stopped(130)
-    except BrokenPipeError:
-        code = 0
     except _Terminated:
         code = _stopped(143)
     except WsisegError as error:
         if debug:
             raise
-        click.echo(printable(f"wsiseg: {error}"), err=True)
-        code = error.exit_code
+        code = _refused(EnvironmentFault(_NO_FOLDER) if _without_folder() else error)
     except Exception as error:
         if debug:
             raise
-        click.echo(
-            printable(f"wsiseg: internal error: {type(error).__name__}: {error}")
-            + "\nPlease report it, with the output of the same command after `wsiseg --debug`.",
-            err=True,
-        )
-        code = 1
+        code = _unexpected(error)
+    fault = output_fault()
+    if fault is not None:
+        note(f"wsiseg: {fault}")
+        code = EnvironmentFault.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: WsisegError) -> int:
+    note(f"wsiseg: {error}")
+    return error.exit_code
+
+
+def _unexpected(error: Exception) -> int:
+    if _without_folder():
+        return _refused(EnvironmentFault(_NO_FOLDER))
+    note(
+        f"wsiseg: internal error: {type(error).__name__}: {error}"
+        "\nPlease report it, with the output of the same command after `wsiseg --debug`."
+    )
+    return 1
+
+
+def _without_folder() -> bool:
+    """Whether the current folder is gone: many a library then fails, each in its own way."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 class _Terminated(BaseException):
@@ -113,9 +139,9 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 def _stopped(code: int) -> int:
     words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
     if any(words[: len(path)] == path for path in _RESUMABLE):
-        click.echo(f"\nstopped; nothing finished is lost. To go on:\n  {printable(resume_command())}", err=True)
+        note(f"\nstopped; nothing finished is lost. To go on:\n  {resume_command()}")
     else:
-        click.echo("\nstopped", err=True)
+        note("\nstopped")
     # CPython remembers a KeyboardInterrupt that left an exec() of text (every dataclass is made by one), caught
     # since or not, and dies of SIGINT instead of exiting with the code. The next exec() makes it forget.
     exec("")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import one_line, tell, tell_json
 
 
 @click.command("info")
@@ -37,23 +37,23 @@ def command(
         except SlideError as error:
             shown.append({"path": str(path), "error": str(error)})
     if as_json:
-        click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+        tell_json(shown)
     else:
-        click.echo("\n\n".join(_text(entry, properties) for entry in shown))
+        tell("\n\n".join(_text(entry, properties) for entry in shown))
     failed = sum("error" in entry for entry in shown)
     return 0 if not failed else 4 if failed == len(shown) else 3
 
 
 def _text(entry: dict[str, Any], properties: bool) -> str:
     if "error" in entry:
-        return f"{entry['path']}\n  cannot be used: {entry['error']}"
-    lines = [entry["path"]]
+        return f"{one_line(entry['path'])}\n  cannot be used: {entry['error']}"
+    lines = [one_line(entry["path"])]
     hidden = ("path", "properties", "levels")
     lines += [f"  {name:<12}{_value(value)}" for name, value in entry.items() if name not in hidden]
     for index, level in enumerate(entry["levels"]):
         lines.append(f"  level {index:<6}" + ", ".join(f"{name} {_value(v)}" for name, v in level.items()))
     if properties:
-        lines += [f"  {name} = {value}" for name, value in sorted(entry["properties"].items())]
+        lines += [f"  {one_line(name)} = {one_line(value)}" for name, value in sorted(entry["properties"].items())]
     return "\n".join(lines)
 
 
@@ -61,7 +61,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+        return ", ".join(f"{one_line(str(name))} {_value(inner)}" for name, inner in value.items())
     if isinstance(value, list):
         return ", ".join(map(_value, value)) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else one_line(str(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -14,7 +15,9 @@ def main() -> None:
     if quits:
         signal.signal(signal.SIGINT, _quit)
     from wsiseg_cli.group import run
+    from wsiseg_cli.terminal import guard_streams
 
+    guard_streams()
     if quits:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
@@ -22,5 +25,6 @@ def main() -> None:
 
 def _quit(_signal: int, _frame: FrameType | None) -> None:
     """Nothing has begun: an exception would only show where in the libraries' imports it came up."""
-    os.write(2, b"\nstopped\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopped\n")
     os._exit(130)

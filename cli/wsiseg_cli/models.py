@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import one_line, tell, tell_json
 
 
 @click.group("models", invoke_without_command=True)
@@ -27,7 +28,7 @@ def command(ctx: click.Context, measured: bool, as_json: bool) -> int:
         if measured:
             card["measured"] = _measured(card["name"], "auto")
     if as_json:
-        click.echo(json.dumps(cards, indent=1, ensure_ascii=False))
+        tell_json(cards)
         return 0
     for card in cards:
         _print_card(card)
@@ -57,15 +58,16 @@ def show(model: str, measured: bool, engine: str, as_json: bool) -> int:
     if measured:
         described["card"]["measured"] = _measured(model, engine)
     if as_json:
-        click.echo(json.dumps(described, indent=1, ensure_ascii=False))
+        tell_json(described)
         return 0
     card = described.pop("card")
     _print_card(card)
     if card.get("recipe"):
-        click.echo(f"  recipe       {card['recipe']}")
+        tell(f"  recipe       {one_line(str(card['recipe']))}")
     for key, value in described.items():
         if value is not None:
-            click.echo(f"  {key:<12} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            tell(f"  {one_line(key):<12} {one_line(text)}")
     return 0
 
 
@@ -77,17 +79,17 @@ def _measured(model: str, engine: str) -> dict[str, Any]:
 
 
 def _print_card(card: Mapping[str, Any]) -> None:
-    click.echo(options.printable(card["name"]) + ("  (default)" if card.get("default") else ""))
-    click.echo(f"  {options.printable(card['summary'])}")
-    click.echo(f"  licence      {options.printable(card['licence'])}")
-    click.echo(f"  trained on   {options.printable('; '.join(card['data'])) or 'nothing'}")
+    tell(one_line(card["name"]) + ("  (default)" if card.get("default") else ""))
+    tell(f"  {one_line(card['summary'])}")
+    tell(f"  licence      {one_line(card['licence'])}")
+    tell(f"  trained on   {one_line('; '.join(card['data'])) or 'nothing'}")
     for data, scores in (card["scores"] or {}).items():
-        click.echo(f"  {data}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        tell(f"  {one_line(data)}: " + ", ".join(f"{one_line(name)} {value:.3f}" for name, value in scores.items()))
     for where, value in (card["speed"] or {}).items():
-        click.echo(f"  speed        {value:.1f} Mpx/s ({options.printable(where)})")
+        tell(f"  speed        {value:.1f} Mpx/s ({one_line(where)})")
     if "measured" in card:
         found = card["measured"]
         where = f"{found['on']}; an image of {found['side_px']}², network and decoder"
-        click.echo(f"  speed here   {found['mpx_per_s']:.1f} Mpx/s ({where})")
+        tell(f"  speed here   {found['mpx_per_s']:.1f} Mpx/s ({one_line(where)})")
     for limit in card["limits"]:
-        click.echo(f"  limit: {options.printable(limit)}")
+        tell(f"  limit: {one_line(limit)}")

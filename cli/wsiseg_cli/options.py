@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,34 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Microns(click.ParamType):
+    """Microns per pixel: a finite number above 0."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"got {value!r}; expected a number of microns per pixel above 0, such as 0.25", param, ctx)
+        return number
+
+
+class Readable(click.Path):
+    """A regular file: whatever else has a name, a pipe for example, could keep its reader waiting for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path: Any = super().convert(value, param, ctx)
+        if not path.is_file():
+            self.fail(f"{str(value)!r} is not a regular file", param, ctx)
+        return path
 
 
 def slides_argument(function: F) -> F:
@@ -31,12 +59,12 @@ def mpp_options(function: F) -> F:
     """--mpp and --mpp-csv: the slide's own microns per pixel."""
     function = click.option(
         "--mpp-csv",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=Readable(),
         help="CSV with the columns slide,mpp, for slides whose metadata lack it.",
     )(function)
     return click.option(
         "--mpp",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Microns(),
         help="Microns per level-0 pixel of the slides, instead of what their metadata say.",
     )(function)
 
@@ -120,13 +148,3 @@ def resume_command() -> str:
     import shlex
 
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def printable(text: str) -> str:
-    """Text without what a terminal would obey, or could not show: a file name may hold any byte."""
-    clean = "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return clean.encode("utf-8", "backslashreplace").decode()
-
-
-def is_terminal() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

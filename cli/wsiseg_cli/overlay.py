@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, one_line, tell
 
 
 @click.command("overlay")
@@ -25,6 +26,6 @@ def command(result: Path, roi: str, slide: Path | None, zoom: int, out: Path) ->
 
     x, y, width, height = Roi().convert(roi, None, None)
     for name, color in draw_overlay(result, (x, y, width, height), out, slide=slide, zoom=zoom).items():
-        click.echo(f"{click.style('■', fg=color)} {name} #{bytes(color).hex()}")
-    click.echo(out)
+        tell(f"{one_line(name)} #{bytes(color).hex()}", color=color)
+    mention(one_line(str(out)))
     return 0

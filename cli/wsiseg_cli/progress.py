@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import click
-
-from wsiseg_cli.options import is_terminal, printable
+from wsiseg_cli.terminal import is_terminal, note, one_line, printable, terminal_file
 
 if TYPE_CHECKING:
     from wsiseg.pipeline import Event
@@ -26,7 +24,7 @@ def watch(slides: int, dashboard: str | None, *, quiet: bool = False) -> Iterato
         yield lambda event: None
         return
     if dashboard:
-        click.echo(f"dashboard: {dashboard}", err=True)
+        note(f"dashboard: {one_line(dashboard)}")
     if is_terminal():
         with _bars(slides) as listener:
             yield listener
@@ -47,7 +45,7 @@ class _Lines:
         if event.kind == "planned":
             total = event.detail["total"]
             self._tiles[event.slide] = (0, total, 0, time.monotonic())
-            click.echo(f"{event.slide}: {total} tiles", err=True)
+            note(f"{one_line(event.slide)}: {total} tiles")
         elif event.kind == "tiles":
             done, total, nuclei, since = self._tiles[event.slide]
             done, nuclei = done + event.detail["done"], nuclei + event.detail["nuclei"]
@@ -55,14 +53,13 @@ class _Lines:
             if time.monotonic() - self._last > _PLAIN_INTERVAL_S:
                 self._last = time.monotonic()
                 left = (time.monotonic() - since) / done * (total - done)
-                click.echo(
-                    f"{event.slide}: {done}/{total} tiles, {nuclei} nuclei, about {left:.0f} s left", err=True
-                )
+                name = one_line(event.slide)
+                note(f"{name}: {done}/{total} tiles, {nuclei} nuclei, about {left:.0f} s left")
         elif event.kind == "note":
-            click.echo(note_line(event), err=True)
+            note(note_line(event))
         elif event.kind == "finished":
             self._finished += 1
-            click.echo(f"[{self._finished}/{self._slides}] {outcome_line(event)}", err=True)
+            note(f"[{self._finished}/{self._slides}] {outcome_line(event)}")
 
 
 @contextlib.contextmanager
@@ -78,7 +75,7 @@ def _bars(slides: int) -> Iterator[Listener]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = Console(file=terminal_file())
     with Progress(*columns, console=console) as progress:
         cohort = progress.add_task("slides", total=slides, note="")
         tasks: dict[str, TaskID] = {}
@@ -87,7 +84,7 @@ def _bars(slides: int) -> Iterator[Listener]:
         def listen(event: Event) -> None:
             name = event.slide
             if event.kind == "planned":
-                tasks[name] = progress.add_task(escape(name), total=event.detail["total"], note="tiles")
+                tasks[name] = progress.add_task(escape(one_line(name)), total=event.detail["total"], note="tiles")
                 nuclei[name] = 0
             elif event.kind == "tiles":
                 nuclei[name] += event.detail["nuclei"]
@@ -112,13 +109,13 @@ def note_line(event: Event) -> str:
 
 def outcome_line(event: Event) -> str:
     """What became of a slide, in one line."""
-    record = event.detail["record"]
+    record, name = event.detail["record"], one_line(event.slide)
     if record["status"] == "failed":
-        return printable(f"{event.slide}: FAILED: {record['error']['message']}")
+        return printable(f"{name}: FAILED: {record['error']['message']}")
     grade = record["grade"]
     low, high = grade["interval"]
     text = (
-        f"{event.slide}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², "
+        f"{name}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², "
         f"{grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {low:.0%}–{high:.0%})"
     )
     if record["status"] == "partial":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from wsiseg_cli.terminal import mention, one_line
+
 
 @click.command("report")
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -18,5 +20,5 @@ def command(results: Path) -> int:
     if not read_records(results):
         raise UsageError(f"{results} has no finished slides. Expected the output folder of `wsiseg segment`.")
     with output_lock(results):
-        click.echo(write_reports(results))
+        mention(one_line(str(write_reports(results))))
     return 0

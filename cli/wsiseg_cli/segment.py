@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.cluster import ClusterOptions
@@ -38,7 +38,7 @@ class Roi(click.ParamType):
 @click.option("--roi", type=Roi(), help="Only this rectangle, in level-0 pixels.")
 @click.option(
     "--mask",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=options.Readable(),
     help="Only inside these GeoJSON polygons (level-0 pixels).",
 )
 @click.option("--all", "everywhere", is_flag=True, help="Do not look for tissue: segment the whole slide.")
@@ -125,10 +125,10 @@ def command(
         )  # fmt: skip
         result = segment_slides(paths, out, settings, executor, on_event)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
+        tell_json(result.to_dict())
     else:
         counts = ", ".join(f"{result.count(status)} {status}" for status in ("complete", "partial", "failed"))
         tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
-        click.echo(f"{len(result.records)} slides: {counts}; {tiles}")
-        click.echo(f"report: {result.report}")
+        mention(f"{len(result.records)} slides: {counts}; {tiles}")
+        mention(f"report: {one_line(str(result.report))}")
     return result.exit_code

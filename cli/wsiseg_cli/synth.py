@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, note, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.cluster import ClusterOptions
@@ -29,7 +29,7 @@ def command() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides what is drawn.")
 @options.output_option("The dataset (zarr), for example patches.zarr.")
 @click.option(
-    "--refiner", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    "--refiner", type=options.Readable(),
     help="Trained refiner and discriminator: images are refined, and weighted by how real they look.",
 )  # fmt: skip
 @click.option(
@@ -65,7 +65,10 @@ def hou(
             textures, out, count, seed, executor,
             options=settings, refiner=refiner, on_progress=None if as_json else _show,
         )  # fmt: skip
-    click.echo(json.dumps(record, indent=1) if as_json else f"{record['path']}: {record['patches']} patches")
+    if as_json:
+        tell_json(record)
+    else:
+        mention(f"{one_line(record['path'])}: {record['patches']} patches")
 
 
 @command.command("sheet")
@@ -78,7 +81,7 @@ def sheet(dataset: Path, out: Path, count: int) -> None:
     from wsiseg.synth.sheet import write_sheet
 
     write_sheet(open_dataset(dataset), out, count)
-    click.echo(str(out))
+    mention(one_line(str(out)))
 
 
 @command.command("export")
@@ -99,8 +102,11 @@ def export(dataset: Path, layout: str, out: Path, overlay: bool, as_json: bool) 
     from wsiseg.synth.export import export_snow
 
     record = export_snow(dataset, out, overlay=overlay, on_progress=None if as_json else _show)
-    click.echo(json.dumps(record, indent=1) if as_json else f"{record['path']}: {record['tiles']} tiles")
+    if as_json:
+        tell_json(record)
+    else:
+        mention(f"{one_line(record['path'])}: {record['tiles']} tiles")
 
 
 def _show(done: int, total: int) -> None:
-    click.echo(f"{done} of {total} patches", err=True)
+    note(f"{done} of {total} patches")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import note, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.cluster import ClusterOptions
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @options.slides_argument
 @options.output_option("Folder for the stores, one <slide>.ome.zarr each.")
 @click.option(
-    "--mpp", type=click.FloatRange(min=0, min_open=True),
+    "--mpp", type=options.Microns(),
     help="Microns per pixel of the store; default: the slide's own, copied pixel for pixel.",
 )  # fmt: skip
 @click.option(
-    "--slide-mpp", type=click.FloatRange(min=0, min_open=True),
+    "--slide-mpp", type=options.Microns(),
     help="Microns per level-0 pixel of the slides, instead of what their metadata say.",
 )  # fmt: skip
 @click.option(
-    "--mpp-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    "--mpp-csv", type=options.Readable(),
     help="CSV with the columns slide,mpp, for slides whose metadata lack it.",
 )  # fmt: skip
 @click.option("--tissue-only/--all", default=False, help="Store only chunks that touch tissue; default: all.")
@@ -55,7 +55,6 @@ def command(
     it was when the same command is given again.
     """
     from wsiseg.cluster import open_executor
-    from wsiseg.errors import MissingMppError, UsageError
     from wsiseg.inputs import find_slides
     from wsiseg.tiling import TilingOptions, tile_slides
 
@@ -63,13 +62,9 @@ def command(
     paths = find_slides(slides)
     with open_executor(replace(cluster, device="cpu")) as executor:
         report = None if as_json else _show
-        try:
-            results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)
-        except MissingMppError as error:
-            # In this command --mpp is the store's, so the advice is another option's name.
-            raise UsageError(str(error).replace("--mpp VALUE", "--slide-mpp VALUE")) from error
+        results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)
     if as_json:
-        click.echo(json.dumps(results, indent=1))
+        tell_json([_in_own_words(result) for result in results])
     failed = sum(result["status"] == "failed" for result in results)
     damaged = sum(bool(result.get("lost")) for result in results)
     if failed == len(results):
@@ -77,16 +72,25 @@ def command(
     return 3 if failed or damaged else 0
 
 
+def _in_own_words(record: dict[str, Any]) -> dict[str, Any]:
+    """In this command --mpp is the store's, so the advice on a slide's is another option's name."""
+    if record["status"] != "failed":
+        return record
+    message = record["error"]["message"].replace("--mpp VALUE", "--slide-mpp VALUE")
+    return {**record, "error": {**record["error"], "message": message}}
+
+
 def _show(event: TilingEvent) -> None:
+    name = one_line(event.slide)
     if event.kind == "planned":
-        click.echo(f"{event.slide}: {event.detail['total']} shards", err=True)
+        note(f"{name}: {event.detail['total']} shards")
     elif event.kind == "unchanged":
-        click.echo(f"{event.slide}: already there", err=True)
+        note(f"{name}: already there")
     elif event.kind == "finished":
         record = event.detail["record"]
         if record["status"] == "failed":
-            click.echo(f"{event.slide}: FAILED: {record['error']}", err=True)
+            note(f"{name}: FAILED: {_in_own_words(record)['error']['message']}")
             return
         stored = f"{record['bytes'] / 1e6:.1f} MB, {record['shards']['computed']} shards written"
         lost = f", {record['lost']} damaged parts of the slide are missing" if record["lost"] else ""
-        click.echo(f"{event.slide}: {record['path']} ({stored}{lost})", err=True)
+        note(f"{name}: {one_line(record['path'])} ({stored}{lost})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import mention, one_line, tell, tell_json
 
 
 class Named(click.ParamType):
@@ -82,7 +82,7 @@ def command(
         raise click.UsageError("Missing argument 'RECIPE'; `wsiseg train --list` names those that there are.")
     tables, text = read_recipe(recipe, overrides)
     if show:
-        click.echo(text)
+        tell(text)
         return 0
     if out is None:
         raise click.UsageError("Missing option '-o' / '--output': the folder of the run.")
@@ -95,12 +95,12 @@ def command(
         _mention_tensorboard(report)
         result = train_recipe(tables, text, _unique(data), out, settings, report)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
+        tell_json(result.to_dict())
         return 0
     for name, scores in result.scores.items():
-        click.echo(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
-    click.echo(f"best after {result.best_step} of {result.step} steps")
-    click.echo(f"weights: {options.printable(str(result.weights))}")
+        mention(f"{one_line(name)}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
+    mention(f"best after {result.best_step} of {result.step} steps")
+    mention(f"weights: {one_line(str(result.weights))}")
     return 0
 
 
@@ -112,11 +112,11 @@ def _list(as_json: bool) -> None:
         known = parse_recipe(read_recipe(name)[0])
         rows.append({"name": name, "summary": known.summary, "licence": known.licence, "data": data_names(known)})
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        tell_json(rows)
         return
     for row in rows:
-        click.echo(f"{row['name']}\n  {row['summary']}")
-        click.echo(f"  weights: {row['licence']}; data: {', '.join(row['data'])}")
+        tell(f"{row['name']}\n  {row['summary']}")
+        tell(f"  weights: {row['licence']}; data: {', '.join(row['data'])}")
 
 
 def _unique(data: tuple[tuple[str, Path], ...]) -> dict[str, Path]:

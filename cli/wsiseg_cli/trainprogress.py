@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import click
-
-from wsiseg_cli.options import is_terminal, printable
+from wsiseg_cli.terminal import is_terminal, note, one_line, terminal_file
 
 _PLAIN_INTERVAL_S = 30.0
 Listener = Callable[[str, dict[str, Any]], None]
@@ -61,7 +59,7 @@ class _Lines:
             line = self._position(event, detail)
         if line is not None:
             self._last = time.monotonic()
-            click.echo(printable(line), err=True)
+            note(one_line(line))
 
     def _position(self, event: str, detail: dict[str, Any]) -> str:
         if event != "step":
@@ -88,19 +86,21 @@ def _bar() -> Iterator[Listener]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(file=terminal_file())) as progress:
         task = progress.add_task("preparing", total=None, note="")
 
         def listen(event: str, detail: dict[str, Any]) -> None:
             line = outcome(event, detail)
             if line is not None:
-                progress.console.print(escape(printable(line)))
+                progress.console.print(escape(one_line(line)))
             if event == "begin":
-                progress.reset(task, total=detail["steps"], completed=detail["step"], description=detail["folder"])
+                folder = escape(one_line(detail["folder"]))
+                progress.reset(task, total=detail["steps"], completed=detail["step"], description=folder)
             elif event == "step":
                 progress.update(task, completed=detail["step"], note=f"loss {detail['loss']:.3f}")
             elif event in ("patches", "labels"):
-                description, total = f"{event} {detail.get('kind', '')}", detail.get("total")
+                kind = escape(one_line(str(detail.get("kind", ""))))
+                description, total = f"{event} {kind}", detail.get("total")
                 progress.update(task, description=description, completed=detail["done"], total=total, note="")
 
         yield listen

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
+from wsiseg.compiled import compiled
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.geometry import Box, FloatArray
 from wsiseg.nuclei import Nuclei
@@ -392,7 +392,7 @@ def _from_any_wkb(array: pa.Array, columns: Mapping[str, npt.NDArray[np.generic]
     return Nuclei.from_geometry(polygons, columns)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill_wkb(raw, offsets, ends, buffer):  # type: ignore[no-untyped-def]
     for n in range(len(offsets) - 1):
         first, last = offsets[n], offsets[n + 1]
@@ -413,7 +413,7 @@ def _fill_wkb(raw, offsets, ends, buffer):  # type: ignore[no-untyped-def]
             buffer[at + byte] = raw[first, byte]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _ring_sizes(data, starts):  # type: ignore[no-untyped-def]
     """Vertices of each exterior ring without the closing one; -1 where it is not a little-endian 2D polygon."""
     counts = np.empty(len(starts) - 1, dtype=np.int64)
@@ -430,7 +430,7 @@ def _ring_sizes(data, starts):  # type: ignore[no-untyped-def]
     return counts
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _read_rings(data, starts, offsets, raw):  # type: ignore[no-untyped-def]
     for n in range(len(offsets) - 1):
         at = np.int64(starts[n]) + _HEADER

@@ -6,9 +6,10 @@ namespace and a name, RFC 9562 section 5.5).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from wsiseg.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -107,7 +108,7 @@ def polygon_rows(
     return out[: _rows(vertices, offsets, area, physical, out)].tobytes()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _rows(vertices, offsets, area, physical, out):  # type: ignore[no-untyped-def]
     at = 0
     for n in range(len(area)):
@@ -159,7 +160,7 @@ def plainly_simple(vertices: npt.NDArray[np.float64], offsets: npt.NDArray[np.in
     return _plainly_simple(vertices, offsets)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _plainly_simple(vertices, offsets):  # type: ignore[no-untyped-def]
     simple = np.zeros(len(offsets) - 1, dtype=np.bool_)
     ring = np.empty((_LONGEST_RING + 1, 2), dtype=np.int64)
@@ -176,7 +177,7 @@ def _plainly_simple(vertices, offsets):  # type: ignore[no-untyped-def]
     return simple
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _ring_is_simple(ring, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         ax, ay, bx, by = ring[i, 0], ring[i, 1], ring[i + 1, 0], ring[i + 1, 1]
@@ -199,7 +200,7 @@ def _ring_is_simple(ring, count):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _features(  # type: ignore[no-untyped-def]
     vertices,
     offsets,
@@ -254,7 +255,7 @@ def _features(  # type: ignore[no-untyped-def]
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def put_number(out, at, value, decimals):  # type: ignore[no-untyped-def]
     """Write ``value`` with at most ``decimals`` decimals at ``out[at:]``; the position behind it."""
     power = 1
@@ -278,7 +279,7 @@ def put_number(out, at, value, decimals):  # type: ignore[no-untyped-def]
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _put_integer(out, at, value):  # type: ignore[no-untyped-def]
     digits, rest = 1, value // 10
     while rest:
@@ -290,14 +291,14 @@ def _put_integer(out, at, value):  # type: ignore[no-untyped-def]
     return at + digits
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _put(out, at, text):  # type: ignore[no-untyped-def]
     for k in range(len(text)):
         out[at + k] = text[k]
     return at + len(text)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _put_uuid5(out, at, namespace, name, block, words):  # type: ignore[no-untyped-def]
     block[:] = 0
     block[:16] = namespace
@@ -321,7 +322,7 @@ def _put_uuid5(out, at, namespace, name, block, words):  # type: ignore[no-untyp
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sha1_of_block(block, words):  # type: ignore[no-untyped-def]
     """SHA-1 (FIPS 180-4) of one padded block of 64 bytes, as five 32-bit words held in int64."""
     mask = 0xFFFFFFFF

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import IntArray, Nuclei
 from wsiseg.stitch.overlap import common_area
@@ -171,7 +171,7 @@ def _meeting(first: FloatArray, second: FloatArray) -> tuple[IntArray, IntArray]
     return pairs[:, 0].copy(), pairs[:, 1].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _join(first, second, first_cells, second_cells, columns, rows):  # type: ignore[no-untyped-def]
     """Pairs (K, 2) of boxes that share area; ``…_cells`` (N, 2, 2) are the cells of their two corners as x, y."""
     start = np.zeros(columns * rows + 1, dtype=np.int64)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.compiled import compiled
 from wsiseg.histogram import otsu
 from wsiseg.stain import hematoxylin
 
@@ -209,7 +209,7 @@ def _blobs(dark: BoolImage, size: float) -> BoolImage:
     return keep[labels]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _contrasts(
     labels: npt.NDArray[np.int32], contrast: FloatImage, width: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:

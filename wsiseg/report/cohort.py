@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from wsiseg.store import write_bytes
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 
 #: Columns in file order: name, type, and where the value stands in ``slide.json``.
@@ -105,9 +107,32 @@ def lookup(record: Any, *place: str | int) -> Any:
     return record
 
 
+def lookup_number(record: Any, *place: str | int) -> float | None:
+    """The finite number at a path; None where there is none."""
+    value = lookup(record, *place)
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def lookup_table(record: Any, *place: str | int) -> Mapping[str, Any]:
+    """The names and values at a path; none where there is something else."""
+    value = lookup(record, *place)
+    return value if isinstance(value, Mapping) else {}
+
+
+def lookup_numbers(record: Any, *place: str | int) -> dict[str, float]:
+    """The names at a path that have a finite number."""
+    table = lookup_table(record, *place)
+    found = {str(name): lookup_number(table, name) for name in table}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def density_per_mm2(record: Mapping[str, Any]) -> float | None:
     """Nuclei per mm² of tissue; None without tissue."""
-    nuclei, area = record.get("nuclei"), record.get("tissue_mm2")
+    nuclei, area = lookup_number(record, "nuclei"), lookup_number(record, "tissue_mm2")
     return nuclei / area if nuclei is not None and area else None
 
 
@@ -119,9 +144,13 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
         if kind == _TEXT:
             # A path may hold bytes that are no text; Parquet's strings must be.
             return str(value).encode("utf-8", "replace").decode()
-        return int(value) if kind == _WHOLE else float(value)
+        return float(value) if kind == _REAL else _whole(int(value))
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _whole(value: int) -> int | None:
+    return value if abs(value) < 2**63 else None
 
 
 def _csv(table: pa.Table) -> bytes:
@@ -138,5 +167,5 @@ def _cell(value: Any) -> Any:
     apostrophe, as OWASP advises."""
     if isinstance(value, str):
         value = value.replace("\x00", "")
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return f"{value:.6g}" if isinstance(value, float) else value

@@ -26,13 +26,14 @@ import markupsafe
 from PIL import Image
 
 from wsiseg.qc.rubric import GRADES, Rubric
-from wsiseg.report.cohort import lookup
+from wsiseg.report.cohort import lookup, lookup_number, lookup_numbers
 from wsiseg.report.rows import Row, duration, make_row
 from wsiseg.store import write_bytes
 
 _EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
 _SMALLEST_PX = 256
+_LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
 _STAGES = ("tissue", "segment", "stitch", "maps", "grade")
 
@@ -103,7 +104,8 @@ def render_report(records: Sequence[Mapping[str, Any]], thumbnails: Mapping[str,
 def _thumbnails(out: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Data URIs by slide id, until the room is used up; the folders hold them all."""
     long_side = next((px for count, px in _LONG_SIDES_PX if len(records) <= count), _SMALLEST_PX)
-    names = [str(record.get("id")) for record in records]
+    # An id that is a path would show a picture of another folder.
+    names = [name for record in records if os.path.basename(name := str(record.get("id"))) == name != ".."]
     found, used = {}, 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding and scaling release the GIL
         for name, jpeg in zip(
@@ -117,9 +119,13 @@ def _thumbnails(out: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, st
 
 def _small_jpeg(path: Path, long_side: int) -> bytes | None:
     try:
+        if not path.is_file():  # a pipe would keep its reader waiting
+            return None
         with Image.open(path) as image:
+            if image.width * image.height > _LARGEST_PX:
+                return None
             small = image.convert("RGB")
-    except OSError:  # none, or one that cannot be read: the table does without
+    except Exception:  # none, or one that cannot be read, which decoders say in many ways: the table does without
         return None
     small.thumbnail((long_side, long_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     buffer = io.BytesIO()
@@ -131,7 +137,7 @@ def _totals(records: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[s
     nuclei = sum(row.nuclei.value or 0 for row in rows)
     areas = [row.tissue.value for row in rows if row.tissue.value is not None]
     tissue = sum(areas)
-    lost = sum(lookup(record, "lost", "area_mm2") or 0 for record in records)
+    lost = sum(lookup_number(record, "lost", "area_mm2") or 0 for record in records)
     seconds = [row.seconds.value for row in rows if row.seconds.value is not None]
     return {
         "slides": f"{len(rows):,}",
@@ -168,7 +174,7 @@ def _histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _reasons(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     for record in records:
-        counts.update({str(k): int(v) for k, v in (lookup(record, "grade", "reasons") or {}).items()})
+        counts.update({name: int(count) for name, count in lookup_numbers(record, "grade", "reasons").items()})
     return [(name, f"{count:,}") for name, count in counts.most_common()]
 
 
@@ -223,9 +229,9 @@ def _specifications(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def _timings(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {}
     for record in records:
-        for name, value in (record.get("timings_s") or {}).items():
-            if name != "total" and isinstance(value, int | float):
-                seconds.setdefault(str(name), []).append(float(value))
+        for name, value in lookup_numbers(record, "timings_s").items():
+            if name != "total":
+                seconds.setdefault(name, []).append(value)
     total = sum(map(sum, seconds.values())) or 1.0
     order = sorted(seconds, key=lambda name: (_STAGES.index(name) if name in _STAGES else len(_STAGES), name))
     return [
@@ -242,13 +248,13 @@ def _timings(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _seams(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     def spread(name: str) -> str:
-        values = [v for r in records if isinstance(v := lookup(r, "seams", name), int | float)]
+        values = [value for r in records if (value := lookup_number(r, "seams", name)) is not None]
         if not values:
             return "–"
         return f"median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}"
 
     def total(name: str) -> str:
-        return f"{sum(lookup(record, 'seams', name) or 0 for record in records):,}"
+        return f"{sum(lookup_number(record, 'seams', name) or 0 for record in records):,.0f}"
 
     return [
         ("Density at seams against the interior", spread("density_ratio")),

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.errors import UsageError
 from wsiseg.geometry import Box
 from wsiseg.nuclei import Nuclei
@@ -133,7 +133,7 @@ def draw_outlines(image: Image, nuclei: Nuclei, color: npt.ArrayLike = OUTLINE, 
     return drawn
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _draw(image, vertices, offsets, colors, half):  # type: ignore[no-untyped-def]
     height, width = image.shape[:2]
     cover = np.zeros((0, 0), dtype=np.float64)
@@ -167,7 +167,7 @@ def _draw(image, vertices, offsets, colors, half):  # type: ignore[no-untyped-de
                         image[i, j, c] = np.uint8(np.rint(old + (np.float64(colors[n, c]) - old) * share))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _cover_edge(cover, ax, ay, bx, by, half, left, right, top, bottom):  # type: ignore[no-untyped-def]
     j0, j1 = _range(min(ax, bx), max(ax, bx), half, right)
     i0, i1 = _range(min(ay, by), max(ay, by), half, bottom)
@@ -183,7 +183,7 @@ def _cover_edge(cover, ax, ay, bx, by, half, left, right, top, bottom):  # type:
                 cover[i - top, j - left] = share
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _range(low, high, half, size):  # type: ignore[no-untyped-def]
     """Pixels whose centres may lie within a line's reach: [first, stop), inside [0, size)."""
     first = max(0.0, math.floor(low - half - 1.0))

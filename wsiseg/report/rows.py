@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsiseg.qc.rubric import GRADES
-from wsiseg.report.cohort import density_per_mm2, lookup
+from wsiseg.report.cohort import density_per_mm2, lookup, lookup_number, lookup_numbers, lookup_table
 
 #: What to do about an error, by its kind, beside what the message itself says.
 REMEDIES: Mapping[str, str] = {
@@ -88,20 +88,20 @@ def make_row(record: Mapping[str, Any], thumbnail: str | None = None) -> Row:
         rank=GRADES.index(grade) if grade in GRADES else len(GRADES),
         grade_note=_grade_note(record),
         interval=_interval(record),
-        nuclei=_cell(record.get("nuclei"), ",.0f"),
-        tissue=_cell(record.get("tissue_mm2"), ",.1f"),
+        nuclei=_cell(lookup_number(record, "nuclei"), ",.0f"),
+        tissue=_cell(lookup_number(record, "tissue_mm2"), ",.1f"),
         density=_cell(density_per_mm2(record), ",.0f"),
         lost=_lost_cell(record),
-        seam=_cell(lookup(record, "seams", "density_ratio"), ".3f"),
-        mpp=_cell(lookup(record, "slide", "mpp"), ".4g"),
+        seam=_cell(lookup_number(record, "seams", "density_ratio"), ".3f"),
+        mpp=_cell(lookup_number(record, "slide", "mpp"), ".4g"),
         mpp_source=str(lookup(record, "slide", "mpp_source") or "unknown"),
-        seconds=_duration_cell(lookup(record, "timings_s", "total")),
+        seconds=_duration_cell(lookup_number(record, "timings_s", "total")),
         error_kind=str(kind) if kind else None,
         error=str(lookup(record, "error", "message") or kind or "") or None,
         remedy=REMEDIES.get(str(kind), _OTHER_REMEDY) if kind else None,
         losses=_losses(record),
         details=tuple((label, text) for label, text in _details(record) if text),
-        link=urllib.parse.quote(f"./{record.get('id')}/thumbnail.png"),
+        link=urllib.parse.quote(f"./{record.get('id')}/thumbnail.png", errors="replace"),
         thumbnail=thumbnail,
     )
 
@@ -116,22 +116,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _cell(number: float | None, form: str) -> Cell:
+    return Cell("–") if number is None else Cell(f"{number:{form}}", number)
 
 
-def _cell(value: Any, form: str, unit: str = "") -> Cell:
-    number = _number(value)
-    return Cell("–") if number is None else Cell(f"{number:{form}}{unit}", number)
-
-
-def _duration_cell(value: Any) -> Cell:
-    number = _number(value)
+def _duration_cell(number: float | None) -> Cell:
     return Cell("–") if number is None else Cell(duration(number), number)
 
 
 def _lost_cell(record: Mapping[str, Any]) -> Cell:
-    share = _number(lookup(record, "lost", "fraction_of_tissue"))
+    share = lookup_number(record, "lost", "fraction_of_tissue")
     if share is None:
         return Cell("–")
     return Cell("0" if share == 0 else "< 0.01%" if share < 1e-4 else f"{share:.2%}", share)
@@ -150,22 +144,22 @@ def _grade_note(record: Mapping[str, Any]) -> str:
 
 
 def _interval(record: Mapping[str, Any]) -> Interval | None:
-    share = _number(lookup(record, "grade", "fraction"))
-    ends = [_number(lookup(record, "grade", "interval", k)) for k in (0, 1)]
-    if share is None or ends[0] is None or ends[1] is None:
+    share = lookup_number(record, "grade", "fraction")
+    first, last = (lookup_number(record, "grade", "interval", k) for k in (0, 1))
+    if share is None or first is None or last is None:
         return None
-    confidence = _number(lookup(record, "grade", "confidence")) or 0.95
-    low, high = (round(min(value, _PLOT_MAX) / _PLOT_MAX * _PLOT_PX, 1) for value in ends if value is not None)
+    confidence = lookup_number(record, "grade", "confidence") or 0.95
+    low, high = (round(min(value, _PLOT_MAX) / _PLOT_MAX * _PLOT_PX, 1) for value in (first, last))
     point = round(share / _PLOT_MAX * _PLOT_PX, 1) if share <= _PLOT_MAX else None
-    text = f"{share:.1%} bad, {confidence:.0%} interval {ends[0]:.1%} to {ends[1]:.1%}"
-    return Interval(low, high, point, ends[1] > _PLOT_MAX, text, share)
+    text = f"{share:.1%} bad, {confidence:.0%} interval {first:.1%} to {last:.1%}"
+    return Interval(low, high, point, last > _PLOT_MAX, text, share)
 
 
 def _losses(record: Mapping[str, Any]) -> tuple[str, ...]:
     """What was lost, by reason: "3 areas: JPEG data are damaged"."""
-    boxes = lookup(record, "lost", "boxes") or []
+    boxes = lookup(record, "lost", "boxes")
     counts: dict[str, int] = {}
-    for box in boxes:
+    for box in boxes if isinstance(boxes, Sequence) else ():
         reason = str(box[4]) if isinstance(box, Sequence) and len(box) > 4 else "not known"
         counts[reason] = counts.get(reason, 0) + 1
     return tuple(f"{count:,} area{'s' * (count > 1)}: {reason}" for reason, count in sorted(counts.items()))
@@ -176,48 +170,48 @@ def _details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         return lookup(record, *place)
 
     def number(form: str, *place: str | int) -> str:
-        value = _number(get(*place))
+        value = lookup_number(record, *place)
         return "" if value is None else f"{value:{form}}"
 
-    size = f"{get('slide', 'width'):,} × {get('slide', 'height'):,} px" if get("slide", "width") else ""
-    tiles = get("tiles") or {}
-    timings = get("timings_s") or {}
-    reasons = get("grade", "reasons") or {}
-    artefacts = get("artefacts") or {}
-    seams = get("seams")
+    def counts(*place: str | int) -> str:
+        return ", ".join(f"{name} {value:,.0f}" for name, value in lookup_numbers(record, *place).items())
+
+    def pairs(*place: str | int) -> str:
+        return ", ".join(f"{name} {value}" for name, value in lookup_table(record, *place).items())
+
+    width, height = number(",.0f", "slide", "width"), number(",.0f", "slide", "height")
+    mpp, effective = number(".4g", "slide", "mpp"), number(".4g", "specification", "mpp_effective")
+    lost = number(",.3f", "lost", "area_mm2") if lookup(record, "lost", "area_mm2") else ""
+    artefacts, timings = lookup_numbers(record, "artefacts"), lookup_numbers(record, "timings_s")
     return [
         ("Path", str(get("slide", "path") or "")),
-        ("Size", size),
+        ("Size", f"{width} × {height} px" if width and height else ""),
         ("Read by", " · ".join(str(v) for v in (get("slide", "reader"), get("slide", "vendor")) if v)),
-        (
-            "Microns per pixel",
-            f"{number('.4g', 'slide', 'mpp')} from {get('slide', 'mpp_source')}" if get("slide", "mpp") else "",
-        ),
-        (
-            "Segmented at",
-            f"{number('.4g', 'specification', 'mpp_effective')} µm/px" if get("specification") else "",
-        ),
-        ("Types of nuclei", ", ".join(f"{name} {count:,}" for name, count in (get("types") or {}).items())),
+        ("Microns per pixel", f"{mpp} from {get('slide', 'mpp_source')}" if mpp else ""),
+        ("Segmented at", f"{effective} µm/px" if effective else ""),
+        ("Types of nuclei", counts("types")),
         ("Slide failure", str(get("grade", "failure") or "")),
-        ("Bad patches", ", ".join(f"{name} {count:,}" for name, count in reasons.items())),
+        ("Bad patches", counts("grade", "reasons")),
         ("Check", str(get("grade", "check") or "")),
-        ("Tiles", ", ".join(f"{name} {count:,}" for name, count in tiles.items())),
-        ("Lost area", f"{number(',.3f', 'lost', 'area_mm2')} mm²" if get("lost", "area_mm2") else ""),
-        ("Artefacts", ", ".join(f"{k} {v:.1%}" for k, v in artefacts.items() if _number(v))),
-        ("Seams", _seam_text(seams) if seams else ""),
-        ("Calibration", ", ".join(f"{k} {v}" for k, v in (get("specification", "calibration") or {}).items())),
-        ("Timings", ", ".join(f"{k} {duration(v)}" for k, v in timings.items() if _number(v) is not None)),
+        ("Tiles", counts("tiles")),
+        ("Lost area", f"{lost} mm²" if lost else ""),
+        ("Artefacts", ", ".join(f"{k} {v:.1%}" for k, v in artefacts.items() if v)),
+        ("Seams", _seam_text(lookup_numbers(record, "seams"))),
+        ("Calibration", pairs("specification", "calibration")),
+        ("Timings", ", ".join(f"{k} {duration(v)}" for k, v in timings.items())),
         ("Fingerprint", str(get("slide", "fingerprint") or "")),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in (get("versions") or {}).items())),
+        ("Versions", pairs("versions")),
         ("Made", str(get("created") or "")),
     ]
 
 
-def _seam_text(seams: Mapping[str, Any]) -> str:
-    density, straight = _number(seams.get("density_ratio")), _number(seams.get("straight_edge_ratio"))
+def _seam_text(seams: Mapping[str, float]) -> str:
+    if not seams:
+        return ""
+    density, straight = seams.get("density_ratio"), seams.get("straight_edge_ratio")
     ratios = [
         f"density {density:.3f} of the interior" if density is not None else "",
         f"straight edges {straight:.3f} of the interior" if straight is not None else "",
     ]
-    counts = f"{seams.get('duplicates_removed', 0):,} duplicates removed, {seams.get('adopted', 0):,} adopted"
+    counts = f"{seams.get('duplicates_removed', 0):,.0f} duplicates removed, {seams.get('adopted', 0):,.0f} adopted"
     return "; ".join([text for text in ratios if text] + [counts])

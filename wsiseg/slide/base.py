@@ -217,6 +217,11 @@ class Slide:
         return self.levels[0].height
 
     @property
+    def override(self) -> Mpp | None:
+        """The microns per pixel that were given for it, instead of what its metadata say."""
+        return self._override
+
+    @property
     def mpp(self) -> Mpp | None:
         return self._override or self.description.mpp
 

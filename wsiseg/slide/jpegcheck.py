@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from wsiseg.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Tables = npt.NDArray[np.int32]
@@ -69,7 +70,7 @@ def _parse_tables(tables: bytes) -> Tables:
     return parsed
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _define(data: Bytes, position: int, end: int, tables: Tables) -> int:
     """Read the tables of one DHT segment; 0 or a reason."""
     while position + 17 <= end:
@@ -104,7 +105,7 @@ def _define(data: Bytes, position: int, end: int, tables: Tables) -> int:
     return 0 if position == end else 3
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _headers(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     """Walk the marker segments up to the scan; fills ``tables`` and ``frame``; 0 or a reason.
 
@@ -171,7 +172,7 @@ def _headers(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     return 2
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _walk(data: Bytes, shared: Tables) -> tuple[int, int, int]:
     """(reason or 0, width, height) of one stream."""
     tables = shared.copy()
@@ -185,7 +186,7 @@ def _walk(data: Bytes, shared: Tables) -> tuple[int, int, int]:
     return _scan(data, tables, frame), width, height
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     components = frame[3]
     widest = tallest = 1
@@ -249,7 +250,7 @@ def _scan(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     return 0 if data[position] == 0xFF and data[position + one] == 0xD9 else 7
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _refill(
     data: Bytes, size: np.uint64, position: np.uint64, bits: np.uint64, held: np.int64
 ) -> tuple[np.uint64, np.int64, np.uint64, bool]:
@@ -278,7 +279,7 @@ def _refill(
     return bits, held, position, False
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _entry(length: int, value: int, kind: int) -> int:
     """Bits of code and value together, and how far the symbol goes in its block << 6; kind 0 is DC."""
     size, run = value & 15, value >> 4
@@ -293,7 +294,7 @@ def _entry(length: int, value: int, kind: int) -> int:
     return (advance << 6) | (length + size)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _long_code(flat: npt.NDArray[np.int32], base: np.uint64, bits: np.uint64, held: np.int64) -> np.int64:
     """The entry of a code that is longer than the lookup; 0 if there is none."""
     for length in range(_LOOK + 1, 17):

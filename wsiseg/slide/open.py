@@ -39,12 +39,12 @@ class SlideSource:
     ----------
     path : str
         Absolute: a worker may run in another folder.
-    mpp : Mpp
-        As the run decided: no task looks it up again.
+    mpp : Mpp or None
+        As the run decided: no task looks it up again. None leaves it to the metadata.
     """
 
     path: str
-    mpp: Mpp
+    mpp: Mpp | None
 
     @property
     def name(self) -> str:

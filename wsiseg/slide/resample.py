@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import Window
 
 Pixels = npt.NDArray[np.uint8]
@@ -101,7 +101,7 @@ def _coefficients(
     return start - origin, weights
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _halve(pixels: Pixels, out: Pixels) -> None:
     two = np.uint32(2)
     for i in range(out.shape[0]):
@@ -115,7 +115,7 @@ def _halve(pixels: Pixels, out: Pixels) -> None:
                 row[3 * j + c] = np.uint8((total + two) >> two)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _box(pixels: Pixels, out: Pixels, k: int) -> None:
     height, width = out.shape
     half, count = np.uint32(k * k // 2), np.uint32(k * k)
@@ -134,7 +134,7 @@ def _box(pixels: Pixels, out: Pixels, k: int) -> None:
                 out[i, 3 * j + c] = np.uint8(total // count)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _filter_rows(
     pixels: Pixels, start: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int16]:
@@ -154,12 +154,12 @@ def _filter_rows(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _clamp(value: np.int32) -> np.uint8:
     return np.uint8(0) if value < 0 else np.uint8(255) if value > 255 else np.uint8(value)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _filter_columns(
     pixels: npt.NDArray[np.int16], start: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]
 ) -> Pixels:

@@ -23,10 +23,10 @@ from typing import Any, Literal, TypeAlias
 
 import google_crc32c
 import imagecodecs
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import Window
 from wsiseg.slide.base import Pixels, Unread
 from wsiseg.slide.cache import TileCache
@@ -377,7 +377,7 @@ def _without_checksum(stored: bytes, what: str) -> bytes:
     return content
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_filled(part: Pixels) -> bool:
     height, width, channels = part.shape
     for i in range(height):
@@ -388,7 +388,7 @@ def _is_filled(part: Pixels) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _separate(part: Pixels, planes: npt.NDArray[np.uint8]) -> None:
     """(h, w, 3) pixels into (3, ≥ h, ≥ w) planes."""
     height, width, _ = part.shape
@@ -398,7 +398,7 @@ def _separate(part: Pixels, planes: npt.NDArray[np.uint8]) -> None:
                 planes[c, i, j] = part[i, j, c]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _interleave(planes: npt.NDArray[np.uint8], top: int, left: int, out: Pixels) -> None:
     """The part of (3, H, W) planes that starts at (top, left) into (h, w, 3) pixels."""
     height, width, _ = out.shape

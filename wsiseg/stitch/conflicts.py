@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import shapely
 
+from wsiseg.compiled import compiled
 from wsiseg.nuclei import BoolArray, IntArray, Nuclei
 from wsiseg.stitch.overlap import common_area
 
@@ -76,7 +76,7 @@ def _adjacency(count: int, pairs: IntArray) -> tuple[IntArray, IntArray]:
     return indptr, there[np.argsort(here, kind="stable")]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _greedy(order, indptr, neighbours, owned):  # type: ignore[no-untyped-def]
     keep = np.zeros(len(order), dtype=np.bool_)
     beaten = np.zeros(len(order), dtype=np.bool_)

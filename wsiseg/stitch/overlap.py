@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import IntArray, Nuclei
 
@@ -19,7 +19,7 @@ def common_area(nuclei: Nuclei, pairs: IntArray) -> FloatArray:
     return _common_areas(nuclei.vertices, nuclei.offsets, np.asarray(pairs, dtype=np.int64))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _common_areas(vertices, offsets, pairs):  # type: ignore[no-untyped-def]
     areas = np.zeros(len(pairs))
     for p in range(len(pairs)):
@@ -30,7 +30,7 @@ def _common_areas(vertices, offsets, pairs):  # type: ignore[no-untyped-def]
     return areas
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _common_area(a, b):  # type: ignore[no-untyped-def]
     low = max(a[:, 1].min(), b[:, 1].min())
     high = min(a[:, 1].max(), b[:, 1].max())
@@ -69,7 +69,7 @@ def _common_area(a, b):  # type: ignore[no-untyped-def]
     return area
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _crossings(ring, y, across):  # type: ignore[no-untyped-def]
     """Fill ``across`` with the sorted x at which ``ring`` crosses the height ``y``; gives their number."""
     count = 0
@@ -86,7 +86,7 @@ def _crossings(ring, y, across):  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _common_width(across_a, count_a, across_b, count_b):  # type: ignore[no-untyped-def]
     width = 0.0
     i, j = 0, 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray, Scale
 from wsiseg.grid import TileGrid
 from wsiseg.nuclei import BoolArray, IntArray, Nuclei
@@ -110,7 +110,7 @@ def _area_near_seams(grid: TileGrid, tile: int, distance: float) -> float:
     return core.area - width * height
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # type: ignore[no-untyped-def]
     """Count nuclei that touch a seam (0) or a control line (1), and those with a straight edge on it.
 
@@ -145,7 +145,7 @@ def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # ty
                 straight[min(quarter, 1)] += length >= enough
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _diameter(vertices, first, last):  # type: ignore[no-untyped-def]
     """Diameter of the circle with the area of one ring."""
     doubled, before = 0.0, last - 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray, Scale
 from wsiseg.grid import TileGrid
 from wsiseg.nuclei import BoolArray, IntArray, Nuclei
@@ -181,7 +181,7 @@ def _file_order(tile: npt.NDArray[np.generic], centroids: FloatArray, grid: Tile
     return order, np.flatnonzero(np.diff(tile[order])) + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _hilbert(cells):  # type: ignore[no-untyped-def]
     """Position of cells (N, 2), 16 bits each, along a Hilbert curve (Hilbert 1891, doi:10.1007/BF01199431)."""
     distance = np.zeros(len(cells), dtype=np.int64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.compiled import compiled
 from wsiseg.synth.shapes import Float32, bounding_box, relative_radius
 
 NOISE_SIZE = 512
@@ -40,7 +40,7 @@ def fibre_field() -> Float32:
     return (field / field.std()).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def paint_nucleus(
     density: Float32,
     shape: npt.NDArray[np.float64],
@@ -88,7 +88,7 @@ def paint_nucleus(
                 density[i, j, c] += alpha * (max(value, 0.0) - density[i, j, c])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def paint_body(
     density: Float32,
     shape: npt.NDArray[np.float64],

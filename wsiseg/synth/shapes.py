@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from wsiseg.compiled import compiled
 
 HARMONICS = (2, 3, 4, 5, 6)
 SHAPE_FIELDS = 7 + 2 * len(HARMONICS)  # x, y, semi-major, semi-minor, cos, sin, bend, amplitudes, phases
@@ -90,7 +91,7 @@ def sample_shape(
     return row
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def relative_radius(shape: npt.NDArray[np.float64], x: float, y: float) -> tuple[float, float]:
     """(s, d): s < 1 inside the outline, and the distance to the border in pixels, positive inside."""
     dx, dy = x - shape[0], y - shape[1]
@@ -110,7 +111,7 @@ def relative_radius(shape: npt.NDArray[np.float64], x: float, y: float) -> tuple
     return s, (radius - rho) / max(gradient, 1e-6)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def bounding_box(shape: npt.NDArray[np.float64], height: int, width: int, pad: float) -> tuple[int, int, int, int]:
     """Rows and columns (i0, i1, j0, j1) that the outline can touch, clipped to the grid."""
     reach = 1.4 * shape[2] + 0.75 * abs(shape[6]) * shape[2] + pad
@@ -119,7 +120,7 @@ def bounding_box(shape: npt.NDArray[np.float64], height: int, width: int, pad: f
     return i0, i1, j0, j1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def place_shapes(
     labels: Int32, shapes: npt.NDArray[np.float64], overlap: npt.NDArray[np.float64], limit: int
 ) -> npt.NDArray[np.int64]:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import Nuclei
 from wsiseg.testing import nucleus as nuc
@@ -113,7 +113,7 @@ def noise(rng: np.random.Generator, period: int, wavelength: float) -> Field:
     return field if step == 1 else enlarge(field, step)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def enlarge(field: Field, step: int) -> Field:
     """Bilinear interpolation of a field on a torus to ``step`` times as many samples in each direction."""
     side = field.shape[0]

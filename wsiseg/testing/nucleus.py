@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.nuclei import Nuclei
 
@@ -91,7 +91,7 @@ def settle(seeds: Seeds, fixed: int, period: int) -> Seeds:
     return seeds.take(np.flatnonzero(kept))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _settle(
     x: FloatArray,
     y: FloatArray,
@@ -179,7 +179,7 @@ def _cut_apart(seeds: Seeds, reach: FloatArray, theta: FloatArray, period: int) 
     return cut
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def paint_labels(
     vertices: FloatArray,
     centres: FloatArray,

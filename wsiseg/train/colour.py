@@ -6,10 +6,10 @@ import io
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.train.settings import Augment
 from wsiseg.train.views import mirrored
 
@@ -76,7 +76,7 @@ def mix_densities(image: Image, matrix: npt.NDArray[np.floating[Any]]) -> Image:
     return _restain(np.ascontiguousarray(image), DENSITY, matrix, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _restain(image: Image, table: Float32, matrix: Float32, shift: Float32, light: Float32) -> Image:
     out = np.empty_like(image)
     for i in range(image.shape[0]):
@@ -89,7 +89,7 @@ def _restain(image: Image, table: Float32, matrix: Float32, shift: Float32, ligh
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _blur(image: Image, taps: Float32) -> Image:
     height, width, channels = image.shape
     reach = len(taps) // 2

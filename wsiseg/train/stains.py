@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.train.colour import DENSITY
 
@@ -75,7 +75,7 @@ def _root(matrix: FloatArray) -> FloatArray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _moments(image: Image, table: npt.NDArray[np.float32]) -> tuple[FloatArray, int]:
     total, count = np.zeros((3, 3)), 0
     for i in range(image.shape[0]):

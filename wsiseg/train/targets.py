@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.train.patches import KNOWN, PatchPool
 from wsiseg.train.views import Float32, Int32, Sample, View, look
@@ -107,7 +107,7 @@ def sample_patch(pool: PatchPool, index: int, view: View, mpp: float) -> Sample:
     return look(pool, index, view, round(_REACH_UM / mpp))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _offsets(labels: Int32, centre: FloatArray, cut: npt.NDArray[np.bool_]) -> tuple[Float32, Float32]:
     height, width = labels.shape
     offset = np.zeros((2, height, width), dtype=np.float32)
@@ -122,7 +122,7 @@ def _offsets(labels: Int32, centre: FloatArray, cut: npt.NDArray[np.bool_]) -> t
     return offset, inside
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _distances(
     labels: Int32, centre: FloatArray, low: FloatArray, high: FloatArray, cut: npt.NDArray[np.bool_]
 ) -> tuple[Float32, Float32]:
@@ -143,7 +143,7 @@ def _distances(
     return distance, inside
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _rays(labels: Int32, sine: FloatArray, cosine: FloatArray) -> tuple[Float32, Float32]:
     """Lengths, and where all of them end within the array."""
     height, width = labels.shape

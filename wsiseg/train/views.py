@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.train.patches import OUTSIDE, PatchPool
 from wsiseg.train.settings import Augment
@@ -135,7 +135,7 @@ def look(pool: PatchPool, index: int, view: View, reach_px: int) -> Sample:
     return Sample(*shown, *nuclei)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def depth(labels: Int32, count: int) -> Float32:
     """Distance to the border of a pixel's nucleus over the largest there, for labels (h, w) below ``count``.
 
@@ -193,7 +193,7 @@ def depth(labels: Int32, count: int) -> Float32:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _nuclei(
     labels: Int32, known: npt.NDArray[np.uint8], inverse: FloatArray, origin: FloatArray, count: int
 ) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
@@ -233,7 +233,7 @@ def _nuclei(
     return total, low, high, cut
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def mirrored(position: int, length: int) -> int:
     """An index beyond an axis, reflected into it."""
     if 0 <= position < length:
@@ -242,7 +242,7 @@ def mirrored(position: int, length: int) -> int:
     return position if position < length else 2 * length - 1 - position
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sample(
     image: npt.NDArray[np.uint8],
     labels: Int32,

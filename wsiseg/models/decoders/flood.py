@@ -13,10 +13,10 @@ References
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.nuclei import IntArray
 from wsiseg.raster import Labels
 
@@ -51,7 +51,7 @@ def watershed(
     return _plain(heights, labels, np.ascontiguousarray(mask))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _before(values: Surface, ages: IntArray, pixels: IntArray, a: int, b: int) -> bool:
     if values[a] != values[b]:
         return bool(values[a] < values[b])
@@ -60,7 +60,7 @@ def _before(values: Surface, ages: IntArray, pixels: IntArray, a: int, b: int) -
     return bool(pixels[a] < pixels[b])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _rise(heap: IntArray, at: int, values: Surface, ages: IntArray, pixels: IntArray) -> None:
     """Restore the heap's order after an entry was put at the end."""
     while at > 0:
@@ -71,7 +71,7 @@ def _rise(heap: IntArray, at: int, values: Surface, ages: IntArray, pixels: IntA
         at = parent
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sink(heap: IntArray, size: int, values: Surface, ages: IntArray, pixels: IntArray) -> None:
     """Restore the heap's order after the first entry was replaced by the last."""
     at = 0
@@ -87,7 +87,7 @@ def _sink(heap: IntArray, size: int, values: Surface, ages: IntArray, pixels: In
         at = child
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _plain(surface: Surface, labels: Labels, mask: npt.NDArray[np.bool_]) -> Labels:
     """A pixel gets its label when it enters the queue, hence enters it once."""
     height, width = mask.shape
@@ -124,7 +124,7 @@ def _plain(surface: Surface, labels: Labels, mask: npt.NDArray[np.bool_]) -> Lab
     return labels
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _compact(surface: Surface, labels: Labels, mask: npt.NDArray[np.bool_], compactness: float) -> Labels:
     """A pixel gets its label when it leaves the queue: until then a nearer source may take it."""
     height, width = mask.shape

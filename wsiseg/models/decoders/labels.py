@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.models.decoders.maps import Map
 from wsiseg.nuclei import IntArray, Nuclei
 from wsiseg.raster import Labels, components, trace
@@ -92,7 +92,7 @@ def nuclei_of_labels(
     return nuclei.take((nuclei.areas() >= min_area_px) & (extent <= max_diameter_px))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill_runs(
     image: Labels, rows: IntArray, firsts: IntArray, stops: IntArray, values: npt.NDArray[np.int32]
 ) -> None:
@@ -101,7 +101,7 @@ def _fill_runs(
             image[rows[run], firsts[run] : stops[run]] = values[run]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _open(mask: Mask) -> Mask:
     height, width = mask.shape
     out = np.zeros((height, width), dtype=np.bool_)
@@ -125,7 +125,7 @@ def _open(mask: Mask) -> Mask:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _means(labels: Labels, image: Map, count: int) -> Map:
     total = np.zeros(count, dtype=np.float64)
     pixels = np.zeros(count, dtype=np.int64)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.nuclei import IntArray
 
 Map = npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ def enlarge(image: Map, factor: int) -> Map:
     return _enlarge(np.ascontiguousarray(image, dtype=np.float32), factor)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def phases(factor: int) -> tuple[IntArray, Map]:
     """For each of the new pixels along the side of an old one: its other neighbour (±1) and that one's weight."""
     other = np.empty(factor, dtype=np.int64)
@@ -66,7 +66,7 @@ def phases(factor: int) -> tuple[IntArray, Map]:
     return other, weight
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _enlarge(image: Map, factor: int) -> Map:
     height, width = image.shape
     out = np.empty((height * factor, width * factor), dtype=np.float32)
@@ -86,7 +86,7 @@ def _enlarge(image: Map, factor: int) -> Map:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _convolve(image: Map, taps: Map) -> Map:
     height, width = image.shape
     radius = len(taps) - 1
@@ -107,7 +107,7 @@ def _convolve(image: Map, taps: Map) -> Map:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _maxima(image: Map, dy: IntArray, dx: IntArray, minimum: np.float32) -> IntArray:
     height, width = image.shape
     count, found = 0, np.empty((256, 2), dtype=np.int64)

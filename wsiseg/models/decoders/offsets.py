@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.models.decoders.maps import Map, kernel_radius, maxima, phases, smooth
 from wsiseg.nuclei import IntArray, Nuclei
 from wsiseg.raster import trace
@@ -138,7 +138,7 @@ def decode_offsets(
     return _assign(foreground, offsets, nearest, len(rows), threshold, reach, params.upsample)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _vote(foreground: Map, offsets: Map, threshold: np.float32, reach: np.float32) -> Map:
     """Density of the points voted for, each split between the four pixels around it."""
     height, width = foreground.shape
@@ -163,7 +163,7 @@ def _vote(foreground: Map, offsets: Map, threshold: np.float32, reach: np.float3
     return votes
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _nearest_seed(
     rows: IntArray, columns: IntArray, shape: tuple[int, int], radius: float
 ) -> npt.NDArray[np.int32]:
@@ -185,7 +185,7 @@ def _nearest_seed(
     return nearest
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _assign(
     foreground: Map,
     offsets: Map,

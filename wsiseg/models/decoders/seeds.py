@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.models.decoders.flood import watershed
 from wsiseg.models.decoders.labels import Mask, label, means, nuclei_of_labels
 from wsiseg.models.decoders.maps import Map, kernel_radius, smooth
@@ -102,7 +102,7 @@ def decode_seeds(detection: Map, segmentation: Map, params: SeedDecoder) -> Labe
     return watershed(-255.0 * potential, label(_enlarge(seeds)), mask, params.compactness)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _midpoints(labels: Labels, count: int) -> tuple[IntArray, IntArray]:
     """Midpoint of each label's bounds, rounded down."""
     height, width = labels.shape
@@ -117,7 +117,7 @@ def _midpoints(labels: Labels, count: int) -> tuple[IntArray, IntArray]:
     return middle[:, 0].copy(), middle[:, 1].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _strongest(labels: Labels, seeds: Mask, image: Map, count: int) -> tuple[IntArray, IntArray, IntArray]:
     """Of each label: its first highest pixel, its pixels, and its seeds."""
     height, width = labels.shape

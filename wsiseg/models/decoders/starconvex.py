@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from wsiseg.compiled import compiled
 from wsiseg.geometry import FloatArray
 from wsiseg.models.decoders.labels import Mask
 from wsiseg.models.decoders.maps import Map
@@ -142,7 +142,7 @@ def _polygons(
     return Nuclei(vertices.reshape(-1, 2), offsets, {"score": score.astype(np.float32)})
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _extent(pixels: IntArray, box: IntArray) -> int:
     """Number of pixels in spans; their rows and columns, y0, x0, y1, x1, are put into ``box``."""
     total = 0
@@ -155,7 +155,7 @@ def _extent(pixels: IntArray, box: IntArray) -> int:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _common(a: IntArray, b: IntArray, down: int, right: int) -> int:
     """Pixels that two lists of spans have in common, the second one moved."""
     total, m, n = 0, 0, 0
@@ -174,7 +174,7 @@ def _common(a: IntArray, b: IntArray, down: int, right: int) -> int:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _suppress(
     tops: IntArray,
     lefts: IntArray,

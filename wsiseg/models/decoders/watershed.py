@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.models.decoders.maps import Map, enlarge, kernel_radius, maxima, smooth
 from wsiseg.nuclei import IntArray, Nuclei
 from wsiseg.raster import components, trace
@@ -131,14 +131,14 @@ def fill_holes(mask: Mask, max_area_px: float) -> Mask:
     return filled
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _set(mask: Mask, rows: IntArray, firsts: IntArray, stops: IntArray, chosen: Mask) -> None:
     for run in range(len(rows)):
         if chosen[run]:
             mask[rows[run], firsts[run] : stops[run]] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _distance(mask: Mask, limit: int) -> Map:
     height, width = mask.shape
     column = np.empty((height, width), dtype=np.int32)
@@ -176,7 +176,7 @@ def _flood_order(mask: Mask, rows: IntArray, columns: IntArray) -> tuple[IntArra
     return order, np.append(starts, len(order))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _flood(
     mask: Mask, surface: Map, rows: IntArray, columns: IntArray, order: IntArray, starts: IntArray
 ) -> npt.NDArray[np.int32]:
@@ -216,7 +216,7 @@ def _flood(
     return labels
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _push(
     head: npt.NDArray[np.int32], tail: npt.NDArray[np.int32], after: npt.NDArray[np.int32], level: int, pixel: int
 ) -> None:
@@ -228,7 +228,7 @@ def _push(
     tail[level] = pixel
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _means(labels: npt.NDArray[np.int32], image: Map, largest: int) -> Map:
     total = np.zeros(largest + 1, dtype=np.float64)
     count = np.zeros(largest + 1, dtype=np.int64)

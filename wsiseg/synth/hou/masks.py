@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.compiled import compiled
 from wsiseg.raster import largest_components
 
 Int32 = npt.NDArray[np.int32]
@@ -136,7 +136,7 @@ def sample_polygon(rng: np.random.Generator, size: float) -> FloatArray:
     return vertices[: _nucleus(rng, vertices, 0.0, 0.0, size)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _nucleus(rng: np.random.Generator, vertices: FloatArray, x: float, y: float, size: float) -> int:
     radius = rng.uniform(8.5, 13.0) * size
     irregularity = min(0.6 + 2.0 * rng.random(), 1.0)
@@ -146,7 +146,7 @@ def _nucleus(rng: np.random.Generator, vertices: FloatArray, x: float, y: float,
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _polygon(
     rng: np.random.Generator,
     vertices: FloatArray,
@@ -171,7 +171,7 @@ def _polygon(
         angle += 2.0 * math.pi * steps[k] / total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _unwarp(vertices: FloatArray, count: int, quad: FloatArray, size: int) -> bool:
     """Plane to patch coordinates, in place: the inverse of the bilinear map of the patch onto ``quad``.
 
@@ -199,7 +199,7 @@ def _unwarp(vertices: FloatArray, count: int, quad: FloatArray, size: int) -> bo
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _scan(vertices: FloatArray, count: int, labels: Int32, value: int) -> tuple[int, int]:
     """Pixels whose centre lies inside (even-odd): how many, how many taken; free ones get ``value`` unless 0."""
     height, width = labels.shape
@@ -229,7 +229,7 @@ def _scan(vertices: FloatArray, count: int, labels: Int32, value: int) -> tuple[
     return inside, taken
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _place(
     rng: np.random.Generator,
     labels: Int32,
@@ -267,7 +267,7 @@ def _place(
                 break
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _scatter(rng: np.random.Generator, mask: Int32, quads: FloatArray, spiky: bool) -> None:
     side = mask.shape[0]
     vertices = np.zeros((_SPIKY_VERTICES, 2))

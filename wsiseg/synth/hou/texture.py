@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.compiled import compiled
 from wsiseg.stain import eosin, hematoxylin
 from wsiseg.synth.textures import otsu_level
 
@@ -133,7 +133,7 @@ def with_grain(filled: Float32, image: npt.NDArray[np.uint8], hole: BoolMask) ->
     return np.clip(result, 0.0, 255.0).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _march(
     image: Float32,
     hole: BoolMask,
