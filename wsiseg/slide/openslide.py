@@ -214,6 +214,11 @@ def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
     alpha = pixels[:, :, 3]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(pixels[:, :, :3])
+    clear = alpha == 0
+    if (clear | (alpha == 255)).all():  # not scanned or scanned: all that most formats have
+        pixels = np.ascontiguousarray(pixels[:, :, :3])
+        pixels[clear] = background
+        return pixels
     weight = alpha[:, :, None].astype(np.uint16)
     over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
     return ((over + 127) // 255).astype(np.uint8)

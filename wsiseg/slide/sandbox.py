@@ -82,9 +82,7 @@ def _answer(request: dict[str, Any]) -> Iterator[bytes]:
         if task == "identify":
             yield _line(_identify(path))
         elif task == "describe":
-            with openslide.OpenSlide(path) as slide:
-                _sample(slide)
-                yield _line(_metadata(slide) | _levels(slide))
+            yield _line(_describe(path))
         else:
             yield from _associated(path, request["name"])
     except (openslide.OpenSlideError, OSError) as error:
@@ -108,18 +106,38 @@ def _metadata(slide: openslide.OpenSlide) -> dict[str, Any]:
     return {"properties": dict(slide.properties), "associated": sorted(slide.associated_images)}
 
 
-def _levels(slide: openslide.OpenSlide) -> dict[str, Any]:
-    return {"sizes": slide.level_dimensions, "downsamples": slide.level_downsamples}
-
-
-def _sample(slide: openslide.OpenSlide) -> None:
-    """Read a corner and the middle of each level, and all of a small one: what crashes shall crash here."""
-    for level, (width, height) in enumerate(slide.level_dimensions):
+def _describe(path: str) -> dict[str, Any]:
+    """Metadata and levels, once pixels of each level were read: what crashes shall crash here."""
+    slide = _Slide(path)
+    sizes, downsamples = slide.handle.level_dimensions, slide.handle.level_downsamples
+    for level, (width, height) in enumerate(sizes):
         side = max(width, height) if width * height <= _SMALL else _SAMPLE
-        for x, y in {(0, 0), (width // 2, height // 2)}:
-            corner = tuple(round(value * slide.level_downsamples[level]) for value in (x, y))
-            with contextlib.suppress(openslide.OpenSlideError):  # damage, which is found where it is read
-                slide.read_region(corner, level, (min(side, width), min(side, height)))
+        places = {(0, 0), (width // 2, height // 2)}
+        problems = [slide.problem(level, x, y, min(side, width), min(side, height)) for x, y in places]
+        if level == 0 and all(problems):
+            # Damage of a part is found where it is read; a slide of nothing else would cost a handle a block.
+            grid = ((width * i // 5, height * j // 5) for i in range(5) for j in range(5))
+            if all(slide.problem(0, x, y, min(side, width), min(side, height)) for x, y in grid):
+                return {"refused": f"no pixels can be read: {problems[0][:150]}"}
+    return _metadata(slide.handle) | {"sizes": sizes, "downsamples": downsamples}
+
+
+class _Slide:
+    """A slide and a handle of it, which is replaced after an error: one that failed fails for good."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.handle = openslide.OpenSlide(path)
+
+    def problem(self, level: int, x: int, y: int, width: int, height: int) -> str:
+        """Why a region cannot be read, or ``""``; in pixels of the level."""
+        downsample = self.handle.level_downsamples[level]
+        try:
+            self.handle.read_region((round(x * downsample), round(y * downsample)), level, (width, height))
+        except openslide.OpenSlideError as error:
+            self.handle = openslide.OpenSlide(self._path)
+            return str(error) or "damaged"
+        return ""
 
 
 def _associated(path: str, name: str) -> Iterator[bytes]:
