@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import SlideError, shown
 
 VERSION = "0.5"
 _READABLE = ("0.4", "0.5")
@@ -259,10 +259,10 @@ def _parse(group: Path, ome: dict[str, Any], own: dict[str, Any]) -> Multiscale:
     version = str(ome.get("version", multiscale.get("version", "unknown")))
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", [])]
     if version not in _READABLE or not axes:
-        raise SlideError(f"{group.name}: is OME-Zarr of version {version[:20]}.\n{_EXPECTED}")
+        raise SlideError(f"{group.name}: is OME-Zarr of version {shown(version)[:20]}.\n{_EXPECTED}")
     names = tuple(str(axis["name"]) for axis in axes)
     if not {"y", "x"} <= set(names) <= set("tczyx") or "c" not in names or len(set(names)) < len(names):
-        raise SlideError(f"{group.name}: has the axes {', '.join(names)[:100]}.\n{_EXPECTED}")
+        raise SlideError(f"{group.name}: has the axes {shown(', '.join(names))[:100]}.\n{_EXPECTED}")
     channels, noted = _channels(group, ome)
     datasets = multiscale["datasets"]
     scale = _scale(datasets[0], len(names))
@@ -305,7 +305,7 @@ def _channels(group: Path, ome: dict[str, Any]) -> tuple[tuple[int, ...], tuple[
     ):
         ranges = f", shown from {_ranges(windows)}," if len(windows) > 1 else ""
         raise SlideError(
-            f"{group.name}: its channels are {', '.join(labels)[:100]} in the colours {', '.join(colors)[:100]}{ranges} "
+            f"{group.name}: its channels are {shown(', '.join(labels))[:100]} in the colours {shown(', '.join(colors))[:100]}{ranges} "
             f"not red, green, blue.\n{_EXPECTED}\nwsiseg does not segment fluorescence."
         )
     stretched = windows - {(0.0, 255.0), None}

@@ -216,8 +216,8 @@ def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
         return np.ascontiguousarray(pixels[:, :, :3])
     clear = alpha == 0
     if (clear | (alpha == 255)).all():  # not scanned or scanned: all that most formats have
-        pixels = np.ascontiguousarray(pixels[:, :, :3])
-        pixels[clear] = background
+        pixels = np.array(pixels[:, :, :3])
+        np.copyto(pixels, np.array(background, dtype=np.uint8), where=clear[:, :, None])
         return pixels
     weight = alpha[:, :, None].astype(np.uint16)
     over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
