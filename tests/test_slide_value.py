@@ -252,7 +252,7 @@ def steps(low: int = -120, high: int = 120) -> st.SearchStrategy[slice]:
 @settings(max_examples=150, deadline=None)
 @given(key=st.data())
 def test_the_view_is_indexed_as_numpy_is(slide: Slide, key: st.DataObject) -> None:
-    """Integers, slices of any step, lists, masks, new axes and an ellipsis anywhere, with as few entries as one likes."""
+    """Integers, slices of any step, lists, new axes and an ellipsis anywhere, with as few entries as one likes."""
     expected = whole(slide, 2)
     view = LevelView(slide, 2)
     shape = view.shape

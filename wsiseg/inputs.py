@@ -16,8 +16,8 @@ from wsiseg.slide.omezarr import tiled_from
 
 SLIDE_SUFFIXES = frozenset(
     (
-        ".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".czi", ".vsi",
-        ".dcm", ".isyntax", ".png", ".jpg", ".jpeg", ".webp", ".bmp",
+        ".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".czi",
+        ".vsi", ".dcm", ".isyntax", ".png", ".jpg", ".jpeg", ".webp", ".bmp",
     )
 )  # fmt: skip
 _RECORD, _RECORD_SCHEMA = "slide.json", b'"wsiseg.slide"'
@@ -28,9 +28,9 @@ def find_slides(given: Iterable[str]) -> list[Path]:
     """Files as they are given; folders searched through for slides; glob patterns expanded.
 
     A file that is named is taken whatever its suffix, so that a wrong one gets its own error. A search takes the
-    suffixes of slides, DICOM of any name and the folders of OME-Zarr images of any name; it passes over hidden files
-    and folders, DICOM that is no whole-slide image, results of wsiseg, and stores that wsiseg tiled from another slide
-    that it finds. DICOM files of one series in one folder are one slide, which the first of them stands for.
+    suffixes of slides, and DICOM and folders of OME-Zarr images of any name. It passes over hidden files and folders,
+    DICOM that is no whole-slide image, results of wsiseg, and stores that wsiseg tiled from a slide that it finds as
+    well. DICOM files of one series in one folder are one slide, which the first of them stands for.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def find_slides(given: Iterable[str]) -> list[Path]:
             matches = _without_copies(list(_search(path)))
             if not matches:
                 raise UsageError(
-                    f"no slides in the folder {shown(text)}. Expected files ending in {' '.join(sorted(SLIDE_SUFFIXES))}, "
-                    "DICOM or OME-Zarr folders; results of wsiseg are passed over."
+                    f"no slides in the folder {shown(text)}. Expected DICOM, OME-Zarr folders or files ending in "
+                    f"{' '.join(sorted(SLIDE_SUFFIXES))}; results of wsiseg are passed over."
                 )
         elif os.path.lexists(path):
             matches = [path]
@@ -75,7 +75,7 @@ def _search(folder: Path) -> Iterator[Path]:
 
 
 def _is_wanted(path: Path) -> bool:
-    """Whether a file that is found is to be taken for a slide; a pipe that is named as one is, and gets its error."""
+    """Whether a file that is found is to be a slide; a pipe that is named as one is, and gets its own error."""
     if path.name.startswith("."):
         return False
     series = read_series(path)

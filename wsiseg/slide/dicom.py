@@ -59,13 +59,13 @@ def is_dicom(head: bytes) -> bool:
 
 
 def odd_neighbour(path: Path) -> str:
-    """The name of what is no regular file nor folder beside a file, such as a pipe; ``""`` where there is nothing."""
+    """The name of a pipe, device or the like beside a file; ``""`` where there is none."""
     with os.scandir(path.parent) as entries:
-        return next((entry.name for entry in entries if not (entry.is_file() or entry.is_dir() or _gone(entry))), "")
+        return next((entry.name for entry in entries if _is_odd(entry)), "")
 
 
-def _gone(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def _is_odd(entry: os.DirEntry[str]) -> bool:
+    return not (entry.is_file() or entry.is_dir()) and os.path.exists(entry.path)
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -1,8 +1,8 @@
 """OpenSlide at arm's length: files from strangers are first opened by a process that may die.
 
-One such process (:mod:`wsiseg.slide.sandbox`) serves each process that opens slides. It starts with the first slide,
-forks for every question, starts anew should it die, and ends with its owner, whatever way that ends: its requests end
-then.
+One such process (:mod:`wsiseg.slide.sandbox`) serves each process that opens slides. It starts with the first
+slide, forks for every question, is started anew should it die, and ends with its owner, in whatever way that ends:
+its requests end then.
 """
 
 from __future__ import annotations

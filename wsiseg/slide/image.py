@@ -123,9 +123,9 @@ def _to_rgb(image: Image.Image) -> Pixels:
 def _notes(image: Image.Image, frames: int) -> tuple[str, ...]:
     notes = []
     if image.mode in _GREY:
-        notes.append("a grey image: it is read as a bright-field picture without colour")
+        notes.append("a grey image: it is read as bright-field without colour")
     elif image.mode.startswith("I;16"):
-        notes.append("a 16-bit grey image: it is read as a bright-field picture without colour, with 65535 as white")
+        notes.append("a 16-bit grey image: it is read as bright-field without colour, with 65535 as white")
     elif image.mode in ("CMYK", "YCbCr"):
         notes.append(f"{image.mode} colours, converted to RGB without a colour profile")
     if frames > 1:
@@ -141,7 +141,7 @@ def _refuse_bomb(path: Path, kind: str, width: int, height: int) -> None:
         raise SlideError(
             f"{shown(path)}: is a {kind} image of {width} × {height} pixels in a file of {stored} bytes: it holds "
             "next to nothing.\n"
-            f"Expected: a picture of tissue, at least {_LEAST_BITS:g} bits a pixel.\nGive the part of it that shows tissue."
+            f"Expected: a picture of tissue, at least {_LEAST_BITS:g} bits a pixel.\nGive the part with tissue."
         )
 
 

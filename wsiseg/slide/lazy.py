@@ -57,7 +57,7 @@ class LevelView:
         self.ndim = 3
 
     def __getitem__(self, key: Any) -> Pixels:
-        """What numpy would give of the decoded level for any index; no more is read than its rows and columns span."""
+        """What numpy gives of the decoded level for any index; no more is read than its rows and columns span."""
         places = _by_axis(key, self.ndim)
         spans, shifted = [], list(places)
         for axis, at in enumerate(index for index, part in enumerate(places) if _takes(part)):
@@ -72,9 +72,9 @@ class LevelView:
 
 
 def _by_axis(key: Any, axes: int) -> list[Any]:
-    """The index with an entry for every axis: no masks, no missing ends, an ellipsis only where it stands for nothing.
+    """The index with an entry for every axis, without masks.
 
-    None, for a new axis, stays; and an ellipsis that stands for nothing still keeps lists at its sides apart.
+    None, for a new axis, stays; so does an ellipsis that stands for nothing: it keeps the lists at its sides apart.
     """
     parts: list[Any] = []
     for part in key if isinstance(key, tuple) else (key,):
@@ -99,7 +99,7 @@ def _takes(part: Any) -> bool:
 
 
 def _span(part: Any, size: int, axis: int) -> tuple[range, Any]:
-    """The indices from the first to the last one that ``part`` takes of an axis, and ``part`` counted from there."""
+    """The indices from the first to the last that ``part`` takes of an axis, and ``part`` counted from there."""
     if isinstance(part, slice):
         taken = range(*part.indices(size))
         if not taken:

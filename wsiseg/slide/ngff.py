@@ -30,9 +30,9 @@ _EXPECTED = (
 _METRES = {"pico": 1e-6, "nano": 1e-3, "micro": 1.0, "milli": 1e3, "centi": 1e4, "deci": 1e5, "": 1e6}
 _UM = {
     **{f"{prefix}{metre}": um for prefix, um in _METRES.items() for metre in ("meter", "metre")},
-    **{"angstrom": 1e-4, "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6},
-    **{"inch": 25400.0, "foot": 304800.0},
-}
+    "angstrom": 1e-4, "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "inch": 25400.0, "foot": 304800.0,
+}  # fmt: skip
 _RGB = ("FF0000", "00FF00", "0000FF")
 _COLOUR_NAMES = (("red", "r"), ("green", "g"), ("blue", "b"))
 _UNNAMED = re.compile(r"(channel|chan|ch|c|rgb|band|sample)?[\s_:#.-]*[\d\s:]*")
@@ -215,7 +215,8 @@ def _read_image(path: Path, attributes: dict[str, Any] | None, ome: dict[str, An
         return _parse(path, ome, attributes.get("wsiseg", {}))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SlideError(
-            f"{path.name}: its OME-Zarr metadata are damaged ({type(error).__name__}: {str(error)[:200]}).\n{_EXPECTED}"
+            f"{path.name}: its OME-Zarr metadata are damaged ({type(error).__name__}: {str(error)[:200]}).\n"
+            f"{_EXPECTED}"
         ) from error
 
 
@@ -304,8 +305,9 @@ def _channels(group: Path, ome: dict[str, Any]) -> tuple[tuple[int, ...], tuple[
         or len(windows) > 1
     ):
         ranges = f", shown from {_ranges(windows)}," if len(windows) > 1 else ""
+        called, coloured = (shown(", ".join(words))[:100] for words in (labels, colors))
         raise SlideError(
-            f"{group.name}: its channels are {shown(', '.join(labels))[:100]} in the colours {shown(', '.join(colors))[:100]}{ranges} "
+            f"{group.name}: its channels are {called} in the colours {coloured}{ranges} "
             f"not red, green, blue.\n{_EXPECTED}\nwsiseg does not segment fluorescence."
         )
     stretched = windows - {(0.0, 255.0), None}

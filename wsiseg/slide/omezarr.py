@@ -88,7 +88,8 @@ class OmeZarrReader:
             self._description = _describe(image, self._sources, records)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise SlideError(
-                f"{image.group.name}: its wsiseg metadata are damaged ({type(error).__name__}: {str(error)[:200]}).\n"
+                f"{image.group.name}: its wsiseg metadata are damaged "
+                f"({type(error).__name__}: {str(error)[:200]}).\n"
                 "Expected: the zarr.json that wsiseg wrote. Copy the whole folder again."
             ) from error
 
@@ -163,8 +164,8 @@ class ZarrLevel:
 
     def _pixels(self, window: Window) -> Pixels:
         spans = {"y": slice(window.y, window.y1), "x": slice(window.x, window.x1), "c": slice(None)}
-        planes = {"z": self.focal_planes // 2, "t": 0}
-        block = np.asarray(self._array[tuple(spans.get(axis, planes.get(axis)) for axis in self._axes)])
+        places: dict[str, slice | int] = {**spans, "z": self.focal_planes // 2, "t": 0}
+        block = np.asarray(self._array[tuple(places[axis] for axis in self._axes)])
         kept = [axis for axis in self._axes if axis in spans]
         pixels = block.transpose([kept.index(axis) for axis in "yxc"])
         if self._channels != (0, 1, 2):
@@ -323,8 +324,8 @@ def _require_one_picture(image: Multiscale, levels: tuple[Level, ...]) -> None:
         # Sizes are rounded to whole pixels, by up to one in either direction.
         if abs(first.height * level.width / first.width - level.height) > 1 + level.height / level.width:
             raise SlideError(
-                f"{image.group.name}: level {path} has {level.width} × {level.height} pixels, which is not the shape of "
-                f"level {image.paths[0]}, {first.width} × {first.height}.\n"
+                f"{image.group.name}: level {path} has {level.width} × {level.height} pixels, which is not the "
+                f"shape of level {image.paths[0]}, {first.width} × {first.height}.\n"
                 "Expected: the levels of one picture. Give the image alone, or write it again."
             )
 

@@ -134,9 +134,8 @@ def _open_file(path: Path) -> Reader:
     if is_dicom(head):
         odd = odd_neighbour(path)
         if odd:
-            raise _refused(
-                path, f"is DICOM, of which all files in its folder are opened, and {shown(odd)} is no file", "Remove that."
-            )
+            got = f"is DICOM, which may be any file of its folder, and {shown(odd)} there is no file"
+            raise _refused(path, got, "Remove it.")
     vendor = detect(path)
     if head[:4] in _TIFF and vendor in _DIRECT:
         return _open_tiff(path, vendor)

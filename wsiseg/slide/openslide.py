@@ -17,8 +17,8 @@ import openslide
 
 from wsiseg.errors import ReadError, SlideError, shown
 from wsiseg.geometry import Box, Window
-from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 from wsiseg.slide import guard
+from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 from wsiseg.slide.mpp import from_metadata
 
 BLOCK = 256  # level pixels: the granularity at which damage is reported

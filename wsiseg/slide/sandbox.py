@@ -1,8 +1,8 @@
 """A program of its own: what OpenSlide says of files from strangers, asked where a crash costs nothing.
 
-:mod:`wsiseg.slide.guard` runs it as ``python -P sandbox.py`` and keeps it: it reads one request a line from its standard
-input and answers on its standard output until that ends. Each request has a process of its own, forked from this
-one, with limits of memory and time: a crash costs a fork. OpenSlide is all that is imported.
+:mod:`wsiseg.slide.guard` runs it as ``python -P sandbox.py`` and keeps it: it reads one request a line from its
+standard input and answers on its standard output until the input ends. Each request has a process of its own,
+forked from this one, with limits of memory and time: a crash costs a fork. OpenSlide is all that is imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import struct
-import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -145,7 +144,8 @@ def _associated(path: str, name: str) -> Iterator[bytes]:
         if name not in slide.associated_images:
             yield _line({"refused": "it has no such image"})
             return
-        width, height = (int(slide.properties[f"openslide.associated.{name}.{side}"]) for side in ("width", "height"))
+        claimed = f"openslide.associated.{name}."
+        width, height = (int(slide.properties[claimed + side]) for side in ("width", "height"))
         if width * height > MAX_ASSOCIATED_PIXELS:
             yield _line({"refused": f"{width} × {height} pixels, more than {MAX_ASSOCIATED_PIXELS:,}"})
             return

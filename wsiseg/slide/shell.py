@@ -56,7 +56,7 @@ def _mirax(path: Path, head: bytes) -> Shell | None:
     if not (folder / "Slidedat.ini").is_file():
         missing = "has no Slidedat.ini" if folder.is_dir() else "is not there"
         return Shell(
-            f"is only the overview of a MIRAX slide: the folder {folder.name} beside it, which holds its pixels, {missing}",
+            f"is only the overview of a MIRAX slide: the folder {folder.name} with its pixels {missing}",
             f"Copy the folder {folder.name} as well, whole and under its own name.",
         )
     if path.suffix != ".mrxs":
