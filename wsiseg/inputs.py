@@ -28,9 +28,9 @@ def find_slides(given: Iterable[str]) -> list[Path]:
     """Files as they are given; folders searched through for slides; glob patterns expanded.
 
     A file that is named is taken whatever its suffix, so that a wrong one gets its own error. A search takes the
-    suffixes of slides, and DICOM and folders of OME-Zarr images of any name. It passes over hidden files and folders,
-    DICOM that is no whole-slide image, results of wsiseg, and stores that wsiseg tiled from a slide that it finds as
-    well. DICOM files of one series in one folder are one slide, which the first of them stands for.
+    suffixes of slides, and DICOM and OME-Zarr folders of any name. It passes over hidden files and folders, DICOM
+    that is no whole-slide image, results of wsiseg, and stores that wsiseg tiled from a slide that it finds as well.
+    DICOM files of one series in one folder are one slide, which the first of them stands for.
 
     Raises
     ------
