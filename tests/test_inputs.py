@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wsiseg.errors import UsageError
 from wsiseg.inputs import find_slides
+from wsiseg.slide import open_slide
 from wsiseg.slide.dicom import WHOLE_SLIDE_IMAGE, Series, read_series
+from wsiseg.slide.ngff import group_metadata
+from wsiseg.slide.omezarr import SCHEMA
+from wsiseg.testing import write_svs
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 JPEG, EXPLICIT, IMPLICIT, DEFLATED = (f"1.2.840.10008.1.2{end}" for end in (".4.50", ".1", "", ".1.99"))
@@ -106,3 +114,83 @@ def test_nothing_found_is_said(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=says):
         find_slides([str(tmp_path / name)])
+
+
+def names(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in find_slides([str(folder)])]
+
+
+def test_results_are_no_slides(tmp_path: Path) -> None:
+    """A second run over a folder that holds its own results finds the same slides."""
+    (tmp_path / "a.svs").write_bytes(b"x")
+    result = tmp_path / "results" / "a"
+    (result / "maps.zarr").mkdir(parents=True)
+    (result / "overlays").mkdir()
+    for name in ("thumbnail.png", "overlays/b.png"):
+        (result / name).write_bytes(b"x")
+    (result / "slide.json").write_text(json.dumps({"schema": "wsiseg.slide", "version": 1}, indent=1))
+    assert names(tmp_path) == ["a.svs"]
+    for given in (tmp_path / "results", result):
+        with pytest.raises(UsageError, match="results of wsiseg are passed over"):
+            find_slides([str(given)])
+    assert find_slides([str(result / "thumbnail.png")]) == [result / "thumbnail.png"]
+
+
+def test_a_folder_with_a_record_of_another_program_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "slide.json").write_text('{"slide": 1}')
+    (tmp_path / "a.svs").write_bytes(b"x")
+    assert names(tmp_path) == ["a.svs"]
+
+
+def test_pipes_and_devices_hang_nothing(tmp_path: Path) -> None:
+    """What is named as a slide is, so that it gets its error; the rest is passed over."""
+    for name in ("pipe.svs", "pipe.dcm", "pipe", "slide.json"):
+        os.mkfifo(tmp_path / name)
+    for name in ("zero.dcm", "zero"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert names(tmp_path) == ["pipe.dcm", "pipe.svs", "zero.dcm"]
+    assert read_series(tmp_path / "pipe") is None
+    assert read_series(tmp_path / "zero") is None
+
+
+def test_dicom_is_found_by_its_content(tmp_path: Path) -> None:
+    for name, series in (("IM0001", "1.1"), ("IM0002", "1.1"), ("1.2.840.7", "1.2"), ("z.dcm", "1.2")):
+        dicom(tmp_path / name, series)
+    dicom(tmp_path / "IM0003", "1.3", kind=SEGMENTATION)
+    (tmp_path / "README").write_text("no slide")
+    assert names(tmp_path) == ["1.2.840.7", "IM0001"]
+    assert find_slides([str(tmp_path / "IM0002"), str(tmp_path / "IM0001")]) == [tmp_path / "IM0002"]
+
+
+def image_group(folder: Path, **ome: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "zarr.json").write_text(json.dumps(group_metadata({"ome": {"version": "0.5", **ome}})))
+    return folder
+
+
+def test_zarr_images_are_found_by_their_metadata(tmp_path: Path) -> None:
+    image_group(tmp_path / "image", multiscales=[])
+    image_group(tmp_path / "sub" / "plate", plate={})
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "zarr.json").write_text(json.dumps(group_metadata({})))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".zattrs").write_text("[" * 100_000)
+    assert names(tmp_path) == ["image", "sub/plate"]
+    assert find_slides([str(tmp_path / "image")]) == [tmp_path / "image"]
+
+
+def test_a_store_is_not_taken_beside_the_slide_that_it_was_tiled_from(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    slide = write_svs(tmp_path / "a.svs", pixels, tile=32, levels=(1,))
+    store = tmp_path / "tiles" / "a.zarr"
+    store.mkdir(parents=True)
+    source = {"name": "a.svs", "fingerprint": open_slide(slide).fingerprint()}
+    own = {"wsiseg": {"schema": SCHEMA, "source": source}}
+    (store / "zarr.json").write_text(json.dumps(group_metadata(own)))
+    assert names(tmp_path) == ["a.svs"]
+    assert names(tmp_path / "tiles") == ["a.zarr"]
+    shutil.copy(slide, tmp_path / "b.svs")
+    slide.write_bytes(slide.read_bytes() + b"changed")
+    assert names(tmp_path) == ["a.svs", "b.svs", "tiles/a.zarr"]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import pickle
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -17,12 +21,14 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from wsiseg.errors import ReadError, SlideError
 from wsiseg.geometry import Scale, Window
+from wsiseg.inputs import find_slides
 from wsiseg.slide import open_slide
 from wsiseg.slide.base import Pixels
 from wsiseg.slide.ngff import group_metadata, image_attributes
 from wsiseg.slide.omezarr import NOT_WRITTEN, SCHEMA, OmeZarrReader, ZarrLevel, stored_bits
 from wsiseg.slide.shards import ShardedLevel, ShardLayout, encode_shard, layout_of, read_index
 
+RGB = ("FF0000", "00FF00", "0000FF")
 LAYOUT = ShardLayout(300, 200, "zstd", chunk=32, shard=128)
 
 
@@ -435,12 +441,196 @@ def test_what_is_no_bright_field_image_is_refused(tmp_path: Path, options: dict[
     assert "Expected:" in str(caught.value)
 
 
-@pytest.mark.parametrize(("shape", "message"), [((1, 2, 1, 40, 40), "c 2"), ((1, 3, 5, 40, 40), "z 5")])
-def test_stacks_and_other_channels_are_refused(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+@pytest.mark.parametrize(("shape", "message"), [((1, 2, 1, 40, 40), "c 2"), ((1, 3, 1, 0, 40), "y 0")])
+def test_other_channels_and_no_pixels_are_refused(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
     path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
     zarr.create_array(str(path / "0"), data=np.zeros(shape, dtype=np.uint8), overwrite=True)
     with pytest.raises(SlideError, match=message):
         open_slide(path)
+
+
+def test_of_several_planes_the_middle_one_is_read_and_said(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    planes = [np.moveaxis(picture(60, 50, seed), 2, 0) for seed in range(10)]
+    stack = np.stack([np.stack(planes[:5], axis=1), np.stack(planes[5:], axis=1)])
+    zarr.create_array(str(path / "0"), data=stack, overwrite=True)
+    np.testing.assert_array_equal(read_all(path), picture(60, 50, 2))
+    assert open_slide(path).notes == (
+        "5 focal planes, of which the middle one, number 3, is read",
+        "2 points in time, of which the first is read",
+    )
+
+
+def with_channels(path: Path, channels: list[dict[str, Any]]) -> Path:
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["ome"]["omero"] = {"channels": channels}
+    (path / "zarr.json").write_text(json.dumps(root))
+    return path
+
+
+def test_channels_that_are_named_are_put_in_order(tmp_path: Path) -> None:
+    """The names decide, not the colours, which a viewer can change."""
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)], axes="cyx")
+    for labels, order in ((("Blue", "Green", "Red"), [2, 1, 0]), (("G channel", "r", "B"), [1, 0, 2])):
+        with_channels(path, [{"label": label, "color": "FFFFFF"} for label in labels])
+        np.testing.assert_array_equal(read_all(path), picture(60, 50)[:, :, order])
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        [{"label": label, "color": color} for label, color in zip(("DAPI", "FITC", "Texas Red"), RGB, strict=True)],
+        [{"label": label} for label in ("Hoechst 33342", "Cy3", "Cy5")],
+        [{"label": f"C{i}", "color": color} for i, color in enumerate(("FFFFFF", "00FFFF", "FF00FF"))],
+        [{"label": str(i), "color": RGB[i], "window": {"start": 0, "end": 40 * (i + 1)}} for i in range(3)],
+    ],
+)
+def test_fluorescence_of_8_bits_is_refused_by_its_channels(tmp_path: Path, channels: list[dict[str, Any]]) -> None:
+    path = with_channels(foreign(tmp_path / "a.zarr", [picture(60, 50)]), channels)
+    with pytest.raises(SlideError, match="not red, green, blue") as caught:
+        open_slide(path)
+    assert channels[0]["label"] in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_display_range_is_not_applied_and_said(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    with_channels(path, [{"label": f"Channel {i}", "window": {"start": 20, "end": 200}} for i in range(3)])
+    np.testing.assert_array_equal(read_all(path), picture(60, 50))
+    assert open_slide(path).notes == ("shown by viewers from 20 to 200; read from 0 to 255",)
+
+
+def test_a_unit_that_nobody_knows_is_no_micrometre(tmp_path: Path) -> None:
+    slide = open_slide(foreign(tmp_path / "a.zarr", [picture(60, 50)], unit="pixel", pixel=1.0))
+    assert slide.mpp is None
+    assert slide.description.mpp_problem == "its pixel size of 1 has the unit 'pixel'"
+
+
+@pytest.mark.parametrize("unit", ["micrometre", "µm", "um"])
+def test_units_have_several_names(tmp_path: Path, unit: str) -> None:
+    mpp = open_slide(foreign(tmp_path / "a.zarr", [picture(60, 50)], unit=unit)).mpp
+    assert mpp is not None
+    assert mpp.value == 0.5
+
+
+def test_what_else_a_store_holds_is_said(tmp_path: Path) -> None:
+    image = picture(120, 90)
+    root = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    foreign(tmp_path / "a.zarr" / "0", [image], version="0.4")
+    foreign(tmp_path / "a.zarr" / "1", [picture(20, 20)], version="0.4")
+    assert open_slide(tmp_path / "a.zarr").notes == ("2 images, of which the first, 0, is read",)
+
+
+def test_levels_of_another_picture_are_refused(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(120, 90), picture(60, 60)])
+    with pytest.raises(SlideError, match="level 1 has 60 × 60 pixels, which is not the shape of level 0, 120 × 90"):
+        open_slide(path)
+
+
+def test_the_image_that_a_plate_names_is_a_slide(tmp_path: Path) -> None:
+    plate = tmp_path / "plate.zarr"
+    zarr.open_group(str(plate), mode="w").attrs["ome"] = {"version": "0.5", "plate": {"wells": [{"path": "B/2"}]}}
+    zarr.open_group(str(plate / "B" / "2"), mode="w").attrs["ome"] = {"well": {"images": [{"path": "7"}]}}
+    image = foreign(plate / "B" / "2" / "7", [picture(60, 50)])
+    for folder in (plate, plate / "B" / "2"):
+        with pytest.raises(SlideError, match="Give the folder of one image in it, for example ") as caught:
+            open_slide(folder)
+        named = str(caught.value).rpartition("for example ")[2]
+        assert Path(named) == image
+    assert find_slides([named]) == [image]
+    np.testing.assert_array_equal(read_all(Path(named)), picture(60, 50))
+
+
+# ---------------------------------------------------------------- stores of strangers
+
+
+def claim(path: Path, **changes: Any) -> Path:
+    """Change what the array's metadata say."""
+    meta = json.loads((path / "0" / "zarr.json").read_text())
+    (path / "0" / "zarr.json").write_text(json.dumps(meta | changes))
+    return path
+
+
+def regular(*shape: int) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": shape}}
+
+
+def test_chunks_that_cost_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    million = 10**6
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)], axes="cyx")
+    claim(path, shape=[3, million, million], chunk_grid=regular(3, million, million))
+    with pytest.raises(SlideError, match="chunks of 3 × 1000000 × 1000000") as caught:
+        open_slide(path)
+    assert len(str(caught.value).splitlines()) <= 3
+    claim(path, chunk_grid=regular(3, 512, 512))
+    with pytest.raises(SlideError, match="no level smaller than 1000000 × 1000000"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(("chunk", "shard"), [(1, 4096), (16384, 16384)])
+def test_shards_of_ours_have_the_same_limits(tmp_path: Path, chunk: int, shard: int) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)], axes="cyx")
+    layout = ShardLayout(60, 50, "zstd", chunk, shard)
+    (path / "0" / "zarr.json").write_text(json.dumps(layout.metadata()))
+    with pytest.raises(SlideError, match="chunks of 3"):
+        open_slide(path)
+
+
+def test_a_shard_index_cannot_claim_memory(tmp_path: Path) -> None:
+    layout = ShardLayout(100, 100, "zstd", 64, 128)
+    data = bytearray(encode_shard(layout, picture(100, 100)))
+    index = np.frombuffer(data[-layout.index_bytes : -4], dtype="<u8").reshape(2, 2, 2).copy()
+    index[0, 0, 1] = 1 << 62
+    data[-layout.index_bytes :] = index.tobytes() + struct.pack("<I", google_crc32c.value(index.tobytes()))
+    layout.path(tmp_path, 0, 0).parent.mkdir(parents=True)
+    layout.path(tmp_path, 0, 0).write_bytes(data)
+    _, unread = ShardedLevel(tmp_path, layout, lambda row, column: "").read(Window(0, 0, 100, 100), (255, 255, 255))
+    assert [(part.window, part.reason) for part in unread] == [
+        (Window(0, 0, 64, 64), f"the shard's index claims a chunk of {1 << 62} bytes")
+    ]
+
+
+def test_an_array_without_any_chunk_is_no_picture(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    shutil.rmtree(path / "0" / "c")
+    with pytest.raises(SlideError, match="not one of its chunks is there"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("leads", ["../other.zarr/0", "{absolute}", "link", ".", "", 3, "x/../../other.zarr/0"])
+def test_metadata_do_not_lead_out_of_the_folder(tmp_path: Path, leads: Any) -> None:
+    other = foreign(tmp_path / "other.zarr", [picture(60, 50)])
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    (path / "link").symlink_to(other / "0")
+    root = json.loads((path / "zarr.json").read_text())
+    dataset = root["attributes"]["ome"]["multiscales"][0]["datasets"][0]
+    dataset["path"] = str(other / "0") if leads == "{absolute}" else leads
+    (path / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(SlideError, match=r"lead to|cannot be opened") as caught:
+        open_slide(path)
+    assert "no folder inside of its own" in str(caught.value) or leads == 3
+
+
+def test_a_store_reached_by_a_link_opens(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    (tmp_path / "link").symlink_to(path)
+    np.testing.assert_array_equal(read_all(tmp_path / "link"), picture(60, 50))
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "0/zarr.json"])
+def test_json_nested_without_end_is_refused(tmp_path: Path, name: str) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    (path / name).write_text("[" * 200_000)
+    with pytest.raises(SlideError, match="cannot be"):
+        open_slide(path)
+
+
+def test_a_pipe_in_a_store_is_found_before_it_is_opened(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
+    os.mkfifo(path / "0" / "c" / "pipe")
+    with pytest.raises(SlideError, match="pipe in it is no regular file"):
+        open_slide(path).fingerprint()
 
 
 def _plate(path: Path) -> None:

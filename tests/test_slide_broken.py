@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import struct
+import subprocess
+import sys
 import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from test_slide_tiff import texture
 
 from wsiseg.errors import SlideError
 from wsiseg.geometry import Scale, Window
+from wsiseg.slide import open as opening
 from wsiseg.slide import open_slide
 from wsiseg.slide.info import describe
 from wsiseg.testing import truncate, write_svs
@@ -185,6 +191,89 @@ def test_an_image_bomb(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("1", (30_000, 30_000)).save(path)
     refuse(path, "vips")
+
+
+@pytest.mark.parametrize(("kind", "bytes_a_pixel"), [("png", 0.01), ("webp", 0.01), ("bmp", 0)])
+def test_a_picture_of_nothing(tmp_path: Path, kind: str, bytes_a_pixel: float) -> None:
+    """25 million pixels in some kilobytes are refused before they are decoded; a smaller blank picture is not."""
+    path = tmp_path / f"a.{kind}"
+    Image.new("RGB", (5000, 5000), "white").save(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if kind == "bmp":  # stored whole, and then cut
+        truncate(path, 0.001)
+        refuse(path, "next to nothing")
+    else:
+        assert path.stat().st_size < bytes_a_pixel * 5000**2
+        refuse(path, "5000 × 5000 pixels in a file of [0-9]+ bytes: it holds next to nothing")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+    Image.new("RGB", (4000, 4000), "white").save(path)
+    assert open_slide(path).width == 4000
+
+
+def test_a_plain_image_is_held_once(tmp_path: Path) -> None:
+    """In a process of its own, whose peak is the decoded image and one window."""
+    path = tmp_path / "a.bmp"
+    Image.new("RGB", (9000, 7000), "pink").save(path)
+    script = f"""
+import resource
+from wsiseg.geometry import Scale, Window
+from wsiseg.slide import open_slide
+from wsiseg.slide.image import ImageReader
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+before = peak()
+slide = open_slide({str(path)!r})
+pixels = slide.read_window(Window(8000, 6000, 1500, 1500), Scale(1.0))
+assert pixels[0, 0].tolist() == [255, 192, 203] and pixels[1400, 1400].tolist() == [255, 255, 255]
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert int(done.stdout) < 1.5 * 4 * 9000 * 7000 / 2**20
+
+
+def test_shared_readers_hold_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_HELD_BYTES", 3 * 4 * 100 * 100)
+    monkeypatch.setattr(opening, "_readers", OrderedDict())
+    slides = []
+    for n in range(6):
+        path = tmp_path / f"{n}.png"
+        Image.fromarray(texture(100, 100, seed=n)).save(path)
+        slides.append(pickle.loads(pickle.dumps(open_slide(path))))
+    assert [Path(key[0]).stem for key in opening._readers] == ["3", "4", "5"]
+    for n, slide in enumerate(slides):  # what went out of the shared ones is still read from
+        read = slide.read_window(Window(0, 0, 100, 100), Scale(1.0))
+        np.testing.assert_array_equal(read, texture(100, 100, seed=n))
+
+
+def test_threads_share_a_plain_image(tmp_path: Path) -> None:
+    pixels = texture(600, 700)
+    Image.fromarray(pixels).convert("P").save(tmp_path / "a.png")
+    expected = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    slide = open_slide(tmp_path / "a.png")
+    windows = [Window(x, y, 100, 100) for y in range(0, 600, 100) for x in range(0, 700, 100)]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda window: slide.read_window(window, Scale(1.0)), windows)
+        for window, read in zip(windows, found, strict=True):
+            np.testing.assert_array_equal(read, expected[window.y : window.y1, window.x : window.x1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "note"), [("L", "a grey image"), ("1", "a grey image"), ("CMYK", "CMYK colours"), ("RGB", "")]
+)
+def test_what_is_unusual_of_a_plain_image_is_said(tmp_path: Path, mode: str, note: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.fromarray(texture(50, 70)).convert(mode).save(path)
+    notes = open_slide(path).notes
+    assert len(notes) == bool(note)
+    assert all(said.startswith(note) for said in notes)
+
+
+def test_frames_are_counted(tmp_path: Path) -> None:
+    frames = [Image.fromarray(texture(50, 70, seed=n)) for n in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    slide = open_slide(tmp_path / "a.webp")
+    assert slide.notes == ("3 frames, of which the first is read",)
+    np.testing.assert_array_equal(slide.read_window(Window(0, 0, 70, 50), Scale(1.0)), texture(50, 70))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from wsiseg.geometry import Box, Scale, Window
 from wsiseg.slide import Slide, open_slide
 from wsiseg.slide.base import nominal_downsample
 from wsiseg.slide.info import describe
+from wsiseg.slide.lazy import LevelView
 from wsiseg.testing import write_svs
 
 SLIDES = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
@@ -240,6 +242,69 @@ def test_dask_reads_only_what_is_asked(slide: Slide, monkeypatch: pytest.MonkeyP
     part = array[10:30, 40:70].compute(scheduler="synchronous")
     np.testing.assert_array_equal(part, read(0, 40, 10, 30, 20))
     assert len(asked) == 1
+
+
+def steps(low: int = -120, high: int = 120) -> st.SearchStrategy[slice]:
+    corner = st.none() | st.integers(low, high)
+    return st.builds(slice, corner, corner, st.none() | st.integers(1, 300) | st.integers(-300, -1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(key=st.data())
+def test_the_view_is_indexed_as_numpy_is(slide: Slide, key: st.DataObject) -> None:
+    """Integers, slices of any step, lists, new axes and an ellipsis anywhere, with as few entries as one likes."""
+    expected = whole(slide, 2)
+    view = LevelView(slide, 2)
+    shape = view.shape
+    axes = [
+        st.integers(-size, size - 1) | steps() | st.lists(st.integers(-size, size - 1), min_size=2, max_size=2)
+        for size in shape
+    ]
+    before = key.draw(st.integers(0, 3))
+    parts = [key.draw(axis) for axis in axes[:before]]
+    if key.draw(st.booleans()):
+        after = key.draw(st.integers(0, 3 - before))
+        parts = [*parts, ..., *[key.draw(axis) for axis in axes[3 - after :]]]
+    for _ in range(key.draw(st.integers(0, 2))):
+        parts.insert(key.draw(st.integers(0, len(parts))), None)
+    index = parts[0] if len(parts) == 1 and key.draw(st.booleans()) else tuple(parts)
+    np.testing.assert_array_equal(view[index], expected[index])
+
+
+@settings(max_examples=30, deadline=None)
+@given(key=st.tuples(*[st.integers(0, 99) | steps(low=0)] * 3))
+def test_dask_is_indexed_as_numpy_is(slide: Slide, key: tuple[Any, ...]) -> None:
+    expected, array = whole(slide, 2), slide.dask(2)
+    assert array.shape == expected.shape
+    key = tuple(k if isinstance(k, slice) else k % n for k, n in zip(key, expected.shape, strict=True))
+    for index in (key, key[:2], key[0], (..., key[2])):
+        part = array[index]
+        assert part.shape == expected[index].shape
+        np.testing.assert_array_equal(part.compute(scheduler="synchronous"), expected[index])
+
+
+def test_views_with_single_rows_masks_and_nothing(slide: Slide) -> None:
+    expected = whole(slide, 1)
+    view, array = LevelView(slide, 1), slide.dask(1)
+    np.testing.assert_array_equal(array[5].compute(scheduler="synchronous"), expected[5])
+    np.testing.assert_array_equal(array[5, 7].compute(scheduler="synchronous"), expected[5, 7])
+    np.testing.assert_array_equal(array[..., 1].compute(scheduler="synchronous"), expected[..., 1])
+    np.testing.assert_array_equal(array[[3, 1], 2:0:-1].compute(scheduler="synchronous"), expected[[3, 1], 2:0:-1])
+    mask = expected[:, :, 0] > 100
+    np.testing.assert_array_equal(view[mask], expected[mask])
+    np.testing.assert_array_equal(view[mask[:, 0]], expected[mask[:, 0]])
+    assert view[3:3].shape == (0, *expected.shape[1:])
+    for wrong in (expected.shape[0], (..., 3), (0, 0, 0, 0), (..., 0, ...), 1.5):
+        with pytest.raises(IndexError):
+            view[wrong]
+
+
+@settings(max_examples=30, deadline=None)
+@given(y=st.integers(-10, 9), x=st.integers(-10, 9), step=st.integers(1, 7), channel=st.integers(-3, 2))
+def test_zarr_is_indexed_as_numpy_is(slide: Slide, y: int, x: int, step: int, channel: int) -> None:
+    expected, array = whole(slide, 1), slide.zarr()["1"]
+    for index in (y, (y, x), (..., channel), np.s_[y, ::step], np.s_[::step, x:, channel]):
+        np.testing.assert_array_equal(array[index], expected[index])
 
 
 def test_zarr_group(slide: Slide) -> None:

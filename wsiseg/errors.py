@@ -6,6 +6,7 @@ traceback and ends with ``exit_code``; the codes are those of ``docs/cli.md``.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -61,3 +62,8 @@ class WorkerDied(WsisegError):
     """The worker processes that ran a task died, each time it was tried."""
 
     exit_code = 5
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message: on one line, without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))

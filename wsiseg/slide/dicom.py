@@ -5,6 +5,8 @@ The encoding is that of DICOM PS3.5 section 7 and PS3.10 section 7 (https://dico
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ _TRANSFER_SYNTAX, _CLASS, _SERIES = (0x0002, 0x0010), (0x0008, 0x0016), (0x0020,
 _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _UNDEFINED = 0xFFFFFFFF
+_PREAMBLE = 132
 _HEADER = 1 << 20  # bytes; the series comes before everything that can be long
 
 
@@ -39,14 +42,35 @@ class Series:
 def read_series(path: Path) -> Series | None:
     """The series of a DICOM file; None where the file is no DICOM, is damaged or does not say."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(_HEADER)
-        if data[128:132] != b"DICM":
-            return None
+        with open(path, "rb", opener=_open_at_once) as file:
+            data = file.read(_PREAMBLE) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+            if not is_dicom(data):
+                return None
+            data += file.read(_HEADER)
         found = dict(_texts(data))
         return Series(found[_SERIES], found.get(_CLASS, ""))
     except (OSError, KeyError, struct.error, UnicodeDecodeError, RecursionError):
         return None
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` is DICOM."""
+    return head[128:_PREAMBLE] == b"DICM"
+
+
+def odd_neighbour(path: Path) -> str:
+    """The name of a pipe, device or the like beside a file; ``""`` where there is none."""
+    with os.scandir(path.parent) as entries:
+        return next((entry.name for entry in entries if _is_odd(entry)), "")
+
+
+def _is_odd(entry: os.DirEntry[str]) -> bool:
+    return not (entry.is_file() or entry.is_dir()) and os.path.exists(entry.path)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens without waiting: a pipe would wait for someone to write."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _texts(data: bytes) -> Iterator[tuple[tuple[int, int], str]]:

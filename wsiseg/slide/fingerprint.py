@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import SlideError, shown
 
 _END = 1 << 20  # of the head and of the tail of a file
 _BLOCK = 1 << 16
@@ -37,7 +38,7 @@ def fingerprint(path: Path, extra: str = "") -> str:
         else:
             _add_file(digest, path)
     except OSError as error:
-        raise SlideError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise SlideError(f"{shown(path)}: cannot be read: {error.strerror}.") from error
     return digest.hexdigest()
 
 
@@ -63,7 +64,13 @@ def _add_folder(digest: hashlib._Hash, path: Path) -> None:
         os.path.relpath(os.path.join(folder, name), path) for folder, _, names in os.walk(path) for name in names
     )
     for name in files:
-        size = (path / name).stat().st_size
+        state = (path / name).stat()
+        if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for ever
+            raise SlideError(
+                f"{shown(path)}: {shown(name)} in it is no regular file.\n"
+                "Expected: a folder of files, as OME-Zarr is. Remove it or copy the folder again."
+            )
+        size = state.st_size
         digest.update(f"{name.replace(os.sep, '/')}\0{size}\0".encode("utf-8", "surrogateescape"))
     metadata = {name for name in files if os.path.basename(name) in ("zarr.json", ".zattrs", ".zarray", ".zgroup")}
     others = [name for name in files if name not in metadata]

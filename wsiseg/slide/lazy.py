@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array
 import numpy as np
@@ -18,9 +18,6 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from wsiseg.slide.base import Pixels, Slide
-
-if TYPE_CHECKING:
-    from types import EllipsisType
 
 _CHUNK = 1024  # pixels a side, about
 
@@ -59,14 +56,68 @@ class LevelView:
         self.dtype = np.dtype(np.uint8)
         self.ndim = 3
 
-    def __getitem__(self, key: tuple[slice | EllipsisType, ...]) -> Pixels:
-        rows, columns, channels = (k if isinstance(k, slice) else slice(None) for k in (*key, ..., ...)[:3])
-        y0, y1, dy = rows.indices(self.shape[0])
-        x0, x1, dx = columns.indices(self.shape[1])
-        if min(dy, dx) < 1:
-            raise IndexError("a level is read forwards")
-        pixels = self._slide.read_level(self._level, x0, y0, max(0, x1 - x0), max(0, y1 - y0))
-        return pixels[::dy, ::dx, channels]
+    def __getitem__(self, key: Any) -> Pixels:
+        """What numpy gives of the decoded level for any index; no more is read than its rows and columns span."""
+        places = _by_axis(key, self.ndim)
+        spans, shifted = [], list(places)
+        for axis, at in enumerate(index for index, part in enumerate(places) if _takes(part)):
+            span, shifted[at] = _span(places[at], self.shape[axis], axis)
+            spans.append(span)
+        rows, columns, channels = spans
+        if len(rows) and len(columns):
+            block = self._slide.read_level(self._level, columns.start, rows.start, len(columns), len(rows))
+        else:
+            block = np.empty((len(rows), len(columns), 3), dtype=self.dtype)
+        return np.asarray(block[:, :, channels.start : channels.stop][tuple(shifted)])
+
+
+def _by_axis(key: Any, axes: int) -> list[Any]:
+    """The index with an entry for every axis, without masks.
+
+    None, for a new axis, stays; so does an ellipsis that stands for nothing: it keeps the lists at its sides apart.
+    """
+    parts: list[Any] = []
+    for part in key if isinstance(key, tuple) else (key,):
+        if part is None or part is Ellipsis or isinstance(part, slice):
+            parts.append(part)
+            continue
+        array = np.asarray(part)
+        # A mask stands for the indices of what is true in it, one array for each of its axes.
+        parts += np.nonzero(array) if array.dtype == np.bool_ and array.ndim else [part]
+    given = sum(map(_takes, parts))
+    dots = sum(part is Ellipsis for part in parts)
+    if given > axes or dots > 1:
+        raise IndexError(f"too many indices: {key!r} for the {axes} axes y, x and colour")
+    at = next((index for index, part in enumerate(parts) if part is Ellipsis), len(parts))
+    between = [slice(None)] * (axes - given) or parts[at : at + 1]
+    return [*parts[:at], *between, *parts[at + 1 :]]
+
+
+def _takes(part: Any) -> bool:
+    """Whether an entry of an index is for an axis that is there."""
+    return part is not None and part is not Ellipsis
+
+
+def _span(part: Any, size: int, axis: int) -> tuple[range, Any]:
+    """The indices from the first to the last that ``part`` takes of an axis, and ``part`` counted from there."""
+    if isinstance(part, slice):
+        taken = range(*part.indices(size))
+        if not taken:
+            return range(0), slice(0, 0)
+        first, last = min(taken[0], taken[-1]), max(taken[0], taken[-1])
+        stop = taken[-1] - first + taken.step
+        return range(first, last + 1), slice(taken[0] - first, stop if stop >= 0 else None, taken.step)
+    wanted = np.asarray(part)
+    if wanted.size == 0:
+        return range(0), wanted.astype(np.intp)
+    if wanted.dtype.kind not in "iu":
+        raise IndexError(f"index {part!r} of axis {axis}: expected integers, slices, masks, None or an ellipsis")
+    if wanted.min() < -size or wanted.max() >= size:
+        raise IndexError(f"index {part!r} is out of bounds for axis {axis} with size {size}")
+    wanted = np.where(wanted < 0, wanted + size, wanted).astype(np.intp)
+    first = int(wanted.min())
+    shifted = wanted - first
+    return range(first, int(wanted.max()) + 1), shifted if np.ndim(part) else int(shifted)
 
 
 class SlideStore(Store):

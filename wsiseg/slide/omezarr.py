@@ -8,10 +8,11 @@ whose tiling did not finish, or that was copied in part, it is lost and says why
 from __future__ import annotations
 
 import itertools
-import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from wsiseg.geometry import Box, Window
 from wsiseg.slide import mpp as microns
 from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 from wsiseg.slide.cache import SHARED
-from wsiseg.slide.ngff import Multiscale, is_omezarr, read_multiscale
+from wsiseg.slide.ngff import Multiscale, is_omezarr, read_json, read_multiscale, within
 from wsiseg.slide.shards import ENVIRONMENT_ERRNOS, ShardedLevel, ShardLayout, layout_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,25 @@ if TYPE_CHECKING:
 
 SCHEMA = "wsiseg.tiles"
 NOT_WRITTEN = "not written: the tiling of this store did not finish"
+_MOST_CHUNK_BYTES = 1 << 28  # each chunk is decoded whole
+_MOST_CHUNKS = 1 << 20  # of a shard, whose index is read whole
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+
+
+class Source(NamedTuple):
+    """The slide that a store was tiled from."""
+
+    name: str
+    fingerprint: str
+
+
+def tiled_from(path: Path) -> Source | None:
+    """What ``wsiseg tile`` noted of a store's source; None for stores of others."""
+    try:
+        own = read_json(path / "zarr.json")["attributes"]["wsiseg"]
+        return Source(own["source"]["name"], own["source"]["fingerprint"]) if own["schema"] == SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class LevelSource(Protocol):
@@ -66,9 +86,10 @@ class OmeZarrReader:
             ]
             self._lost = [_lost_windows(record) for record in records]
             self._description = _describe(image, self._sources, records)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise SlideError(
-                f"{image.group.name}: its wsiseg metadata are damaged ({type(error).__name__}: {error}).\n"
+                f"{image.group.name}: its wsiseg metadata are damaged "
+                f"({type(error).__name__}: {str(error)[:200]}).\n"
                 "Expected: the zarr.json that wsiseg wrote. Copy the whole folder again."
             ) from error
 
@@ -95,12 +116,26 @@ class OmeZarrReader:
 class ZarrLevel:
     """An array of any layout, read by zarr-python."""
 
-    def __init__(self, array: zarr.Array[Any], axes: tuple[str, ...]) -> None:
+    def __init__(
+        self, array: zarr.Array[Any], axes: tuple[str, ...], channels: tuple[int, ...] = (0, 1, 2)
+    ) -> None:
         sizes = dict(zip(axes, array.shape, strict=True))
         chunks = dict(zip(axes, array.chunks, strict=True))
         self.width, self.height = int(sizes["x"]), int(sizes["y"])
         self.chunk_width, self.chunk_height = int(chunks["x"]), int(chunks["y"])
-        self._array, self._axes = array, axes
+        self.focal_planes, self.times = int(sizes.get("z", 1)), int(sizes.get("t", 1))
+        self._array, self._axes, self._channels = array, axes, channels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which of several planes is read."""
+        notes = []
+        if self.focal_planes > 1:
+            middle = self.focal_planes // 2 + 1
+            notes.append(f"{self.focal_planes} focal planes, of which the middle one, number {middle}, is read")
+        if self.times > 1:
+            notes.append(f"{self.times} points in time, of which the first is read")
+        return tuple(notes)
 
     def read(self, window: Window, background: tuple[int, int, int]) -> tuple[Pixels, tuple[Unread, ...]]:
         """Pixels of ``window``, and the chunks of it that cannot be decoded."""
@@ -129,9 +164,13 @@ class ZarrLevel:
 
     def _pixels(self, window: Window) -> Pixels:
         spans = {"y": slice(window.y, window.y1), "x": slice(window.x, window.x1), "c": slice(None)}
-        block = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
+        places: dict[str, slice | int] = {**spans, "z": self.focal_planes // 2, "t": 0}
+        block = np.asarray(self._array[tuple(places[axis] for axis in self._axes)])
         kept = [axis for axis in self._axes if axis in spans]
-        return np.ascontiguousarray(block.transpose([kept.index(axis) for axis in "yxc"]))
+        pixels = block.transpose([kept.index(axis) for axis in "yxc"])
+        if self._channels != (0, 1, 2):
+            pixels = pixels[:, :, list(self._channels)]
+        return np.ascontiguousarray(pixels)
 
 
 def stored_bits(stored: list[bool]) -> str:
@@ -153,29 +192,68 @@ def _level_records(image: Multiscale) -> list[dict[str, Any]]:
 
 
 def _open_level(image: Multiscale, path: str, record: dict[str, Any]) -> LevelSource:
-    folder = image.group / path
-    layout = layout_of(_json(folder / "zarr.json"))
-    if layout is not None and image.axes == ("c", "y", "x"):
+    folder = within(image.group, image.group, path)
+    metadata = _array_metadata(folder)
+    layout = layout_of(metadata) if isinstance(metadata, dict) else None
+    if layout is not None and image.axes == ("c", "y", "x") and image.channels == (0, 1, 2):
+        _require_affordable(image, path, (3, layout.chunk, layout.chunk), 1, layout.side**2)
         return ShardedLevel(folder, layout, _absent(layout, record), SHARED)
     import zarr
 
     try:
+        if metadata is None:
+            raise ValueError("its metadata cannot be read")
         array = zarr.open_array(str(folder), mode="r")
         sizes = dict(zip(image.axes, array.shape, strict=True))
+        chunks = math.prod(array.shards or array.chunks) // max(1, math.prod(array.chunks))
     except Exception as error:
         _raise_if_environment(error)
         raise SlideError(
-            f"{image.group.name}: level {path} cannot be opened ({type(error).__name__}: {error}).\n"
+            f"{image.group.name}: level {path} cannot be opened ({type(error).__name__}: {str(error)[:200]}).\n"
             "Expected: a zarr array as the metadata say. Copy the whole folder again."
         ) from error
-    planes = {axis: size for axis, size in sizes.items() if axis in "tz"}
-    if str(array.dtype) != "uint8" or sizes["c"] != 3 or any(size != 1 for size in planes.values()):
+    if str(array.dtype) != "uint8" or sizes["c"] != 3 or min(sizes.values()) < 1:
         shape = " × ".join(f"{axis} {size}" for axis, size in sizes.items())
         raise SlideError(
             f"{image.group.name}: is {array.dtype} of {shape}.\nExpected: a bright-field RGB image: uint8, three "
-            "channels, one focal plane, one time point."
+            "channels."
         )
-    return ZarrLevel(array, image.axes)
+    _require_affordable(image, path, array.chunks, array.dtype.itemsize, chunks)
+    return ZarrLevel(array, image.axes, image.channels)
+
+
+def _array_metadata(folder: Path) -> Any:
+    """The metadata of an array of zarr v3 or v2; None where there are none, or none that can be read."""
+    for name in ("zarr.json", ".zarray"):
+        try:
+            return read_json(folder / name)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+def _require_affordable(image: Multiscale, path: str, chunk: tuple[int, ...], itemsize: int, chunks: int) -> None:
+    """Refuse what a header can claim for nothing and a reader would pay for."""
+    if math.prod(chunk) * itemsize <= _MOST_CHUNK_BYTES and chunks <= _MOST_CHUNKS:
+        return
+    shape = " × ".join(map(str, chunk))
+    raise SlideError(
+        f"{image.group.name}: level {path} has chunks of {shape}, {chunks:,} in a file.\n"
+        f"Expected: chunks of at most {_MOST_CHUNK_BYTES >> 20} MiB, since each is decoded whole, and at most "
+        f"{_MOST_CHUNKS:,} in a file.\nWrite it again in chunks of about 1024 × 1024 pixels."
+    )
+
+
+def _require_pixels(image: Multiscale) -> None:
+    """Refuse an array without any chunk: whatever its size, it was not copied or never written."""
+    folder = within(image.group, image.group, image.paths[0])
+    if not any(name not in _METADATA for _, _, names in os.walk(folder) for name in names):
+        raise SlideError(
+            f"{image.group.name}: level {image.paths[0]} holds no pixels: not one of its chunks is there.\n"
+            "Expected: at least one. Copy the whole folder again."
+        )
 
 
 def _absent(layout: ShardLayout, record: dict[str, Any]) -> Callable[[int, int], str]:
@@ -218,6 +296,9 @@ def _describe(image: Multiscale, sources: list[LevelSource], records: list[dict[
         raise SlideError(f"{image.group.name}: its levels are not ordered from the largest to the smallest.")
     value, problem = microns.from_metadata(image.mpp_x, image.mpp_y, "ome-zarr")
     own = image.own if image.own.get("schema") == SCHEMA else {}
+    if not own:
+        _require_one_picture(image, levels)
+        _require_pixels(image)
     if value is not None and own:
         value = Mpp(value.value, f"metadata:ome-zarr ({own['mpp_source']})", own.get("mpp_note", ""))
     properties = dict(own.get("properties", {}))
@@ -228,19 +309,25 @@ def _describe(image: Multiscale, sources: list[LevelSource], records: list[dict[
         vendor=str(own.get("source", {}).get("vendor", "")),
         levels=levels,
         mpp=value,
-        mpp_problem=problem,
+        mpp_problem=image.mpp_problem or problem,
         bounds=Box(*own["bounds"]) if own else Box(0.0, 0.0, float(width), float(height)),
         properties=properties,
         background=tuple(own.get("background", WHITE)),
+        notes=image.notes + (sources[0].notes if isinstance(sources[0], ZarrLevel) else ()),
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _require_one_picture(image: Multiscale, levels: tuple[Level, ...]) -> None:
+    """Refuse levels that are not the first at a lower resolution: their pixels are of something else."""
+    first = levels[0]
+    for path, level in zip(image.paths, levels, strict=True):
+        # Sizes are rounded to whole pixels, by up to one in either direction.
+        if abs(first.height * level.width / first.width - level.height) > 1 + level.height / level.width:
+            raise SlideError(
+                f"{image.group.name}: level {path} has {level.width} × {level.height} pixels, which is not the "
+                f"shape of level {image.paths[0]}, {first.width} × {first.height}.\n"
+                "Expected: the levels of one picture. Give the image alone, or write it again."
+            )
 
 
 def _raise_if_environment(error: Exception) -> None:

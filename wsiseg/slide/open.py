@@ -7,10 +7,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiseg.errors import SlideError
-from wsiseg.slide.base import Mpp, Reader, Slide
+from wsiseg.errors import SlideError, shown
+from wsiseg.slide.base import Description, Mpp, Reader, Slide
 from wsiseg.slide.held import Held, identity
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
+from wsiseg.slide.shell import Shell, folder_shell, shell
 
 _EXPECTED = (
     "Expected: a whole-slide image (SVS, tiled TIFF, NDPI, MRXS, SCN, DICOM, …), OME-Zarr, PNG, JPEG or WebP."
@@ -18,8 +19,14 @@ _EXPECTED = (
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DIRECT = ("", "aperio", "generic-tiff")
 _HELD_OPEN = 8  # readers kept for slides that arrive in tasks, one after another
-_HELD_BYTES = 512 << 20
+_HELD_BYTES = 512 << 20  # of memory that those hold together, unless one alone has more
 _OPENSLIDE_BYTES = 128 << 20  # its caches, one a thread
+# What a description may claim. The overview is read from the coarsest level, whatever of it the file really holds.
+_MOST_SIDE = 10_000_000
+_MOST_LEVELS = 64
+_MOST_TILE_PIXELS = 1 << 26
+_MOST_OVERVIEW_PIXELS = 1 << 34
+_PYRAMID = "vips tiffsave IN OUT.tif --tile --pyramid"
 
 _CONTENTS = (
     (b"<!doctype html", "a web page (HTML)"),
@@ -28,6 +35,17 @@ _CONTENTS = (
     (b"pk\x03\x04", "a ZIP archive"),
     (b"%pdf", "a PDF file"),
     (b"version https://git-lfs", "a Git LFS pointer"),
+    (b"gif8", "a GIF image"),
+    (b"\x89hdf", "an HDF5 file"),
+    (b"sqlite format 3", "an SQLite database"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"rar!", "a RAR archive"),
+    (b"bzh", "a bzip2 archive"),
+    (b"\xfd7zxz", "an xz archive"),
+    (b"\0\0\0\x0cjp  ", "a JPEG 2000 image without tiles of a slide"),
+    (b"\xffo\xffq", "a JPEG 2000 image without tiles of a slide"),
+    (b"ii\xbc", "a JPEG XR image"),
+    (b"zisrawfile", "a CZI file that OpenSlide does not read"),
 )
 
 
@@ -101,32 +119,74 @@ def reopen(path: str, override: Mpp | None) -> Slide:
 
 def _held_bytes(reader: Reader) -> int:
     """Memory that an open reader keeps: a plain image is decoded whole."""
-    about = reader.description
-    if about.reader == "image":
-        return 3 * about.levels[0].width * about.levels[0].height
-    return _OPENSLIDE_BYTES if about.reader == "openslide" else 0
+    from wsiseg.slide.image import ImageReader
+
+    if isinstance(reader, ImageReader):
+        return reader.held_bytes
+    return _OPENSLIDE_BYTES if reader.description.reader == "openslide" else 0
 
 
 _readers: Held[Reader] = Held(_HELD_OPEN, _HELD_BYTES, _held_bytes)
 
 
 def _open_reader(path: Path) -> Reader:
-    if _require_readable(path):
-        return _open_directory(path)
+    reader = _open_directory(path) if _require_readable(path) else _open_file(path)
+    claims = _excess(reader.description)
+    if claims:
+        reader.close()
+        raise SlideError(f"{shown(path)}: {claims}.\nConvert it, for example with: {_PYRAMID}")
+    return reader
+
+
+def _open_file(path: Path) -> Reader:
     from wsiseg.slide import image
-    from wsiseg.slide.openslide import OpenSlideReader, detect
 
     with open(path, "rb") as file:
         head = file.read(512)
+    _refuse_shell(path, shell(path, head))
+    kind = image.sniff(head)
+    if kind not in ("", "TIFF") and path.suffix != ".mrxs":  # a MIRAX slide's own file is a JPEG
+        return image.ImageReader(path, kind)
+    from wsiseg.slide.dicom import is_dicom, odd_neighbour
+    from wsiseg.slide.openslide import OpenSlideReader, detect
+
+    if is_dicom(head):
+        odd = odd_neighbour(path)
+        if odd:
+            got = f"is DICOM, which may be any file of its folder, and {shown(odd)} there is no file"
+            raise _refused(path, got, "Remove it.")
     vendor = detect(path)
     if head[:4] in _TIFF and vendor in _DIRECT:
         return _open_tiff(path, vendor)
     if vendor:
         return OpenSlideReader(path)
-    kind = image.sniff(head)
-    if kind:
-        return image.ImageReader(path, kind)
     raise _refused(path, f"is {_content(head)}", "Give the slide itself.")
+
+
+def _refuse_shell(path: Path, found: Shell | None) -> None:
+    if found is not None:
+        raise _refused(path, *found)
+
+
+def _excess(description: Description) -> str:
+    """What a slide claims to be and cannot be, and what was expected, or ``""``."""
+    if len(description.levels) > _MOST_LEVELS:
+        return f"has {len(description.levels)} levels.\nExpected: at most {_MOST_LEVELS}"
+    for level in description.levels:
+        if not 0 < max(level.width, level.height) <= _MOST_SIDE:
+            return f"has a level of {level.width} × {level.height} pixels.\nExpected: at most {_MOST_SIDE:,} a side"
+        if level.tile_width * level.tile_height > _MOST_TILE_PIXELS:
+            return (
+                f"stores its pixels in pieces of {level.tile_width} × {level.tile_height}, each decoded whole.\n"
+                f"Expected: at most {_MOST_TILE_PIXELS:,} pixels a piece"
+            )
+    smallest = min((level for level in description.levels if not level.derived), key=lambda level: level.width)
+    if smallest.width * smallest.height > _MOST_OVERVIEW_PIXELS:
+        return (
+            f"has no level smaller than {smallest.width} × {smallest.height} pixels.\n"
+            f"Expected: one of at most {_MOST_OVERVIEW_PIXELS:,} pixels, from which the whole slide is seen"
+        )
+    return ""
 
 
 def _open_tiff(path: Path, vendor: str) -> Reader:
@@ -139,12 +199,12 @@ def _open_tiff(path: Path, vendor: str) -> Reader:
     except TiffDamage as damage:
         got, _, expected = str(damage).partition("; expected ")
         raise SlideError(
-            f"{_shown(path)}: is damaged: it has {got}.\nExpected: {expected or 'an intact file'}.\n"
+            f"{shown(path)}: is damaged: it has {got}.\nExpected: {expected or 'an intact file'}.\n"
             "Copy the slide again and compare its size and checksum with the original's."
         ) from damage
     except NotBrightfield as pixels:
         raise SlideError(
-            f"{_shown(path)}: has {pixels}.\n"
+            f"{shown(path)}: has {pixels}.\n"
             "Expected: 8-bit grey, RGB or RGBA, as a bright-field scanner writes it.\n"
             "wsiseg does not segment fluorescence; convert a bright-field image to 8-bit RGB."
         ) from pixels
@@ -156,7 +216,7 @@ def _open_tiff(path: Path, vendor: str) -> Reader:
         raise _refused(
             path,
             f"is a TIFF with {unsuited}",
-            "Convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid",
+            f"Convert it, for example with: {_PYRAMID}",
         ) from unsuited
 
 
@@ -164,6 +224,7 @@ def _open_directory(path: Path) -> Reader:
     from wsiseg.slide.omezarr import OmeZarrReader, is_omezarr
 
     if not is_omezarr(path):
+        _refuse_shell(path, folder_shell(path))
         raise _refused(
             path, "is a directory without OME-Zarr metadata", "Give the slide itself, or its OME-Zarr folder."
         )
@@ -199,12 +260,7 @@ def _require_readable(path: Path) -> bool:
 
 
 def _refused(path: Path, got: str, remedy: str) -> SlideError:
-    return SlideError(f"{_shown(path)}: {got}.\n{_EXPECTED}\n{remedy}")
-
-
-def _shown(path: Path) -> str:
-    """The path on one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+    return SlideError(f"{shown(path)}: {got}.\n{_EXPECTED}\n{remedy}")
 
 
 def _kind(mode: int) -> str:

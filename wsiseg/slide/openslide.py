@@ -1,7 +1,8 @@
 """Whatever OpenSlide reads: the vendors that :mod:`wsiseg.slide.tiff` does not decode itself.
 
 An OpenSlide handle that failed once fails for good, so it is replaced after an error, and what cannot be read is
-narrowed down to blocks.
+narrowed down to blocks. What it says of a file, and its first pixels, are asked of another process before it opens
+the file in this one, see :mod:`wsiseg.slide.guard`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
 
-from wsiseg.errors import ReadError, SlideError
+from wsiseg.errors import ReadError, SlideError, shown
 from wsiseg.geometry import Box, Window
+from wsiseg.slide import guard
 from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 from wsiseg.slide.mpp import from_metadata
 
@@ -34,8 +37,12 @@ class OpenSlideReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
-        self.description = _describe(self._handle())
-        self._exact = [float(value) for value in self._handle().level_downsamples]
+        try:
+            found = guard.describe(path)
+        except guard.Refused as refused:
+            raise _refusal(path, refused) from refused
+        self.description = _describe(found)
+        self._exact = [float(value) for value in found["downsamples"]]
 
     def close(self) -> None:
         """Close this thread's handle; those of other threads close with their threads."""
@@ -111,37 +118,44 @@ def open_handle(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise SlideError(
-            f"{path}: OpenSlide cannot open it: {str(error)[:200]}.\n"
-            "Expected: an intact whole-slide image in a compression that OpenSlide supports.\n"
-            "Copy it again and compare its size and checksum with the original's, or convert it."
-        ) from error
+        raise _refusal(path, f"OpenSlide cannot open it: {str(error)[:200]}") from error
 
 
 def detect(path: Path) -> str:
-    """The vendor by OpenSlide's name; ``""`` if it does not know the file."""
+    """The vendor by OpenSlide's name; ``""`` if it does not know the file. SlideError if it crashes on it."""
     try:
-        return openslide.OpenSlide.detect_format(path) or ""
-    except (openslide.OpenSlideError, OSError):
-        return ""
+        return str(guard.identify(path)["vendor"])
+    except guard.Refused as refused:
+        raise _refusal(path, refused) from refused
 
 
 def read_metadata(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Properties and the names of the associated images; nothing where OpenSlide refuses the file."""
+    """Properties and the names of the associated images of an Aperio or a generic TIFF file.
+
+    Nothing where OpenSlide refuses the file.
+    """
     try:
-        with openslide.OpenSlide(path) as handle:
-            return dict(handle.properties), tuple(sorted(handle.associated_images))
-    except (openslide.OpenSlideError, OSError):
+        found = guard.identify(path)
+    except guard.Refused:
         return {}, ()
+    return dict(found["properties"]), tuple(found["associated"])
 
 
 def read_associated(path: Path, name: str) -> Pixels:
-    """One associated image, uint8 (h, w, 3); ReadError if it is damaged."""
+    """One associated image, uint8 (h, w, 3); ReadError if it is damaged or too large."""
     try:
-        with openslide.OpenSlide(path) as handle:
-            return _opaque(np.asarray(handle.associated_images[name]), WHITE)
-    except (openslide.OpenSlideError, OSError, KeyError) as error:
-        raise ReadError(f"{path.name}: the {name} image cannot be read: {str(error)[:120]}.") from error
+        (width, height), pixels = guard.associated(path, name)
+    except guard.Refused as refused:
+        raise ReadError(f"{path.name}: the {name} image cannot be read: {str(refused)[:160]}.") from refused
+    return _opaque(np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 4), WHITE)
+
+
+def _refusal(path: Path, reason: object) -> SlideError:
+    return SlideError(
+        f"{shown(path)}: {reason}.\n"
+        "Expected: an intact whole-slide image in a compression that OpenSlide supports.\n"
+        "Copy it again and compare its size and checksum with the original's, or convert it."
+    )
 
 
 def _cells(window: Window, side: int, level: Window) -> Iterator[Window]:
@@ -151,11 +165,11 @@ def _cells(window: Window, side: int, level: Window) -> Iterator[Window]:
             yield Window(x, y, side, side).intersection(level)
 
 
-def _describe(handle: openslide.OpenSlide) -> Description:
-    properties = dict(handle.properties)
-    width, height = handle.dimensions
+def _describe(found: dict[str, Any]) -> Description:
+    properties = dict(found["properties"])
+    width, height = found["sizes"][0]
     levels = []
-    for index, (level_width, level_height) in enumerate(handle.level_dimensions):
+    for index, (level_width, level_height) in enumerate(found["sizes"]):
         tile_width = int(properties.get(f"openslide.level[{index}].tile-width", BLOCK))
         tile_height = int(properties.get(f"openslide.level[{index}].tile-height", BLOCK))
         downsample = nominal_downsample(width, height, level_width, level_height)
@@ -170,7 +184,7 @@ def _describe(handle: openslide.OpenSlide) -> Description:
         mpp_problem=problem,
         bounds=_bounds(properties, width, height),
         properties=properties,
-        associated=tuple(sorted(handle.associated_images)),
+        associated=tuple(found["associated"]),
         background=(int(colour[0:2], 16), int(colour[2:4], 16), int(colour[4:6], 16)),
     )
 
@@ -200,6 +214,11 @@ def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
     alpha = pixels[:, :, 3]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(pixels[:, :, :3])
+    clear = alpha == 0
+    if (clear | (alpha == 255)).all():  # not scanned or scanned: all that most formats have
+        pixels = np.array(pixels[:, :, :3])
+        np.copyto(pixels, np.array(background, dtype=np.uint8), where=clear[:, :, None])
+        return pixels
     weight = alpha[:, :, None].astype(np.uint16)
     over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
     return ((over + 127) // 255).astype(np.uint8)

@@ -40,6 +40,7 @@ JPEG_QUALITY = 90
 _ZSTD_LEVEL = 1  # level 9 makes files of H&E 2% smaller and takes four times as long
 _ABSENT = np.uint64(2**64 - 1)
 _CRC_BYTES = 4
+_OVERHEAD = 1 << 16  # bytes of a chunk's headers; incompressible pixels take little more than themselves
 # Out of handles or memory is a fault of this process; any other refusal to read is damage of the store.
 ENVIRONMENT_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -151,6 +152,9 @@ def layout_of(metadata: dict[str, Any]) -> ShardLayout | None:
         _, height, width = metadata["shape"]
         _, _, shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
         _, _, chunk = sharding["chunk_shape"]
+        sizes = (height, width, shard, chunk)
+        if any(type(size) is not int for size in sizes) or min(sizes) < 1 or shard % chunk:
+            return None
         codecs = {codec["name"] for codec in sharding["codecs"]}
         layout = ShardLayout(width, height, "jpeg" if "imagecodecs_jpeg" in codecs else "zstd", chunk, shard)
         written = layout.metadata()
@@ -206,6 +210,8 @@ class Shard:
         offset, length = self.index[i, j]
         if offset == _ABSENT:
             return None
+        if length > 2 * 3 * self.layout.chunk**2 + _OVERHEAD:
+            raise ShardError(f"the shard's index claims a chunk of {length} bytes")
         stored = os.pread(self.descriptor, int(length), int(offset))
         if len(stored) != length:
             raise ShardError("the shard file is cut short")
@@ -270,7 +276,8 @@ class ShardedLevel:
         whole = self._layout.window(row, column)
         target = pixels[window.intersection(whole).within(window)]
         try:
-            descriptor = os.open(self._layout.path(self._array, row, column), os.O_RDONLY)
+            # At once: should the file be a pipe, nobody will write into it.
+            descriptor = os.open(self._layout.path(self._array, row, column), os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             reason = self._absent(row, column)
             target[:] = background if reason else FILL
