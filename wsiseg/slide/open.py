@@ -6,11 +6,16 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Mpp, Reader, Slide
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
+
+if TYPE_CHECKING:
+    from wsiseg.slide.tiff import Unsuited
 
 _EXPECTED = (
     "Expected: a whole-slide image (SVS, tiled TIFF, NDPI, MRXS, SCN, DICOM, …), OME-Zarr, PNG, JPEG or WebP."
@@ -105,8 +110,6 @@ def _open_reader(path: Path) -> Reader:
 
 
 def _open_tiff(path: Path, vendor: str) -> Reader:
-    from wsiseg.slide import image
-    from wsiseg.slide.openslide import OpenSlideReader
     from wsiseg.slide.tiff import NotBrightfield, TiffDamage, TiffReader, Unsuited
 
     try:
@@ -124,15 +127,40 @@ def _open_tiff(path: Path, vendor: str) -> Reader:
             "wsiseg does not segment fluorescence; convert a bright-field image to 8-bit RGB."
         ) from pixels
     except Unsuited as unsuited:
-        if vendor:
-            return OpenSlideReader(path)
-        if "no tiled image" in str(unsuited):
-            return image.ImageReader(path, "TIFF")
-        raise _refused(
-            path,
-            f"is a TIFF with {unsuited}",
-            "Convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid",
-        ) from unsuited
+        reader = _open_unsuited(path, vendor, unsuited)
+        if reader is None:
+            raise _refused(
+                path,
+                f"is a TIFF with {unsuited}",
+                "Convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg",
+            ) from unsuited
+        return reader
+
+
+def _open_unsuited(path: Path, vendor: str, unsuited: Unsuited) -> Reader | None:
+    """Another reader for what is not decoded directly, if one gives the same picture; None if there is none."""
+    from wsiseg.slide import image
+    from wsiseg.slide.openslide import OpenSlideReader
+
+    told = unsuited.told
+    if told is None or told.planes > 1:
+        return None
+    if unsuited.strips:
+        return image.ImageReader(path, "TIFF", told)
+    if not vendor or told.page > 0:
+        return None
+    try:
+        reader = OpenSlideReader(path)
+    except SlideError:
+        return None
+    read = reader.description
+    sizes = [(level.width, level.height) for level in read.levels]
+    if sizes[0] != told.sizes[0] or not set(sizes) <= set(told.sizes):
+        reader.close()
+        return None  # it takes other pages for the slide
+    note = f"the file has {unsuited}: OpenSlide converts it"
+    reader.description = replace(read, mpp=told.mpp, mpp_problem=told.problem, notes=(*told.notes, note))
+    return reader
 
 
 def _open_directory(path: Path) -> Reader:
