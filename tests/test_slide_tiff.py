@@ -221,11 +221,11 @@ def test_intact_jpeg_passes(
         pixels = np.random.default_rng(width).integers(0, 256, pixels.shape, dtype=np.uint8)
     options = {"quality": quality, "restart_marker_rows": rows, "optimize": optimize}
     data = jpeg(pixels[:, :, 0], **options) if grey else jpeg(pixels, subsampling=subsampling, **options)
-    assert jpegcheck.check(data) == (width, height)
+    assert jpegcheck.check(data)[:2] == (width, height)
 
 
 def test_progressive_jpeg_is_left_to_the_decoder() -> None:
-    assert jpegcheck.check(jpeg(texture(40, 60), progressive=True)) == (60, 40)
+    assert jpegcheck.check(jpeg(texture(40, 60), progressive=True))[:2] == (60, 40)
 
 
 @pytest.mark.parametrize("rows", [0, 2])

@@ -25,15 +25,17 @@ NAMES = {
 UNREAD = {
     2: "CCITT", 3: "CCITT Group 3", 4: "CCITT Group 4", 6: "old-style JPEG", 9: "JBIG", 10: "JBIG",
     22610: "JPEG XR", 32809: "ThunderScan", 33004: "JPEG 2000", 34661: "JBIG", 34676: "SGI LogLuv",
-    34677: "SGI LogLuv", 34887: "LERC", 34892: "lossy JPEG of DNG", 34925: "LZMA", 34926: "Zstandard (old)", 34927: "WebP (old)",
-    34933: "PNG", 34934: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL",
+    34677: "SGI LogLuv", 34887: "LERC", 34892: "lossy JPEG of DNG", 34925: "LZMA", 34926: "an old Zstandard",
+    34927: "an old WebP", 34933: "PNG", 34934: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
 OWN_COLOURS = (JPEG, WEBP, APERIO_YCBCR, APERIO_RGB, JPEG2000)  # their decoders deal with YCbCr
 _PREDICTED = (LZW, DEFLATE, DEFLATE_OLD, ZSTD)
 PHOTOMETRICS = {
+    WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", YCBCR: "YCbCr",
     PALETTE: "a palette", 4: "a transparency mask", CMYK: "CMYK", CIELAB: "CIE L*a*b*", ICCLAB: "ICC L*a*b*",
     ITULAB: "ITU L*a*b*", 32803: "a colour filter array", 32844: "LogL", 32845: "LogLuv", 34892: "linear raw",
 }  # fmt: skip
+CONVERTIBLE = (PALETTE, CMYK, YCBCR, CIELAB, ICCLAB, ITULAB)
 _SPACES = {WHITE_IS_ZERO: "GRAYSCALE", BLACK_IS_ZERO: "GRAYSCALE", RGB: "RGB", YCBCR: "YCBCR"}
 
 

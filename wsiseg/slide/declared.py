@@ -87,7 +87,7 @@ def _of_ome(page: Directory, ome: OmeImage) -> tuple[Mpp | None, str]:
             f"its OME-XML gives the scale of an image of {ome.width} × {ome.height} pixels, "
             f"and the image has {page.width} × {page.height}"
         )
-    return mpp.from_metadata(*values, "ome.PhysicalSize")
+    return mpp.from_metadata(values[0], values[1], "ome.PhysicalSize")
 
 
 def _of_imagej(resolution: Resolution, unit: str) -> tuple[Mpp | None, str]:

@@ -15,7 +15,7 @@ from wsiseg.slide.base import Mpp, Reader, Slide
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
 
 if TYPE_CHECKING:
-    from wsiseg.slide.tiff import Unsuited
+    from wsiseg.slide.tiff import Elsewhere
 
 _EXPECTED = (
     "Expected: a whole-slide image (SVS, tiled TIFF, NDPI, MRXS, SCN, DICOM, …), OME-Zarr, PNG, JPEG or WebP."
@@ -110,7 +110,7 @@ def _open_reader(path: Path) -> Reader:
 
 
 def _open_tiff(path: Path, vendor: str) -> Reader:
-    from wsiseg.slide.tiff import NotBrightfield, TiffDamage, TiffReader, Unsuited
+    from wsiseg.slide.tiff import Elsewhere, NotBrightfield, TiffDamage, TiffReader, Unsuited
 
     try:
         return TiffReader(path, vendor)
@@ -126,26 +126,32 @@ def _open_tiff(path: Path, vendor: str) -> Reader:
             "Expected: 8-bit grey, RGB or RGBA, as a bright-field scanner writes it.\n"
             "wsiseg does not segment fluorescence; convert a bright-field image to 8-bit RGB."
         ) from pixels
-    except Unsuited as unsuited:
-        reader = _open_unsuited(path, vendor, unsuited)
+    except Elsewhere as elsewhere:
+        reader = _open_elsewhere(path, vendor, elsewhere)
         if reader is None:
-            raise _refused(
-                path,
-                f"is a TIFF with {unsuited}",
-                "Convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg",
-            ) from unsuited
+            raise _unsuited(path, elsewhere) from elsewhere
         return reader
+    except Unsuited as unsuited:
+        raise _unsuited(path, unsuited) from unsuited
 
 
-def _open_unsuited(path: Path, vendor: str, unsuited: Unsuited) -> Reader | None:
+def _unsuited(path: Path, reason: Exception) -> SlideError:
+    return _refused(
+        path,
+        f"is a TIFF with {reason}",
+        "Convert it, for example with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg",
+    )
+
+
+def _open_elsewhere(path: Path, vendor: str, elsewhere: Elsewhere) -> Reader | None:
     """Another reader for what is not decoded directly, if one gives the same picture; None if there is none."""
     from wsiseg.slide import image
     from wsiseg.slide.openslide import OpenSlideReader
 
-    told = unsuited.told
-    if told is None or told.planes > 1:
+    told = elsewhere.told
+    if told.planes > 1:
         return None
-    if unsuited.strips:
+    if elsewhere.strips:
         return image.ImageReader(path, "TIFF", told)
     if not vendor or told.page > 0:
         return None
@@ -158,7 +164,7 @@ def _open_unsuited(path: Path, vendor: str, unsuited: Unsuited) -> Reader | None
     if sizes[0] != told.sizes[0] or not set(sizes) <= set(told.sizes):
         reader.close()
         return None  # it takes other pages for the slide
-    note = f"the file has {unsuited}: OpenSlide converts it"
+    note = f"the file has {elsewhere}: OpenSlide converts it"
     reader.description = replace(read, mpp=told.mpp, mpp_problem=told.problem, notes=(*told.notes, note))
     return reader
 

@@ -12,15 +12,14 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from wsiseg.errors import EnvironmentFault
 from wsiseg.geometry import Box, Window
-from wsiseg.slide import codec, icc, looks, tiffdir, tiffpages
+from wsiseg.slide import codec, icc, looks, tiffblocks, tiffdir, tiffpages
 from wsiseg.slide.base import (
     MISSING,
     WHITE,
@@ -33,39 +32,14 @@ from wsiseg.slide.base import (
 )
 from wsiseg.slide.cache import SHARED
 from wsiseg.slide.declared import declared_mpp
+from wsiseg.slide.tiffblocks import Blocks, Plane, Unsuited
 from wsiseg.slide.tiffdir import Directory, TiffDamage
 from wsiseg.slide.tiffpages import NotBrightfield, Selection
 
-MAX_TILE_PIXELS = 1 << 26
-MAX_STRIP_PIXELS = 1 << 22  # a strip is read whole for any part of it
-_ROWS = 64  # of a strip of uncompressed pixels, which can be divided at will
-_READERS, _NUMBERS = itertools.count(), itertools.count()
+_READERS = itertools.count()
 _ENVIRONMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_UNASSOCIATED = 2  # of EXTRA_SAMPLES: colours that were not multiplied by the opacity
-_COLOURS = {
-    1: (codec.WHITE_IS_ZERO, codec.BLACK_IS_ZERO),
-    3: (codec.RGB, codec.YCBCR),
-    4: (codec.RGB,),
-}
 _TRIED = 8  # tiles that are asked for what the tags do not decide, until one is intact
 _LOOKS, _LOOK_PX = 3, 1024  # how a page is compared with a larger one
-
-
-class Unsuited(Exception):
-    """Not for direct decoding; the text says what the file has instead.
-
-    Attributes
-    ----------
-    told : Told
-        What the directories say of the slide, for the reader that decodes it instead.
-    strips : bool
-        Whether the slide is stored in strips.
-    """
-
-    def __init__(self, text: str, told: Told | None = None, *, strips: bool = False) -> None:
-        super().__init__(text)
-        self.told = told
-        self.strips = strips
 
 
 @dataclass(frozen=True)
@@ -93,27 +67,13 @@ class Told:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """Where the tiles of one plane of a level are, and how they are stored."""
+class Elsewhere(Exception):
+    """For another reader, which is given what the directories say; ``strips`` tells Pillow's from OpenSlide's."""
 
-    offsets: npt.NDArray[np.uint64]
-    counts: npt.NDArray[np.uint64]
-    stored: codec.TileFormat
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """The tiles of one level: of one plane, or of three of one sample, red, green, blue."""
-
-    planes: tuple[_Plane, ...]
-    columns: int
-    rows: int
-    width: int
-    height: int
-    last_height: int  # of the last row: a strip ends with the image, a tile does not
-    extent: Window
-    number: int = field(default_factory=lambda: next(_NUMBERS))  # the cache's key within a process
+    def __init__(self, reason: str, told: Told, *, strips: bool) -> None:
+        super().__init__(reason)
+        self.told = told
+        self.strips = strips
 
 
 class TiffReader:
@@ -129,8 +89,10 @@ class TiffReader:
     ------
     TiffDamage
         The file contradicts itself or is truncated.
-    Unsuited
+    Elsewhere
         It is a TIFF for another reader.
+    Unsuited
+        It is a TIFF for none.
     NotBrightfield
         Its pixels are none of a bright-field slide.
     """
@@ -145,15 +107,17 @@ class TiffReader:
             pages = tiffdir.read_directories(self._fd, size)
             for page in pages:
                 for directory in (page, *page.children):
-                    _require_whole(directory, size)
+                    tiffblocks.require_whole(directory, size)
             selection = tiffpages.choose(pages, vendor, self._alike)
             told = _tell(pages, selection)
             try:
-                self._tiles = [_locate(planes) for planes in selection.levels]
+                self._tiles = [tiffblocks.locate(planes) for planes in selection.levels]
                 self._refuse_subsampled()
             except Unsuited as unsuited:
-                raise Unsuited(str(unsuited), told, strips=not selection.base.tiled) from unsuited
-            self.description = _describe(path, vendor, pages, selection, told, self._colour_notes())
+                if not unsuited.convertible:
+                    raise
+                raise Elsewhere(str(unsuited), told, strips=not selection.base.tiled) from unsuited
+            self.description = _describe(path, vendor, pages, selection, told, self._tiles, self._colour_notes())
         except BaseException:
             self.close()
             raise
@@ -170,7 +134,7 @@ class TiffReader:
 
         return read_associated(self._path, name)
 
-    def _read(self, tiles: _Tiles, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
+    def _read(self, tiles: Blocks, window: Window) -> tuple[Pixels, tuple[Unread, ...]]:
         width, height = tiles.width, tiles.height
         pixels = np.empty((*window.shape, 3), dtype=np.uint8)
         unread: list[Unread] = []
@@ -187,7 +151,7 @@ class TiffReader:
                     unread.append(Unread(tile.intersection(tiles.extent), str(damage)))
         return pixels, tuple(unread)
 
-    def _tile(self, tiles: _Tiles, index: int) -> Pixels:
+    def _tile(self, tiles: Blocks, index: int) -> Pixels:
         key = (self._identity, tiles.number, index)
         cached = SHARED.get(key)
         if cached is not None:
@@ -196,15 +160,11 @@ class TiffReader:
         SHARED.put(key, tile)
         return tile
 
-    def _decode(self, tiles: _Tiles, index: int) -> Pixels:
-        last = index // tiles.columns == tiles.rows - 1
-        parts = []
-        for plane in tiles.planes:
-            stored = replace(plane.stored, height=tiles.last_height) if last else plane.stored
-            parts.append(codec.decode(self._stored(plane, index), stored))
+    def _decode(self, tiles: Blocks, index: int) -> Pixels:
+        parts = [codec.decode(self._stored(plane, index), tiles.stored(plane, index)) for plane in tiles.planes]
         return parts[0] if len(parts) == 1 else np.stack([part[:, :, 0] for part in parts], axis=-1)
 
-    def _stored(self, plane: _Plane, index: int) -> bytes:
+    def _stored(self, plane: Plane, index: int) -> bytes:
         offset, count = int(plane.offsets[index]), int(plane.counts[index])
         if count == 0 or offset == 0:
             raise codec.TileDamage(MISSING)
@@ -230,14 +190,12 @@ class TiffReader:
         said = (self._of_an_intact_tile(tiles, codec.contradiction) for tiles in self._tiles)
         return tuple(dict.fromkeys(str(note) for note in said if note))
 
-    def _of_an_intact_tile(self, tiles: _Tiles, ask: Callable[[bytes, codec.TileFormat], bool | str]) -> bool | str:
+    def _of_an_intact_tile(self, tiles: Blocks, ask: Callable[[bytes, codec.TileFormat], bool | str]) -> bool | str:
         plane = tiles.planes[0]
         held = np.flatnonzero((plane.counts > 0) & (plane.offsets > 0))
-        for index in held[:_TRIED]:
-            last = int(index) // tiles.columns == tiles.rows - 1
-            stored = replace(plane.stored, height=tiles.last_height) if last else plane.stored
+        for index in map(int, held[:_TRIED]):
             try:
-                return ask(self._stored(plane, int(index)), stored)
+                return ask(self._stored(plane, index), tiles.stored(plane, index))
             except (ValueError, codec.TileDamage):
                 continue  # a damaged tile is no reason to refuse the slide
         return False
@@ -245,7 +203,7 @@ class TiffReader:
     def _alike(self, page: Directory, base: Directory) -> bool:
         """Whether ``page`` shows what ``base`` does, by its fullest tiles."""
         try:
-            small, large = _locate((page,)), _locate((base,))
+            small, large = tiffblocks.locate((page,)), tiffblocks.locate((base,))
         except (Unsuited, NotBrightfield, TiffDamage):
             return False
         ratio = base.width / page.width
@@ -274,129 +232,6 @@ def _release(descriptor: int, identity: int) -> None:
     SHARED.discard(identity)
 
 
-def _require_whole(directory: Directory, size: int) -> None:
-    """Refuse a file that ends before its pixels do, be they only those of the label: it was not copied whole."""
-    values = directory.values
-    for offsets_tag, counts_tag in (
-        (tiffdir.TILE_OFFSETS, tiffdir.TILE_COUNTS),
-        (tiffdir.STRIP_OFFSETS, tiffdir.STRIP_COUNTS),
-    ):
-        if offsets_tag not in values or counts_tag not in values:
-            continue
-        start, length = values[offsets_tag].astype(np.uint64), values[counts_tag].astype(np.uint64)
-        common = min(len(start), len(length))
-        start, length = start[:common], length[:common]
-        beyond = (length > np.uint64(size)) | (start > np.uint64(size) - np.minimum(length, np.uint64(size)))
-        if (beyond & (length > 0)).any():
-            raise TiffDamage(
-                f"{int(beyond.sum())} of {common} tiles or strips beyond the end of a file of {size} bytes; "
-                f"expected at least {int(start[beyond].max()) + int(length[beyond].max())} bytes: truncated?"
-            )
-
-
-def _locate(planes: Sequence[Directory]) -> _Tiles:
-    first = planes[0]
-    for page in planes:
-        _require_suited(page)
-        if (page.tile_width, page.tile_height, page.tiled) != (first.tile_width, first.tile_height, first.tiled):
-            raise Unsuited("colour planes with different tiles", strips=not first.tiled)
-    columns, rows, height = first.columns, first.rows, first.tile_height
-    located = [plane for page in planes for plane in _planes(page)]
-    if _divisible(first):
-        height = min(_ROWS, first.height)
-        rows = -(-first.height // height)
-        located = [_divided(plane, first, height, rows) for plane in located]
-    return _Tiles(
-        planes=tuple(located),
-        columns=columns,
-        rows=rows,
-        width=first.tile_width,
-        height=height,
-        last_height=height if first.tiled else first.height - (rows - 1) * height,
-        extent=Window(0, 0, first.width, first.height),
-    )
-
-
-def _planes(directory: Directory) -> list[_Plane]:
-    """One plane, or three where the colours of a page are stored apart."""
-    apart = directory.number(tiffdir.PLANAR, 1) == 2 and directory.samples > 1
-    expected = directory.columns * directory.rows * (directory.samples if apart else 1)
-    names = (tiffdir.TILE_OFFSETS, tiffdir.STRIP_OFFSETS), (tiffdir.TILE_COUNTS, tiffdir.STRIP_COUNTS)
-    found = []
-    for name, (tag, other) in zip(("offsets", "byte counts"), names, strict=True):
-        array = directory.values.get(tag, directory.values.get(other))
-        if array is None or len(array) != expected:
-            got = 0 if array is None else len(array)
-            extent = f"{directory.width} × {directory.height} pixels"
-            raise TiffDamage(f"{got} tile {name} for an image of {extent}; expected {expected}")
-        found.append(array.astype(np.uint64))
-    stored = codec.TileFormat(
-        compression=directory.compression,
-        photometric=codec.BLACK_IS_ZERO if apart else directory.photometric,
-        samples=1 if apart else directory.samples,
-        width=directory.tile_width,
-        height=directory.tile_height,
-        predictor=directory.number(tiffdir.PREDICTOR, 1),
-        jpeg_tables=directory.raw(tiffdir.JPEG_TABLES),
-        premultiplied=directory.number(tiffdir.EXTRA_SAMPLES, 0) != _UNASSOCIATED,
-    )
-    each = directory.columns * directory.rows
-    return [
-        _Plane(found[0][start : start + each], found[1][start : start + each], stored)
-        for start in range(0, expected, each)
-    ]
-
-
-def _divisible(directory: Directory) -> bool:
-    """Whether the image is one long strip of pixels as they are, which may be read in any parts."""
-    return not directory.tiled and directory.compression == codec.NONE and directory.rows == 1
-
-
-def _divided(plane: _Plane, directory: Directory, height: int, rows: int) -> _Plane:
-    row = directory.width * plane.stored.samples
-    if not plane.offsets[0] or int(plane.counts[0]) < row * directory.height:
-        raise TiffDamage(f"a strip of {int(plane.counts[0])} bytes; expected {row * directory.height}")
-    starts = np.arange(rows, dtype=np.uint64) * np.uint64(row * height)
-    counts = np.full(rows, row * height, dtype=np.uint64)
-    counts[-1] = row * (directory.height - (rows - 1) * height)
-    return _Plane(plane.offsets[0] + starts, counts, replace(plane.stored, height=height))
-
-
-def _require_suited(directory: Directory) -> None:
-    block, strips = f"{directory.tile_width} × {directory.tile_height} pixels", not directory.tiled
-    if min(directory.tile_width, directory.tile_height) < 1:
-        raise TiffDamage(f"tiles of {block}; expected a positive size")
-    if directory.tile_width * directory.tile_height > MAX_TILE_PIXELS and directory.tiled:
-        raise TiffDamage(f"tiles of {block}; expected at most {MAX_TILE_PIXELS}")
-    if directory.bits != 8 or directory.number(tiffdir.SAMPLE_FORMAT, 1) != 1:
-        if strips:
-            raise Unsuited(f"{directory.bits or 'mixed'}-bit samples", strips=True)
-        raise NotBrightfield(f"{directory.bits or 'mixed'}-bit samples")
-    apart = directory.number(tiffdir.PLANAR, 1) != 1 and directory.samples > 1
-    colours = _COLOURS.get(directory.samples)
-    if (
-        colours is None
-        or (directory.samples == 4 and directory.photometric < codec.RGB)
-        or (apart and directory.samples > 3)
-    ):
-        raise NotBrightfield(f"{directory.samples} channels")
-    if strips and directory.tile_width * directory.tile_height > MAX_STRIP_PIXELS and not _divisible(directory):
-        raise Unsuited(f"strips of {block}", strips=True)
-    if directory.compression not in codec.NAMES:
-        name = codec.UNREAD.get(directory.compression)
-        raise Unsuited(f"compression {directory.compression}" + (f" ({name})" if name else ""), strips=strips)
-    if directory.number(tiffdir.PREDICTOR, 1) not in (1, 2):
-        raise Unsuited(f"predictor {directory.number(tiffdir.PREDICTOR)}", strips=strips)
-    packed = directory.photometric == codec.YCBCR and directory.compression not in codec.OWN_COLOURS
-    four = directory.compression == codec.JPEG and directory.samples == 4
-    if directory.photometric not in colours or packed or four or (apart and directory.photometric != codec.RGB):
-        name = (
-            "YCbCr" if directory.photometric == codec.YCBCR else codec.PHOTOMETRICS.get(directory.photometric, "")
-        )
-        kind = name or f"photometric interpretation {directory.photometric}"
-        raise Unsuited(f"colours as {kind} with {directory.samples} channels", strips=strips)
-
-
 def _tell(pages: Sequence[Directory], selection: Selection) -> Told:
     mpp, problem = declared_mpp(selection.base, pages[0], selection.ome)
     sizes = tuple((planes[0].width, planes[0].height) for planes in selection.levels)
@@ -404,7 +239,13 @@ def _tell(pages: Sequence[Directory], selection: Selection) -> Told:
 
 
 def _describe(
-    path: Path, vendor: str, pages: Sequence[Directory], selection: Selection, told: Told, colours: tuple[str, ...]
+    path: Path,
+    vendor: str,
+    pages: Sequence[Directory],
+    selection: Selection,
+    told: Told,
+    located: Sequence[Blocks],
+    colours: tuple[str, ...],
 ) -> Description:
     from wsiseg.slide.openslide import read_metadata
 
@@ -425,10 +266,10 @@ def _describe(
                 width,
                 height,
                 nominal_downsample(base.width, base.height, width, height),
-                planes[0].tile_width,
-                planes[0].tile_height if planes[0].tiled else min(planes[0].tile_height, _ROWS),
+                tiles.width,
+                tiles.height,
             )
-            for planes, (width, height) in zip(selection.levels, told.sizes, strict=True)
+            for tiles, (width, height) in zip(located, told.sizes, strict=True)
         ),
         mpp=told.mpp,
         mpp_problem=told.problem,
@@ -436,6 +277,7 @@ def _describe(
         properties=properties,
         associated=associated,
         notes=told.notes + colours + grey,
+        icc_profile=profile,
     )
 
 

@@ -20,7 +20,7 @@ Planes = tuple[Directory, ...]
 Alike = Callable[[Directory, Directory], bool]
 
 _ASSOCIATED = re.compile(r"\b(label|macro|overview|thumbnail|preview|barcode)\b", re.IGNORECASE)
-_SHOWN = 6  # names or sizes in a sentence
+_SHOWN, _LONGEST = 6, 60  # names or sizes in a sentence, characters in a name
 
 
 class NotBrightfield(Exception):
@@ -122,9 +122,9 @@ def _choose_ome(pages: Sequence[Directory], images: Sequence[OmeImage], alike: A
     slides = [entry for entry in held if not _ASSOCIATED.search(entry[0].name)] or held
     image, places = max(slides, key=lambda entry: pages[min(entry[1])].pixels)
     notes = []
-    if len(slides) > 1:
-        names = _listed(repr(other.name) if other.name else "one without name" for other, _ in slides)
-        notes.append(f"the file holds {len(slides)} images ({names}): the largest, {image.name!r}, is read")
+    if len(held) > 1:
+        names = _listed(_quoted(other.name) for other, _ in held)
+        notes.append(f"the file holds {len(held)} images ({names}): the largest, {_quoted(image.name)}, is read")
     z, t = (sorted({place[axis] for place in places.values()}) for axis in (0, 2))
     chosen_z, chosen_t = z[len(z) // 2], t[0]
     if len(z) > 1:
@@ -135,6 +135,8 @@ def _choose_ome(pages: Sequence[Directory], images: Sequence[OmeImage], alike: A
     planes = _in_colour([pages[page] for _, page in numbers], image)
     mapped = {page for _, others in held for page in others}
     spare = [page for number, page in enumerate(pages) if number not in mapped]
+    if len(planes) == 3:
+        notes.append("red, green and blue are read from a page each")
     base = planes[0]
     below = list(_levels_below(planes))
     if len(planes) == 1:
@@ -161,7 +163,7 @@ def _in_colour(planes: list[Directory], image: OmeImage) -> Planes:
 
 
 def _named(image: OmeImage) -> str:
-    return _listed(repr(channel.name) if channel.name else "no name" for channel in image.channels) or "no names"
+    return _listed(_quoted(channel.name) for channel in image.channels) or "no names"
 
 
 def _levels_below(planes: Planes) -> Iterable[Planes]:
@@ -264,6 +266,12 @@ def _further(pages: Sequence[Directory]) -> list[str]:
     sizes = Counter(f"{page.width} × {page.height}" for page in pages)
     shown = _listed(size if count == 1 else f"{count} of {size}" for size, count in sizes.items())
     return [f"the file holds {len(pages)} further image{'s' * (len(pages) > 1)} that are not read: {shown} pixels"]
+
+
+def _quoted(name: str) -> str:
+    """A name from the file, as it may be printed."""
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    return f"'{shown[:_LONGEST]}'" if shown else "one without name"
 
 
 def _listed(parts: Iterable[str]) -> str:
