@@ -38,6 +38,7 @@ from wsiseg.slide.tiffpages import NotBrightfield, Selection
 
 _READERS = itertools.count()
 _ENVIRONMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_STRIPS = 64  # rows that are read together where a strip has fewer
 _TRIED = 8  # tiles that are asked for what the tags do not decide, until one is intact
 _LOOKS, _LOOK_PX = 3, 1024  # how a page is compared with a larger one
 
@@ -267,7 +268,7 @@ def _describe(
                 height,
                 nominal_downsample(base.width, base.height, width, height),
                 tiles.width,
-                tiles.height,
+                tiles.height * max(1, _STRIPS // tiles.height),
             )
             for tiles, (width, height) in zip(located, told.sizes, strict=True)
         ),

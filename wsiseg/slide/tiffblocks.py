@@ -196,6 +196,8 @@ def _divided(plane: Plane, directory: Directory, height: int, rows: int) -> Plan
 
 def _require_suited(directory: Directory) -> None:
     samples, photometric, strips = directory.samples, directory.photometric, not directory.tiled
+    if directory.tile_height < 1:
+        raise TiffDamage(f"strips of {directory.tile_height} rows; expected a positive number")
     if directory.bits != 8 or directory.number(tiffdir.SAMPLE_FORMAT, 1) != 1:
         if strips and samples <= 4:  # pictures of 1 or 16 bits
             raise Unsuited(f"{directory.bits or 'mixed'}-bit samples")
