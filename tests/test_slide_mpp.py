@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from test_slide_tiff import texture
 
-from wsiseg.errors import MissingMppError, UsageError
+from wsiseg.errors import MissingMppError, SlideError, UsageError
+from wsiseg.geometry import Scale, Window
 from wsiseg.slide import open_slide, read_mpp_table
+from wsiseg.slide.declared import microns
+from wsiseg.slide.info import describe
 from wsiseg.slide.mpp import from_metadata, from_option
 from wsiseg.testing import write_svs
 
@@ -31,7 +37,9 @@ def test_usable_values(x: object, y: object, value: float) -> None:
     assert problem == ""
 
 
-@pytest.mark.parametrize("text", ["0", "nan", "-1", "1e9", "352.8", "0.001", "inf", "unknown", "1.2.3"])
+@pytest.mark.parametrize(
+    "text", ["0", "nan", "-1", "1e9", "352.8", "99", "20", "0.02", "0.001", "inf", "unknown", "1.2.3"]
+)
 def test_absurd_values_are_named(text: str) -> None:
     mpp, problem = from_metadata(text, text, "aperio.MPP")
     assert mpp is None
@@ -135,3 +143,138 @@ def test_a_missing_mpp_is_an_error_with_the_remedy(tmp_path: Path, value: float 
             call()
         assert "--mpp" in str(error.value)
         assert len(str(error.value).splitlines()) <= 3
+
+
+# --- what TIFF files declare -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("µm", 1.0), ("\u03bcm", 1.0), ("um", 1.0), ("micron", 1.0), ("\\u00B5m", 1.0), ("nm", 1e-3), ("mm", 1e3),
+        ("cm", 1e4), ("dm", 1e5), ("m", 1e6), ("km", 1e9), ("pm", 1e-6), ("Å", 1e-4), ("\u212b", 1e-4), ("in", 25400.0),
+        ("inch", 25400.0), ("mil", 25.4), ("thou", 25.4), ("ft", 304800.0), ("pt", 25400 / 72), ("li", 25400 / 12),
+        ("Millimeters", 1e3), (" um ", 1.0), ("pixel", None), ("reference frame", None), ("Mm", None), ("", None),
+        ("furlong", None),
+    ],
+)  # fmt: skip
+def test_units_of_length(unit: str, factor: float | None) -> None:
+    assert microns(unit) == (pytest.approx(factor) if factor else None)
+
+
+def write_tiff(path: Path, description: str | None = None, tiled: bool = True, **options: Any) -> Path:
+    kind = {"tile": (64, 64)} if tiled else {"rowsperstrip": 8}
+    tifffile.imwrite(
+        path, texture(64, 64), photometric="rgb", description=description, metadata=None, **kind, **options
+    )
+    return path
+
+
+OME = """<?xml version="1.0"?><OME><Image><Pixels SizeX="64" SizeY="64" {}><TiffData IFD="0"/></Pixels></Image></OME>"""
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize(
+    ("sizes", "mpp", "said"),
+    [
+        ("PhysicalSizeX='0.5' PhysicalSizeY='0.5'", 0.5, ""),
+        ("PhysicalSizeX='0.5'", 0.5, ""),
+        ("PhysicalSizeX='0,5' PhysicalSizeXUnit='&#xB5;m'", 0.5, ""),
+        ("PhysicalSizeX='2500' PhysicalSizeXUnit='Å'", 0.25, ""),
+        ("PhysicalSizeX='5e-7' PhysicalSizeXUnit='m'", 0.5, ""),
+        ("PhysicalSizeX='1' PhysicalSizeXUnit='pixel'", None, "'pixel'"),
+        ("PhysicalSizeX='1' PhysicalSizeXUnit='reference frame'", None, "'reference frame'"),
+        ("PhysicalSizeX='x'", None, "say x microns"),
+        ("PhysicalSizeX='40'", None, "say 40 microns"),
+        ("PhysicalSizeX='.5' PhysicalSizeY='.6'", None, "not square"),
+    ],
+)
+def test_ome_sizes(tmp_path: Path, sizes: str, mpp: float | None, said: str, tiled: bool) -> None:
+    path = write_tiff(tmp_path / "a.ome.tif", OME.format(sizes).encode(), tiled)
+    with open_slide(path) as slide:
+        assert (slide.mpp.value if slide.mpp else None) == mpp
+        assert said in slide.description.mpp_problem
+        assert "not in the metadata" not in "".join(describe(slide)["notes"])
+
+
+def test_the_scale_of_another_size_is_unknown(tmp_path: Path) -> None:
+    """A program that shrinks a picture and keeps its description."""
+    text = (
+        OME.format("PhysicalSizeX='0.5'").replace('SizeX="64"', 'SizeX="256"').replace('SizeY="64"', 'SizeY="256"')
+    )
+    slide = open_slide(write_tiff(tmp_path / "a.tif", text.encode()))
+    assert slide.mpp is None
+    assert "256 × 256" in slide.description.mpp_problem
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize(
+    ("unit", "resolution", "mpp", "said"),
+    [
+        ("micron", 4.0, 0.25, ""),
+        ("\\u00B5m", 2.0, 0.5, ""),
+        ("cm", 20000.0, 0.5, ""),
+        ("mm", 4000.0, 0.25, ""),
+        ("nm", 0.004, 0.25, ""),
+        ("inch", 50800.0, 0.5, ""),
+        ("inch", 300.0, None, "printing"),
+        ("pixel", 1.0, None, "'pixel'"),
+    ],
+)
+def test_imagej_units(
+    tmp_path: Path, unit: str, resolution: float, mpp: float | None, said: str, tiled: bool
+) -> None:
+    text = f"ImageJ=1.53t\nunit={unit}\nmin=0.0\n"
+    path = write_tiff(tmp_path / "a.tif", text, tiled, resolution=(resolution, resolution), resolutionunit="NONE")
+    slide = open_slide(path)
+    assert (slide.mpp.value if slide.mpp else None) == (pytest.approx(mpp) if mpp else None)
+    assert said in slide.description.mpp_problem
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize(
+    ("resolution", "unit", "mpp", "said"),
+    [
+        (40000, "CENTIMETER", 0.25, ""),
+        (101600, "INCH", 0.25, ""),
+        *[(dpi, "INCH", None, "printing") for dpi in (72, 96, 150, 300, 600, 1200)],
+        *[(dpi / 2.54, "CENTIMETER", None, "printing") for dpi in (72, 96, 150, 300, 600, 1200)],
+        (1_000_000, "CENTIMETER", None, "outside 0.05"),
+        (40000, "NONE", None, "no unit"),
+        (1, "NONE", None, ""),
+    ],
+)
+def test_resolutions(
+    tmp_path: Path, resolution: float, unit: str, mpp: float | None, said: str, tiled: bool
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", None, tiled, resolution=(resolution, resolution), resolutionunit=unit)
+    slide = open_slide(path)
+    assert (slide.mpp.value if slide.mpp else None) == (pytest.approx(mpp) if mpp else None)
+    assert said in slide.description.mpp_problem
+    assert bool(slide.description.mpp_problem) == bool(said)
+
+
+def test_another_readers_slide_has_the_same_scale(tmp_path: Path) -> None:
+    """A palette: OpenSlide converts it in tiles, Pillow in strips."""
+    indices = (texture(64, 64)[:, :, 0] // 64).astype(np.uint8)
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
+    for kind, reader in (({"tile": (64, 64)}, "openslide"), ({"rowsperstrip": 8}, "image")):
+        path = tmp_path / f"{reader}.tif"
+        tifffile.imwrite(
+            path, indices, photometric="palette", colormap=colours, metadata=None,
+            description=OME.format("PhysicalSizeX='0.5' PhysicalSizeXUnit='µm'").encode(), **kind,
+        )  # fmt: skip
+        slide = open_slide(path)
+        assert (slide.reader, slide.require_mpp().value) == (reader, 0.5)
+        assert slide.require_mpp().source == "metadata:ome.PhysicalSize"
+        expected = (colours[:, indices] >> 8).transpose(1, 2, 0)
+        np.testing.assert_array_equal(slide.read_window(Window(0, 0, 64, 64), Scale(1.0)), expected)
+
+
+@pytest.mark.parametrize("mpp", [90.0, 20.0, 5.1])
+def test_pixels_are_not_enlarged_without_end(tmp_path: Path, mpp: float) -> None:
+    path = write_svs(tmp_path / "a.svs", texture(64, 64), tile=32, levels=(1,), associated=False)
+    slide = open_slide(path, mpp=mpp)
+    with pytest.raises(SlideError, match=r"a\.svs: has .*\(option\).*\n.*at most 10 times.*\n.*--mpp"):
+        slide.scale(0.5)
+    assert open_slide(path, mpp=5.0).scale(0.5).downsample == pytest.approx(0.1)

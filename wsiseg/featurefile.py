@@ -222,7 +222,8 @@ def _too_large(path: str | os.PathLike[str], what: str, size: str) -> UsageError
 def _document(text: str) -> Any:
     """The JSON value of a text; of a sequence of values their list."""
     decoder = json.JSONDecoder()
-    values, at = [], _skip(text, 0)
+    values: list[Any] = []
+    at = _skip(text, 0)
     while at < len(text) or not values:
         value, at = decoder.raw_decode(text, at)
         if not isinstance(value, dict | list):

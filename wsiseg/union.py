@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import shapely
+
+from wsiseg.compiled import compiled
 
 Geometries: TypeAlias = npt.NDArray[Any]
 
@@ -99,7 +100,7 @@ def _few_crossings(areas: Geometries, groups: npt.NDArray[np.int64]) -> bool:
     return bool(crossings <= MOST_CROSSINGS and contacts <= most_contacts)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _count(ends, group, most_crossings, most_contacts):  # type: ignore[no-untyped-def]
     """How many pairs of edges of one group cross, and how many merely meet; what is beyond a limit is not counted.
 

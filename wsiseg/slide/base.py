@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.errors import MissingMppError, ReadError
+from wsiseg.errors import MissingMppError, ReadError, SlideError
 from wsiseg.geometry import Box, Scale, Window
 from wsiseg.slide import resample
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 WHITE = (255, 255, 255)
+ENLARGED = 10.0  # times that pixels are enlarged at most: beyond, an error in the mpp costs and shows nothing
 MISSING = "missing"  # the reason of a stored tile that the file declares and does not hold
 
 
@@ -93,6 +94,9 @@ class Description:
     notes : tuple of str
         A sentence each on what is unusual: what else the file holds and was not read, how a contradiction was
         resolved.
+    icc_profile : bytes
+        As the file holds it, for whoever wants to manage colours; ``b""`` if there is none. Pixels are delivered as
+        they are stored, never transformed by it.
     """
 
     reader: str
@@ -105,6 +109,7 @@ class Description:
     associated: tuple[str, ...] = ()
     background: tuple[int, int, int] = WHITE
     notes: tuple[str, ...] = ()
+    icc_profile: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -280,10 +285,20 @@ class Slide:
         ------
         MissingMppError
             The slide's own mpp is unknown.
+        SlideError
+            The slide is so coarse that its pixels would be enlarged more than ``ENLARGED`` times.
         """
         if not (math.isfinite(mpp) and mpp > 0):
             raise ValueError(f"mpp {mpp}: expected a positive number")
-        wanted = mpp / self.require_mpp().value
+        own = self.require_mpp()
+        wanted = mpp / own.value
+        if wanted * ENLARGED < 1 - 1e-9:
+            raise SlideError(
+                f"{self.name}: has {own.value:g} µm a pixel ({own.source}), and {mpp:g} are asked for: "
+                f"an enlargement of {1 / wanted:.3g} times.\n"
+                f"Expected: at most {ENLARGED:g} times; a 40x scan has about 0.25 µm a pixel and a 20x scan 0.5.\n"
+                "Give the right value with --mpp VALUE or --mpp-csv FILE, or a slide that was scanned finer."
+            )
         for level in sorted(self._stored(), key=lambda level: -level.downsample):
             multiple = round(wanted / level.downsample)
             if multiple >= 1 and abs(multiple * level.downsample / wanted - 1) <= snap + 1e-9:

@@ -1,4 +1,4 @@
-"""A plain image as a slide of one level: PNG, JPEG, WebP, BMP and untiled TIFF, read by Pillow.
+"""A plain image as a slide of one level: PNG, JPEG, WebP, BMP and TIFF of rare pixels, read by Pillow.
 
 The image is decoded when it is opened and held in memory, once, as Pillow has it; windows are converted as they are
 read. So its size is limited, and what is larger belongs into a pyramid.
@@ -6,7 +6,6 @@ read. So its size is limited, and what is larger belongs into a pyramid.
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from PIL import Image
 
 from wsiseg.errors import ReadError, SlideError, shown
 from wsiseg.geometry import Box, Window
-from wsiseg.slide import tiffdir
-from wsiseg.slide.base import WHITE, Description, Level, Mpp, Pixels, Unread
-from wsiseg.slide.tiff import declared_mpp
+from wsiseg.slide.base import WHITE, Description, Level, Pixels, Unread
+from wsiseg.slide.tiff import Told
 
 MAX_PIXELS = 100_000_000  # 400 MB as Pillow holds them
 _SMALL_PIXELS = 1 << 24  # whatever they hold
@@ -47,25 +45,32 @@ def sniff(head: bytes) -> str:
 class ImageReader:
     """A :class:`wsiseg.slide.base.Reader` over one decoded image.
 
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        As :func:`sniff` names it.
+    told : Told, optional
+        What the directories of a TIFF say: which page is the slide, and its scale.
+
     Raises
     ------
     SlideError
         Too large, damaged, or of pixels that are no picture.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
-        self._image, frames = _decode(path, kind)
+    def __init__(self, path: Path, kind: str, told: Told | None = None) -> None:
+        self._image, frames = _decode(path, kind, told.page if told else 0)
         width, height = self._image.size
-        mpp, problem = _tiff_mpp(path) if kind == "TIFF" else (None, "")
         self.description = Description(
             reader="image",
             vendor="",
             levels=(Level(width, height, 1.0, min(width, _TILE), min(height, _TILE)),),
-            mpp=mpp,
-            mpp_problem=problem,
+            mpp=told.mpp if told else None,
+            mpp_problem=told.problem if told else "",
             bounds=Box(0.0, 0.0, float(width), float(height)),
             properties={"image.format": kind},
-            notes=_notes(self._image, frames),
+            notes=(told.notes if told else ()) + _notes(self._image, frames),
         )
 
     @property
@@ -83,12 +88,13 @@ class ImageReader:
         """Nothing stays open; the pixels go with the reader."""
 
 
-def _decode(path: Path, kind: str) -> tuple[Image.Image, int]:
-    """The first frame, decoded, and the number of frames."""
+def _decode(path: Path, kind: str, page: int) -> tuple[Image.Image, int]:
+    """The frame ``page``, decoded, and the number of frames; of TIFF, whose pages others tell of, none is told."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that the limit below allows
             with Image.open(path, formats=[kind]) as image:
+                image.seek(page)
                 _refuse_bomb(path, kind, image.width, image.height)
                 if not (image.mode in _MODES or image.mode.startswith("I;16")):
                     raise _not_rgb(path, kind, image.mode)
@@ -158,13 +164,3 @@ def _too_large(path: Path, kind: str, size: str) -> SlideError:
         f"Expected: at most {MAX_PIXELS:,} pixels in a plain image, which is decoded whole.\n"
         "Convert it to a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid"
     )
-
-
-def _tiff_mpp(path: Path) -> tuple[Mpp | None, str]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return declared_mpp(tiffdir.read_directories(descriptor, os.fstat(descriptor).st_size)[0])
-    except tiffdir.TiffDamage:
-        return None, ""
-    finally:
-        os.close(descriptor)

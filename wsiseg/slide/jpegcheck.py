@@ -12,6 +12,7 @@ of a decode.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ _LOOK = 9  # bits resolved by one table access; longer codes are rare
 _ENOUGH = 32  # bits for any symbol: a code of up to 16 and a value of up to 15
 _END, _INVALID = 192, 65  # advances of an end of block and of a symbol that none may be, apart from each other
 _ROW = (1 << _LOOK) + 18 + 18 + 256 + 1  # lookup, largest code and value offset by length, values, defined?
+_JFIF, _ADOBE = 27, 28
 _MAX, _OFFSET, _VALUES, _DEFINED = 1 << _LOOK, (1 << _LOOK) + 18, (1 << _LOOK) + 36, (1 << _LOOK) + 36 + 256
 
 _REASONS = {
@@ -40,8 +42,25 @@ _REASONS = {
 }
 
 
-def check(data: bytes, tables: bytes = b"") -> tuple[int, int]:
-    """Width and height of a JPEG stream that is intact as far as its coding can tell.
+_COLOURS = ("", "RGB", "YCBCR")
+
+
+class Frame(NamedTuple):
+    """What a JPEG stream says of itself.
+
+    ``colour`` is ``"RGB"`` or ``"YCBCR"`` where the stream itself decides: by a JFIF marker (always YCbCr), the
+    transform of an Adobe marker, components named R, G, B, or chroma that is stored at lower resolution. ``""``
+    where it leaves that to its container.
+    """
+
+    width: int
+    height: int
+    components: int
+    colour: str
+
+
+def check(data: bytes, tables: bytes = b"") -> Frame:
+    """Size and colours of a JPEG stream that is intact as far as its coding can tell.
 
     Parameters
     ----------
@@ -55,10 +74,10 @@ def check(data: bytes, tables: bytes = b"") -> tuple[int, int]:
     ValueError
         What is wrong, in a few words. Progressive, lossless and arithmetic streams are only checked for size.
     """
-    code, width, height = _walk(np.frombuffer(data, dtype=np.uint8), _parse_tables(tables))
+    code, width, height, components, colour = _walk(np.frombuffer(data, dtype=np.uint8), _parse_tables(tables))
     if code:
         raise ValueError(_REASONS[code])
-    return width, height
+    return Frame(width, height, components, _COLOURS[colour])
 
 
 @functools.lru_cache(maxsize=32)
@@ -110,7 +129,7 @@ def _headers(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
     """Walk the marker segments up to the scan; fills ``tables`` and ``frame``; 0 or a reason.
 
     ``frame``: width, height, kind (0 baseline, 1 other), components, restart interval, scan start, DRI, then
-    4 × (id, horizontal, vertical sampling, DC table, AC table).
+    4 × (id, horizontal, vertical sampling, DC table, AC table), then JFIF (0, 1) and Adobe's transform + 1.
     """
     size = len(data)
     if size < 4 or data[0] != 0xFF or data[1] != 0xD8:
@@ -137,8 +156,12 @@ def _headers(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
             if length != 4:
                 return 2
             frame[4] = (np.int32(data[start]) << 8) | data[start + 1]
+        elif marker == 0xE0 and length >= 16 and data[start] == 0x4A and data[start + 1] == 0x46:  # "JF"IF
+            frame[_JFIF] = 1 if data[start + 2] == 0x49 and data[start + 3] == 0x46 else 0
+        elif marker == 0xEE and length >= 14 and data[start] == 0x41 and data[start + 1] == 0x64:  # "Ad"obe
+            frame[_ADOBE] = np.int32(data[start + 11]) + 1
         elif 0xC0 <= marker <= 0xCF and marker != 0xC8 and marker != 0xCC:
-            if length < 8:
+            if length < 8 or frame[3]:  # a second frame: which one counts is the decoder's guess
                 return 2
             frame[2] = 0 if marker <= 0xC1 and data[start] == 8 else 1
             frame[1] = (np.int32(data[start + 1]) << 8) | data[start + 2]
@@ -173,17 +196,33 @@ def _headers(data: Bytes, tables: Tables, frame: npt.NDArray[np.int32]) -> int:
 
 
 @compiled
-def _walk(data: Bytes, shared: Tables) -> tuple[int, int, int]:
-    """(reason or 0, width, height) of one stream."""
+def _walk(data: Bytes, shared: Tables) -> tuple[int, int, int, int, int]:
+    """(reason or 0, width, height, components, index of the colour) of one stream."""
     tables = shared.copy()
     frame = np.zeros(32, dtype=np.int32)
     reason = _headers(data, tables, frame)
     width, height = frame[0], frame[1]
     if reason or frame[5] == 0 or width == 0 or height == 0:
-        return reason if reason else 2, width, height
+        return reason if reason else 2, width, height, 0, 0
+    colour = _colour(frame)
     if frame[2]:
-        return 0, width, height
-    return _scan(data, tables, frame), width, height
+        return 0, width, height, frame[3], colour
+    return _scan(data, tables, frame), width, height, frame[3], colour
+
+
+@compiled
+def _colour(frame: npt.NDArray[np.int32]) -> int:
+    """1 for RGB, 2 for YCbCr, 0 where three components do not say; libjpeg's order, and sampling before all."""
+    if frame[3] != 3:
+        return 0
+    for n in range(1, 3):
+        if frame[8 + 5 * n] < frame[8] or frame[9 + 5 * n] < frame[9]:
+            return 2
+    if frame[_JFIF]:
+        return 2
+    if frame[_ADOBE]:
+        return 1 if frame[_ADOBE] == 1 else 2
+    return 1 if frame[7] == 0x52 and frame[12] == 0x47 and frame[17] == 0x42 else 0
 
 
 @compiled

@@ -11,8 +11,10 @@ from pathlib import Path
 from wsiseg.errors import UsageError
 from wsiseg.slide.base import Mpp
 
-# Light microscopes resolve about 0.2 µm; 0.01 leaves room for any optics and 100 for the coarsest overview.
-SMALLEST, LARGEST = 0.01, 100.0
+# Light microscopes resolve about 0.2 µm, and slides are scanned at 0.1 to 1: what metadata declare beyond ten times
+# that is an error. A user's own value may be any that could be meant: 0.01 for any optics, 100 for an overview.
+SCANNED = (0.05, 10.0)
+MEANT = (0.01, 100.0)
 ANISOTROPY = 0.05
 BASE_MPP = 10.0  # mpp × objective power of a usual scanner: 0.25 at 40x, 0.5 at 20x
 
@@ -25,14 +27,14 @@ def parse(text: object) -> float:
         return math.nan
 
 
-def problem(value: float) -> str:
+def problem(value: float, limits: tuple[float, float] = MEANT) -> str:
     """Why ``value`` cannot be the microns per pixel of a slide, or ``""``."""
     if not math.isfinite(value):
         return "is not a number"
     if value <= 0:
         return "is not positive"
-    if not SMALLEST <= value <= LARGEST:
-        return f"is outside {SMALLEST:g}–{LARGEST:g}"
+    if not limits[0] <= value <= limits[1]:
+        return f"is outside {limits[0]:g}–{limits[1]:g}"
     return ""
 
 
@@ -60,8 +62,8 @@ def from_metadata(x: object, y: object, source: str, objective: object = None) -
         return None, ""
     values = [parse(value) for value in declared]
     for text, value in zip(declared, values, strict=True):
-        if problem(value):
-            return None, f"its metadata say {text} microns per pixel ({source}), which {problem(value)}"
+        if why := problem(value, SCANNED):
+            return None, f"its metadata say {_brief(text)} microns per pixel ({source}), which {why}"
     if max(values) / min(values) > 1 + ANISOTROPY:
         return (
             None,
@@ -131,6 +133,11 @@ def read_mpp_table(path: str | Path) -> MppTable:
                 f"{path}, line {rows.line_num}: {'a second value for ' + slide if slide else 'no slide name'}."
             )
     return MppTable(path.name, entries)
+
+
+def _brief(text: object) -> str:
+    shown = f"{text:g}" if isinstance(text, float) else str(text).strip()
+    return "".join(c if c.isprintable() else "?" for c in shown)[:40]
 
 
 def _contradiction(value: float, objective: float) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError, shown
 from wsiseg.slide.base import Description, Mpp, Reader, Slide
 from wsiseg.slide.held import Held, identity
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
 from wsiseg.slide.shell import Shell, folder_shell, shell
+
+if TYPE_CHECKING:
+    from wsiseg.slide.tiff import Elsewhere
 
 _EXPECTED = (
     "Expected: a whole-slide image (SVS, tiled TIFF, NDPI, MRXS, SCN, DICOM, …), OME-Zarr, PNG, JPEG or WebP."
@@ -190,9 +194,7 @@ def _excess(description: Description) -> str:
 
 
 def _open_tiff(path: Path, vendor: str) -> Reader:
-    from wsiseg.slide import image
-    from wsiseg.slide.openslide import OpenSlideReader
-    from wsiseg.slide.tiff import NotBrightfield, TiffDamage, TiffReader, Unsuited
+    from wsiseg.slide.tiff import Elsewhere, NotBrightfield, TiffDamage, TiffReader, Unsuited
 
     try:
         return TiffReader(path, vendor)
@@ -208,16 +210,43 @@ def _open_tiff(path: Path, vendor: str) -> Reader:
             "Expected: 8-bit grey, RGB or RGBA, as a bright-field scanner writes it.\n"
             "wsiseg does not segment fluorescence; convert a bright-field image to 8-bit RGB."
         ) from pixels
+    except Elsewhere as elsewhere:
+        reader = _open_elsewhere(path, vendor, elsewhere)
+        if reader is None:
+            raise _unsuited(path, elsewhere) from elsewhere
+        return reader
     except Unsuited as unsuited:
-        if vendor:
-            return OpenSlideReader(path)
-        if "no tiled image" in str(unsuited):
-            return image.ImageReader(path, "TIFF")
-        raise _refused(
-            path,
-            f"is a TIFF with {unsuited}",
-            f"Convert it, for example with: {_PYRAMID}",
-        ) from unsuited
+        raise _unsuited(path, unsuited) from unsuited
+
+
+def _unsuited(path: Path, reason: Exception) -> SlideError:
+    return _refused(path, f"is a TIFF with {reason}", f"Convert it, for example: {_PYRAMID} --compression jpeg")
+
+
+def _open_elsewhere(path: Path, vendor: str, elsewhere: Elsewhere) -> Reader | None:
+    """Another reader for what is not decoded directly, if one gives the same picture; None if there is none."""
+    from wsiseg.slide import image
+    from wsiseg.slide.openslide import OpenSlideReader
+
+    told = elsewhere.told
+    if told.planes > 1:
+        return None
+    if elsewhere.strips:
+        return image.ImageReader(path, "TIFF", told)
+    if not vendor or told.page > 0:
+        return None
+    try:
+        reader = OpenSlideReader(path)
+    except SlideError:
+        return None
+    read = reader.description
+    sizes = [(level.width, level.height) for level in read.levels]
+    if sizes[0] != told.sizes[0] or not set(sizes) <= set(told.sizes):
+        reader.close()
+        return None  # it takes other pages for the slide
+    note = f"the file has {elsewhere}: OpenSlide converts it"
+    reader.description = replace(read, mpp=told.mpp, mpp_problem=told.problem, notes=(*told.notes, note))
+    return reader
 
 
 def _open_directory(path: Path) -> Reader:

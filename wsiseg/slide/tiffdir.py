@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-MAX_DIRECTORIES = 256
+MAX_DIRECTORIES = 4096  # a stack has one a plane, and one more for each of its reductions
 MAX_ENTRIES = 4096
+MAX_VALUES = 1 << 29  # bytes of all directories together: they may all point at the same values
 MAX_TILES = 1 << 25
 MAX_TEXT = 1 << 24
 
@@ -26,16 +27,20 @@ _TYPES = {
     13: "u4", 16: "u8", 17: "i8", 18: "u8",
 }  # fmt: skip
 _RATIONAL = (5, 10)
+_FRACTIONAL = (*_RATIONAL, 11, 12)
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 254, 256, 257, 258, 259, 262, 270
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, X_RESOLUTION, Y_RESOLUTION = 273, 277, 278, 279, 282, 283
 PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR, TILE_WIDTH, TILE_HEIGHT = 284, 296, 305, 317, 322, 323
 TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, SAMPLE_FORMAT, JPEG_TABLES = 324, 325, 330, 339, 347
+EXTRA_SAMPLES, ICC_PROFILE = 338, 34675
+REDUCED, MASK, APERIO_MACRO = 1, 4, 8  # bits of SUBFILE
 _KEPT = frozenset(
     {
         *(SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIP_OFFSETS, SAMPLES),
         *(ROWS_PER_STRIP, STRIP_COUNTS, X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR),
         *(TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, SAMPLE_FORMAT, JPEG_TABLES),
+        *(EXTRA_SAMPLES, ICC_PROFILE),
     }
 )
 
@@ -44,11 +49,12 @@ class TiffDamage(Exception):
     """The file contradicts itself; the text says what was got and what was expected, on one line each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Directory:
-    """One image of a TIFF file: the values of the tags that were kept."""
+    """One image of a TIFF file: the values of the tags that were kept, and the images that it refers to."""
 
     values: Mapping[int, npt.NDArray[np.generic]]
+    children: tuple[Directory, ...] = ()
 
     def number(self, tag: int, default: int = 0) -> int:
         array = self.values.get(tag)
@@ -56,7 +62,11 @@ class Directory:
 
     def text(self, tag: int) -> str:
         array = self.values.get(tag)
-        return array.tobytes().split(b"\0")[0].decode("utf-8", "replace") if array is not None else ""
+        data = array.tobytes().split(b"\0")[0] if array is not None else b""
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return data.decode("latin-1")  # as older programs write the µ of µm
 
     def raw(self, tag: int) -> bytes:
         array = self.values.get(tag)
@@ -68,19 +78,28 @@ class Directory:
 
     @property
     def width(self) -> int:
-        return self.number(WIDTH)
+        return max(0, self.number(WIDTH))
 
     @property
     def height(self) -> int:
-        return self.number(HEIGHT)
+        return max(0, self.number(HEIGHT))
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def subfile(self) -> int:
+        return self.number(SUBFILE)
 
     @property
     def tile_width(self) -> int:
-        return self.number(TILE_WIDTH)
+        """Of a stored block: a tile, or a strip over the whole width."""
+        return self.number(TILE_WIDTH) if self.tiled else self.width
 
     @property
     def tile_height(self) -> int:
-        return self.number(TILE_HEIGHT)
+        return self.number(TILE_HEIGHT) if self.tiled else min(self.number(ROWS_PER_STRIP, 1 << 32), self.height)
 
     @property
     def tiled(self) -> bool:
@@ -116,7 +135,7 @@ class Directory:
 
 
 def read_directories(fd: int, size: int) -> list[Directory]:
-    """All directories of the main chain, and behind the first one its subdirectories.
+    """The directories of the main chain, each with its subdirectories.
 
     Parameters
     ----------
@@ -138,65 +157,81 @@ def read_directories(fd: int, size: int) -> list[Directory]:
     if big and len(head) < 16:
         raise TiffDamage(f"a BigTIFF header of {len(head)} bytes; expected 16")
     start = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    file = _File(fd, size, order, big)
     found: list[Directory] = []
-    seen: set[int] = set()
     while start:
-        directory, start = _read_one(fd, size, start, order, big, seen)
+        directory, start = _read_one(file, start)
         found.append(directory)
     if not found:
         raise TiffDamage("a TIFF without any image directory; expected at least one")
-    children = found[0].values.get(SUB_DIRECTORIES, np.empty(0, dtype=np.int64))
-    extra = [_read_one(fd, size, int(child), order, big, seen)[0] for child in children[:MAX_DIRECTORIES] if child]
-    return [found[0], *extra, *found[1:]]
+    return [replace(directory, children=_children(file, directory)) for directory in found]
 
 
-def _read_one(fd: int, size: int, start: int, order: str, big: bool, seen: set[int]) -> tuple[Directory, int]:
-    if start in seen:
+class _File:
+    """What is read from, and how much of it has been."""
+
+    def __init__(self, fd: int, size: int, order: str, big: bool) -> None:
+        self.fd, self.size, self.order, self.big = fd, size, order, big
+        self.pointer = "Q" if big else "I"
+        self.seen: set[int] = set()
+        self.taken = 0
+
+    def read(self, offset: int, length: int, what: str) -> bytes:
+        if offset + length > self.size:
+            raise TiffDamage(
+                f"{what} at bytes {offset} to {offset + length} of a file of {self.size}; expected it inside: "
+                "truncated?"
+            )
+        self.taken += length
+        if self.taken > MAX_VALUES:
+            raise TiffDamage(f"image directories of more than {MAX_VALUES} bytes; expected far fewer")
+        data = os.pread(self.fd, length, offset)
+        if len(data) != length:
+            raise TiffDamage(f"{len(data)} of {length} bytes of {what} at byte {offset}; the file ended")
+        return data
+
+
+def _children(file: _File, directory: Directory) -> tuple[Directory, ...]:
+    pointers = directory.values.get(SUB_DIRECTORIES, np.empty(0, dtype=np.int64))
+    return tuple(_read_one(file, int(child))[0] for child in pointers[:MAX_DIRECTORIES] if child > 0)
+
+
+def _read_one(file: _File, start: int) -> tuple[Directory, int]:
+    if start in file.seen:
         raise TiffDamage(
             f"image directories that loop (the one at byte {start} follows itself); expected a chain that ends"
         )
-    if len(seen) >= MAX_DIRECTORIES:
+    if len(file.seen) >= MAX_DIRECTORIES:
         raise TiffDamage(f"more than {MAX_DIRECTORIES} image directories; expected a pyramid of a few")
-    seen.add(start)
-    count_format, entry_format, pointer, width = ("Q", "HHQ8s", "Q", 8) if big else ("H", "HHI4s", "I", 4)
-    head = _read(fd, size, start, struct.calcsize("<" + count_format), "an image directory")
-    count = struct.unpack(order + count_format, head)[0]
+    file.seen.add(start)
+    count_format, entry_format, width = ("Q", "HHQ8s", 8) if file.big else ("H", "HHI4s", 4)
+    head = file.read(start, struct.calcsize("<" + count_format), "an image directory")
+    count = struct.unpack(file.order + count_format, head)[0]
     if count > MAX_ENTRIES:
         raise TiffDamage(f"an image directory at byte {start} with {count} entries; expected at most {MAX_ENTRIES}")
     each = struct.calcsize("<" + entry_format)
-    body = _read(fd, size, start + len(head), count * each + width, "an image directory")
+    body = file.read(start + len(head), count * each + width, "an image directory")
     values: dict[int, npt.NDArray[np.generic]] = {}
-    for tag, kind, number, inline in struct.iter_unpack(order + entry_format, body[: count * each]):
-        if tag in _KEPT and kind in _TYPES:
-            values[tag] = _value(fd, size, (tag, kind, number, inline), order, pointer)
-    return Directory(values), struct.unpack(order + pointer, body[count * each :])[0]
+    for tag, kind, number, inline in struct.iter_unpack(file.order + entry_format, body[: count * each]):
+        # Only a resolution may be a fraction; a width that is none of the integers has no meaning.
+        if tag in _KEPT and kind in _TYPES and (kind not in _FRACTIONAL or tag in (X_RESOLUTION, Y_RESOLUTION)):
+            values[tag] = _value(file, (tag, kind, number, inline))
+    return Directory(values), struct.unpack(file.order + file.pointer, body[count * each :])[0]
 
 
-def _value(
-    fd: int, size: int, entry: tuple[int, int, int, bytes], order: str, pointer: str
-) -> npt.NDArray[np.generic]:
+def _value(file: _File, entry: tuple[int, int, int, bytes]) -> npt.NDArray[np.generic]:
     tag, kind, number, inline = entry
-    dtype = np.dtype(order + _TYPES[kind]) if _TYPES[kind][1] != "1" else np.dtype(_TYPES[kind])
+    dtype = np.dtype(file.order + _TYPES[kind]) if _TYPES[kind][1] != "1" else np.dtype(_TYPES[kind])
     length = number * dtype.itemsize * (2 if kind in _RATIONAL else 1)
     if number > MAX_TILES or (kind in (1, 2, 7) and length > MAX_TEXT):
         raise TiffDamage(f"tag {tag} with {number} values; expected far fewer")
     if length <= len(inline):
         data = inline[:length]
     else:
-        data = _read(fd, size, struct.unpack(order + pointer, inline)[0], length, f"the values of tag {tag}")
+        offset = struct.unpack(file.order + file.pointer, inline)[0]
+        data = file.read(offset, length, f"the values of tag {tag}")
     array = np.frombuffer(data, dtype=dtype)
     if kind in _RATIONAL:
         numerator, denominator = array[0::2].astype(np.float64), array[1::2].astype(np.float64)
         return np.divide(numerator, denominator, out=np.full(number, np.nan), where=denominator != 0)
     return array.astype(dtype.newbyteorder("="))
-
-
-def _read(fd: int, size: int, offset: int, length: int, what: str) -> bytes:
-    if offset + length > size:
-        raise TiffDamage(
-            f"{what} at bytes {offset} to {offset + length} of a file of {size}; expected it inside: truncated?"
-        )
-    data = os.pread(fd, length, offset)
-    if len(data) != length:
-        raise TiffDamage(f"{len(data)} of {length} bytes of {what} at byte {offset}; the file ended")
-    return data
