@@ -235,6 +235,8 @@ def test_a_slide_whose_content_changed_is_computed_again_and_said(slide: Path, t
     run([slide], out)
     before = record(out / "s")
     write_slide(slide, width=SIDE, height=SIDE, layout="dense", seed=6)
+    with pytest.raises(UsageError, match="tissue_only True instead of False"):
+        run([slide], out, tissue_only=False)
     result, events = run([slide], out)
     assert (result.exit_code, result.tiles_computed) == (0, 4)
     assert notes(events) == ["the slide's content has changed since it was segmented: computed again"]

@@ -14,7 +14,7 @@ from wsiseg.measure import MEASUREMENTS
 from wsiseg.models.resident import ModelChoice
 from wsiseg.nuclei import Nuclei
 from wsiseg.plan import require_plan
-from wsiseg.stitch import read_part_summary, write_part
+from wsiseg.stitch import check_part, read_part_summary, write_part
 from wsiseg.store import WorkFolder
 
 
@@ -103,6 +103,7 @@ def resume_batches(job: ResumeJob) -> Resumed:
     for tiles in job.batches:
         for part in covering_parts(job.work, tiles):
             try:
+                check_part(job.work.part(part[0], part[-1]))
                 summaries.append(part_summary(job.work, part))
             except DamagedFile:
                 damaged += 1

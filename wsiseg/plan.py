@@ -42,6 +42,8 @@ from wsiseg.tissue import Tissue, find_tissue
 
 PLAN = "plan.json"
 TISSUE = "tissue.npz"
+_OF_THE_SLIDE = ("slide_mpp", "mpp_effective", "downsample")
+"""What of a specification follows from the slide."""
 _CALIBRATION_WINDOWS = 16
 _CALIBRATION_PX = 512
 _BATCH_PX = 2048 * 2048
@@ -213,17 +215,19 @@ def _stale(
             return ""
         damage = folder.damage(record)
         return f"its finished result is not whole, {damage}: computed again" if damage else None
-    if record["slide"]["fingerprint"] != slide.fingerprint():
-        return "the slide's content has changed since it was segmented: computed again"
+    changed = record["slide"]["fingerprint"] != slide.fingerprint()
+    varying = ("calibration", *(_OF_THE_SLIDE if changed else ()))
     # As JSON: what was read has lists where there are tuples.
-    wanted = json.loads(json.dumps(specification))
-    held = {name: value for name, value in record["specification"].items() if name != "calibration"}
+    wanted, held = (
+        {name: value for name, value in settings.items() if name not in varying}
+        for settings in (json.loads(json.dumps(specification)), record["specification"])
+    )
     if held != wanted and not job.overwrite:
         raise UsageError(
             f"{folder.final}: holds results of other settings: {_difference(held, wanted)}.\n"
             "Give --overwrite to replace them, or another -o to keep them."
         )
-    return ""
+    return "the slide's content has changed since it was segmented: computed again" if changed else ""
 
 
 def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -52,6 +52,10 @@ _CHECKED_BYTES = 64 << 20
 """A finished file up to this size is read to see that it is intact; of a larger one the size alone must agree."""
 _SEAL = struct.Struct("<4sI")
 _SEAL_MARK = b"WSC1"
+SEAL_BYTES = _SEAL.size
+"""How much longer a sealed file is than its content."""
+_LITTER = (".DS_Store", ".nfs")
+"""Beginnings of names of files that systems leave and nobody misses."""
 
 _EXHAUSTED = {
     errno.ENOSPC: "the disk is full: free space there or choose another -o; the same command resumes",
@@ -125,7 +129,7 @@ class SlideFolder:
             return
         with environment_faults(self.final):
             strangers = sorted(set(os.listdir(self.final)) - _OURS)
-        strangers = [name for name in strangers if not (name.startswith(".") and name.endswith(".tmp"))]
+        strangers = [name for name in strangers if not (name.startswith(_LITTER) or _is_temporary(name))]
         if os.path.islink(self.final):
             problem = "is a link, which would be replaced by a folder"
         elif strangers:
@@ -523,6 +527,10 @@ def _safe_stem(path: Path) -> tuple[str, bool]:
 def _owner(folder: Path) -> str | None:
     record = read_record(folder)
     return None if record is None else str(record["slide"]["path"])
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _temporary_prefix(path: Path) -> str:

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from wsiseg.stitch.candidates import BAND_UM, select_candidates
 from wsiseg.stitch.conflicts import resolve_seam
-from wsiseg.stitch.parts import read_part, read_part_summary, write_part
+from wsiseg.stitch.parts import check_part, read_part, read_part_summary, write_part
 from wsiseg.stitch.seams import SeamAudit
 from wsiseg.stitch.stream import stitch
 
 __all__ = [
     "BAND_UM",
     "SeamAudit",
+    "check_part",
     "read_part",
     "read_part_summary",
     "resolve_seam",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from wsiseg.errors import DamagedFile
 from wsiseg.nuclei import Nuclei
-from wsiseg.store import read_sealed, write_sealed
+from wsiseg.store import SEAL_BYTES, read_sealed, write_sealed
 
 _SUMMARY = b"wsiseg.summary"
 
@@ -33,33 +35,55 @@ def write_part(path: Path, nuclei: Nuclei, summary: Mapping[str, Any]) -> None:
     write_sealed(Path(path), sink.getvalue().to_pybytes())
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> Nuclei:
-    """The nuclei of a part; ``columns`` limits the attributes.
+def check_part(path: Path) -> None:
+    """Read a part whole, to see that it is as it was written.
+
+    What a run reads of the parts that it has written itself is not checked again: that would take as long as a
+    fifth of stitching. A resumption checks each once.
 
     Raises
     ------
     DamagedFile
         It is gone, or not what was written.
     """
-    table = _table(path)
-    if columns is not None:
-        table = table.select(["vertices", *columns])
-    nuclei = Nuclei.from_arrow(table)
-    # Arrow's memory cannot be written to, and compiled functions tell the two apart.
-    return nuclei.with_columns(**{name: np.array(column) for name, column in nuclei.columns.items()})
+    read_sealed(Path(path))
 
 
-def read_part_summary(path: Path) -> dict[str, Any]:
-    """The summary of a part.
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Nuclei:
+    """The nuclei of a part; ``columns`` limits the attributes that are copied from the mapped file.
 
     Raises
     ------
     DamagedFile
-        The part is gone, or not what was written.
+        It is gone, or cannot be read.
     """
-    return json.loads((_table(path).schema.metadata or {})[_SUMMARY])
+    with _opened(path) as reader:
+        table = reader.read_all()
+        if columns is not None:
+            table = table.select(["vertices", *columns])
+        nuclei = Nuclei.from_arrow(table)
+        # The mapping ends here, so nothing may still point into it.
+        return nuclei.with_columns(**{name: np.array(column) for name, column in nuclei.columns.items()})
 
 
-def _table(path: Path) -> pa.Table:
-    with pa.ipc.open_file(pa.BufferReader(read_sealed(Path(path)))) as reader:
-        return reader.read_all()
+def read_part_summary(path: Path) -> dict[str, Any]:
+    """The summary of a part, without reading its nuclei.
+
+    Raises
+    ------
+    DamagedFile
+        The part is gone, or cannot be read.
+    """
+    with _opened(path) as reader:
+        return json.loads((reader.schema.metadata or {})[_SUMMARY])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    try:
+        with pa.memory_map(str(path)) as source:
+            content = source.read_buffer(max(0, source.size() - SEAL_BYTES))
+            with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+                yield reader
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedFile(f"{path}: cannot be read ({error}). Run the same command again.") from error
