@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import DamagedFile
+from wsiseg.isolation import LOST_CAUSE
 from wsiseg.measure import MEASUREMENTS
 from wsiseg.models.resident import ModelChoice
 from wsiseg.nuclei import Nuclei
@@ -20,12 +21,25 @@ from wsiseg.store import WorkFolder
 
 @dataclass(frozen=True)
 class BatchJob:
-    """Tiles for one task. ``alone``: one tile of a batch whose worker died, to be tried while nothing else runs."""
+    """Tiles for one task.
+
+    ``alone``: a batch whose worker died, or one tile of it, to be tried while nothing else runs. ``lost``: why its
+    tiles are given up; nothing is computed any more.
+    """
 
     work: WorkFolder
     tiles: tuple[int, ...]
     choice: ModelChoice
     alone: bool = False
+    lost: str = ""
+
+    def retries(self) -> Sequence[BatchJob]:
+        """The batch alone, its tiles alone, then without them; see :mod:`wsiseg.isolation`."""
+        if not self.alone:
+            return (replace(self, alone=True),)
+        if len(self.tiles) > 1:
+            return [replace(self, tiles=(tile,)) for tile in self.tiles]
+        return () if self.lost else (replace(self, lost=LOST_CAUSE),)
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,8 @@ class BatchSummary:
         )
 
 
-def fail_batch(job: BatchJob, cause: str) -> BatchSummary:
-    """Commit a part that says that its tiles could not be computed (their workers died).
+def give_up(job: BatchJob) -> BatchSummary:
+    """Commit a part that says that its tiles could not be computed, and why.
 
     Raises
     ------
@@ -63,8 +77,8 @@ def fail_batch(job: BatchJob, cause: str) -> BatchSummary:
     work = job.work
     plan = require_plan(work)
     boxes = [plan.scale.box(plan.grid.core(tile)) for tile in job.tiles]
-    lost = tuple((box.x0, box.y0, box.x1, box.y1, cause) for box in boxes)
-    summary = BatchSummary(job.tiles, 0, tuple((tile, cause) for tile in job.tiles), lost)
+    lost = tuple((box.x0, box.y0, box.x1, box.y1, job.lost) for box in boxes)
+    summary = BatchSummary(job.tiles, 0, tuple((tile, job.lost) for tile in job.tiles), lost)
     write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(plan.types), summary.to_dict())
     return summary
 
@@ -83,10 +97,15 @@ def part_summary(work: WorkFolder, tiles: tuple[int, ...]) -> BatchSummary:
 
 @dataclass(frozen=True)
 class ResumeJob:
-    """Batches of a slide that an earlier run may have committed."""
+    """Batches of a slide that an earlier run may have committed. ``alone``: a worker died of them."""
 
     work: WorkFolder
     batches: tuple[tuple[int, ...], ...]
+    alone: bool = False
+
+    def retries(self) -> Sequence[ResumeJob]:
+        """See :mod:`wsiseg.isolation`."""
+        return () if self.alone else (replace(self, alone=True),)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ _WORKER_ENVIRONMENT = {
 _CONFIG = {
     "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
     "distributed.worker.daemon": True,
+    # Two deaths of its workers, and a task is tried alone (wsiseg.isolation): each costs seconds of starting anew.
+    "distributed.scheduler.allowed-failures": 1,
     # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
     "distributed.admin.low-level-log-length": 1000,
 }

@@ -1,4 +1,4 @@
-"""From the parts of a slide to its published result: stitch, label map, grade, thumbnail, record.
+"""From the parts of a slide to its published result: stitch, label map, thumbnail, record.
 
 Each function is the body of one task: it takes one picklable argument, reads and writes the slide's work folder,
 returns little, and may run twice.
@@ -11,27 +11,27 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wsiseg import __version__
 from wsiseg.batch import BatchSummary, covering_parts, part_summary
 from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats import maps
 from wsiseg.formats.geoparquet import NucleiWriter
-from wsiseg.formats.tissuefile import load_tissue
-from wsiseg.plan import TISSUE, SlidePlan, describe_slide, require_plan
-from wsiseg.qc.agreement import Constants
-from wsiseg.qc.check import calibrate_slide, judge_patches
+from wsiseg.geometry import Box, Window
+from wsiseg.grading import gather_verdicts, stitched, write_table
+from wsiseg.isolation import WorkJob
+from wsiseg.notes import run_notes
+from wsiseg.plan import SlidePlan, describe_slide, require_plan
+from wsiseg.planned import open_planned, read_planned
 from wsiseg.qc.grade import grade_slide
-from wsiseg.qc.patches import Patches, plan_patches
 from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
 from wsiseg.slide import Slide
 from wsiseg.slide.base import MISSING
@@ -45,39 +45,57 @@ from wsiseg.store import (
     describe_files,
     environment_faults,
     is_intact,
-    write_bytes,
     write_json,
 )
 from wsiseg.tissue import Tissue
 
+_DRAWN = "drawn"
+"""The folder in the work folder that notes which shards of the label map are whole."""
 _VERSIONS = ("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "shapely", "torch", "zarr")
 _UNKNOWN = (
     *("key", "specification", "tiles", "lost", "nuclei"),
-    *("tissue_mm2", "artefacts", "seams", "grade", "timings_s"),
+    *("tissue_mm2", "artefacts", "seams", "grade", "timings_s", "notes"),
 )
 """What the record of a slide that failed cannot say."""
 
 
 @dataclass(frozen=True)
-class JudgeJob:
-    """Patches to judge, by their numbers; ``name`` tells the tasks of a slide apart."""
+class LabelJob:
+    """One shard of the label map; ``name`` tells the tasks of a slide apart. ``alone``: a worker died of it."""
 
     work: WorkFolder
     name: str
-    indices: tuple[int, ...]
+    shard: maps.LabelShard
+    alone: bool = False
+
+    def retries(self) -> Sequence[LabelJob]:
+        """See :mod:`wsiseg.isolation`."""
+        return () if self.alone else (replace(self, alone=True),)
 
 
 @dataclass(frozen=True)
 class PublishJob:
-    """A slide to record. ``seconds``: how long it has taken so far."""
+    """A slide to record.
+
+    ``seconds``: how long it has taken so far. ``earlier``: of the record that is to be replaced, see
+    :func:`publish_job`. ``alone``: a worker died of it.
+    """
 
     folder: SlideFolder
     work: WorkFolder
+    key: str
     seconds: float
+    earlier: tuple[int, int] | None
+    alone: bool = False
+
+    def retries(self) -> Sequence[PublishJob]:
+        """See :mod:`wsiseg.isolation`."""
+        return () if self.alone else (replace(self, alone=True),)
 
 
-def stitch_slide(work: WorkFolder) -> dict[str, Any]:
+def stitch_slide(job: WorkJob) -> dict[str, Any]:
     """Join the parts into ``nuclei.parquet``, each nucleus once."""
+    work = job.work
     finished, result = work.stage("stitch"), work.result / "nuclei.parquet"
     if finished is not None and is_intact(result, finished["file"]):
         return finished
@@ -105,76 +123,78 @@ def stitch_slide(work: WorkFolder) -> dict[str, Any]:
         "file": describe_file(result),
         "seconds": time.perf_counter() - started,
     }
+    # What an earlier stitching was the ground of is not this one's.
+    for stage in ("labels", "maps", "grading"):
+        (work.path / f"{stage}.json").unlink(missing_ok=True)
     work.finish_stage("stitch", summary)
     return summary
 
 
-def label_jobs(work: WorkFolder) -> list[maps.LabelShard]:
-    """The shards of the label map that hold nuclei; makes the empty map."""
-    plan = require_plan(work)
-    size = (plan.grid.width, plan.grid.height)
-    nuclei = work.result / "nuclei.parquet"
-    return list(maps.plan_labels(work.result / "maps.zarr", nuclei, size, plan.scale, plan.mpp))
+def plan_labels(job: WorkJob) -> list[LabelJob]:
+    """The shards of the label map that hold nuclei and are still to be drawn; makes the empty map."""
+    work = job.work
+    found = work.stage("labels")
+    if found is None:
+        started = time.perf_counter()
+        plan, nuclei = require_plan(work), work.result / "nuclei.parquet"
+        with environment_faults(work.path):
+            shutil.rmtree(work.path / _DRAWN, ignore_errors=True)
+            (work.path / _DRAWN).mkdir()
+        size = (plan.grid.width, plan.grid.height)
+        shards = maps.plan_labels(work.result / "maps.zarr", nuclei, size, plan.scale, plan.mpp)
+        found = {
+            "downsample": plan.downsample,
+            "windows": [[w.x, w.y, w.width, w.height] for w in (shard.window for shard in shards)],
+            "seconds": time.perf_counter() - started,
+        }
+        work.finish_stage("labels", found)
+    return [job for job in _label_jobs(work, found) if work.stage(job.name) is None]
 
 
-def write_label_pyramid(work: WorkFolder) -> float:
-    """The label map's coarser levels, the tissue and the lost area; the seconds it took."""
+def draw_labels(job: LabelJob) -> maps.ShardSummary:
+    """Draw a shard of the label map, and note that it is whole and how long it took."""
     started = time.perf_counter()
-    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
+    summary = maps.write_label_shard(job.shard)
+    job.work.finish_stage(job.name, {**asdict(summary), "seconds": time.perf_counter() - started})
+    return summary
+
+
+def write_label_pyramid(job: WorkJob) -> float:
+    """The label map's coarser levels, the tissue and the lost area; the seconds that the whole map has taken."""
+    work = job.work
+    finished, planned_labels = work.stage("maps"), work.stage("labels")
+    if finished is not None:
+        return float(finished["seconds"])
+    if planned_labels is None:
+        raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
+    started = time.perf_counter()
+    plan, tissue = read_planned(work)
     path = work.result / "maps.zarr"
     maps.write_label_levels(path)
-    maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, _stitched(work)["lost"])
-    return time.perf_counter() - started
-
-
-def plan_grading(work: WorkFolder) -> int:
-    """Choose the patches and what dark means on this slide; the number of patches."""
-    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
-    with contextlib.closing(plan.open()) as slide:
-        patches = plan_patches(slide.width, slide.height, plan.mpp, tissue)
-        constants = calibrate_slide(slide, patches)
-    # Found once: on a large slide each of the many tasks that judge would need half a second for it.
-    write_table(work.path / "patches.parquet", patches.columns())
-    work.finish_stage("grading", constants.to_dict())
-    return len(patches)
-
-
-def judge_jobs(work: WorkFolder) -> list[JudgeJob]:
-    """The patches in square blocks."""
-    blocks = _patches(work).blocks()
-    return [JudgeJob(work, f"{n:06d}", tuple(block.tolist())) for n, block in enumerate(blocks)]
-
-
-def judge(job: JudgeJob) -> float:
-    """The verdicts on some patches, into the work folder; the seconds it took."""
-    started = time.perf_counter()
-    work = job.work
-    plan, tissue = require_plan(work), load_tissue(work.path / TISSUE)
-    constants = Constants(**(work.stage("grading") or {}))
-    with contextlib.closing(plan.open()) as slide:
-        nuclei = work.result / "nuclei.parquet"
-        verdicts = judge_patches(slide, _patches(work), nuclei, tissue, constants, job.indices)
-    with environment_faults(work.path):
-        (work.path / "verdicts").mkdir(exist_ok=True)
-    write_table(work.path / "verdicts" / f"{job.name}.parquet", verdicts)
-    return time.perf_counter() - started
+    maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, stitched(work)["lost"])
+    drawn = [(work.stage(job.name) or {}).get("seconds", 0.0) for job in _label_jobs(work, planned_labels)]
+    seconds = float(planned_labels["seconds"]) + sum(drawn) + time.perf_counter() - started
+    work.finish_stage("maps", {"seconds": seconds})
+    return seconds
 
 
 def publish_slide(job: PublishJob) -> dict[str, Any]:
-    """Grade, thumbnail and record; then the result gets its final name."""
+    """Grade, thumbnail and record; then the result gets its final name. Done before, it is not done again."""
+    published = published_record(job)
+    if published is not None:
+        job.folder.clean()
+        return published
     started = time.perf_counter()
     work = job.work
-    plan, tissue, stitched = require_plan(work), load_tissue(work.path / TISSUE), _stitched(work)
-    with contextlib.closing(plan.open()) as slide:
-        if slide.fingerprint() != plan.fingerprint:
-            raise plan.changed()
+    (plan, tissue), summary = read_planned(work), stitched(work)
+    with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
         overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
     maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
-    lost = _lost(stitched["lost"], tissue, plan.mpp)
-    verdicts = _verdicts(work)
-    write_table(work.result / "patches.parquet", verdicts)
-    grade = grade_slide(verdicts, stitched["tiles"], lost["fraction_of_tissue"], plan.tissue_mm2)
+    lost = _lost(summary["lost"], tissue, plan.mpp)
+    verdicts = gather_verdicts(work)
+    write_table(work.result / "patches.parquet", verdicts.columns)
+    grade = grade_slide(verdicts.columns, summary["tiles"], lost["fraction_of_tissue"], plan.tissue_mm2)
     write_thumbnail(
         work.result / "thumbnail.png",
         overview,
@@ -185,25 +205,27 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         nuclei_parquet=work.result / "nuclei.parquet",
         lost=lost["boxes"],
     )
-    seconds = job.seconds + time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    timings = {**_timings(work, plan, summary), "grade": verdicts.seconds, "publish": seconds}
     record = {
         "schema": "wsiseg.slide",
         "version": FORMAT_VERSION,
         "id": job.folder.id,
         "status": "partial" if lost["boxes"] else "complete",
         "error": None,
+        "notes": [*plan.notes, *run_notes(summary["nuclei"], plan.tissue_mm2, summary["tiles"], lost)],
         "key": plan.key,
         "slide": described,
         "specification": plan.specification,
-        "tiles": stitched["tiles"],
+        "tiles": summary["tiles"],
         "lost": lost,
-        "nuclei": stitched["nuclei"],
-        **({"types": stitched["types"]} if plan.types else {}),
+        "nuclei": summary["nuclei"],
+        **({"types": summary["types"]} if plan.types else {}),
         "tissue_mm2": plan.tissue_mm2,
         "artefacts": dict(tissue.artefacts),
-        "seams": stitched["seams"],
+        "seams": summary["seams"],
         "grade": grade.to_dict(),
-        "timings_s": {**_timings(plan, stitched), "total": seconds},
+        "timings_s": {**timings, "total": job.seconds + seconds},
         "files": describe_files(work.result),
         "versions": versions(),
         "created": _now(),
@@ -211,6 +233,31 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
     write_json(work.result / RECORD_NAME, record)
     job.folder.publish(work)
     return record
+
+
+def publish_job(folder: SlideFolder, work: WorkFolder, key: str, seconds: float) -> PublishJob:
+    """The job that publishes what has been finished in ``work``."""
+    return PublishJob(folder, work, key, seconds, _record_identity(folder))
+
+
+def published_record(job: PublishJob) -> dict[str, Any] | None:
+    """The record that this job has published, if its worker died only after that; None if there is none yet.
+
+    An earlier result of the same key does not count.
+    """
+    if job.work.result.exists() or _record_identity(job.folder) == job.earlier:
+        return None
+    record = job.folder.record()
+    return record if record is not None and record.get("key") == job.key else None
+
+
+def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:
+    """What tells the record that is there from another; None where there is none."""
+    try:
+        status = os.stat(folder.final / RECORD_NAME)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def failure_record(path: Path, slide_id: str, error: Exception) -> dict[str, Any]:
@@ -238,11 +285,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _stitched(work: WorkFolder) -> dict[str, Any]:
-    summary = work.stage("stitch")
-    if summary is None:
-        raise SlideError(f"{work.path} was changed during the run")
-    return summary
+def _label_jobs(work: WorkFolder, noted: dict[str, Any]) -> list[LabelJob]:
+    paths = str(work.result / "maps.zarr"), str(work.result / "nuclei.parquet")
+    windows = [Window(*window) for window in noted["windows"]]
+    return [
+        LabelJob(work, f"{_DRAWN}/{n:06d}", maps.LabelShard(*paths, noted["downsample"], window))
+        for n, window in enumerate(windows)
+    ]
 
 
 def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> dict[str, int]:
@@ -261,42 +310,21 @@ def _seconds(summaries: list[BatchSummary]) -> dict[str, float]:
     return {name: sum(summary.seconds.get(name, 0.0) for summary in summaries) for name in names}
 
 
-def _patches(work: WorkFolder) -> Patches:
-    table = pq.read_table(work.path / "patches.parquet")
-    return Patches(**{name: table.column(name).to_numpy() for name in table.column_names})
-
-
-def _verdicts(work: WorkFolder) -> dict[str, npt.NDArray[np.generic]]:
-    """All verdicts in the order of the patches."""
-    paths = [work.path / "verdicts" / f"{job.name}.parquet" for job in judge_jobs(work)]
-    if not paths:
-        return {"reason": np.empty(0, dtype=np.str_)}
-    table = pa.concat_tables([pq.read_table(path) for path in paths]).sort_by("index")
-    return {name: table.column(name).to_numpy() for name in table.column_names}
-
-
-def write_table(path: Path, columns: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Write columns as Parquet, atomically."""
-    sink = pa.BufferOutputStream()
-    # Arrow knows Python's strings, not numpy's.
-    plain = {name: column.tolist() if column.dtype.kind == "U" else column for name, column in columns.items()}
-    pq.write_table(pa.table(plain), sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def _timings(plan: SlidePlan, stitched: dict[str, Any]) -> dict[str, Any]:
-    activity = stitched["segment_s"]
+def _timings(work: WorkFolder, plan: SlidePlan, summary: dict[str, Any]) -> dict[str, Any]:
+    """Seconds by stage, all workers together, over all attempts."""
+    activity = summary["segment_s"]
     return {
         "tissue": plan.seconds,
         "segment": sum(activity.values()),
         "segment_by_activity": activity,
-        "stitch": stitched["seconds"],
+        "stitch": summary["seconds"],
+        "labels": (work.stage("maps") or {}).get("seconds", 0.0),
     }
 
 
 def _lost(boxes: list[list[Any]], tissue: Tissue, mpp: float) -> dict[str, Any]:
     """The record's ``lost``. Tiles that a sparse file never held are lost only where there is tissue."""
-    kept = [box for box in sorted(boxes) if box[4] != MISSING or _touches(box, tissue)]
+    kept = [box for box in sorted(boxes) if box[4] != MISSING or tissue.touches(Box(*box[:4]))]
     mask = maps.lost_mask(kept, tissue.core.shape, tissue.scale).astype(bool)
     area_px = sum((box[2] - box[0]) * (box[3] - box[1]) for box in kept)
     seen = int(np.count_nonzero(tissue.core | mask))
@@ -305,10 +333,6 @@ def _lost(boxes: list[list[Any]], tissue: Tissue, mpp: float) -> dict[str, Any]:
         "fraction_of_tissue": float(np.count_nonzero(mask) / seen) if seen else 0.0,
         "boxes": kept,
     }
-
-
-def _touches(box: list[Any], tissue: Tissue) -> bool:
-    return bool((maps.lost_mask([box], tissue.core.shape, tissue.scale).astype(bool) & tissue.core).any())
 
 
 def _overview_mpp(slide: Slide, mpp: float) -> float:

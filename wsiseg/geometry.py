@@ -10,6 +10,7 @@ so that every reader, tile size and worker means the same pixel by the same indi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,24 @@ class Window:
         """The common part; width or height 0 where there is none."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         return Window(x, y, max(0, min(self.x1, other.x1) - x), max(0, min(self.y1, other.y1) - y))
+
+    def without(self, holes: Iterable[Window]) -> tuple[Window, ...]:
+        """Disjoint windows that cover this one but for ``holes``."""
+        parts = [self]
+        for hole in holes:
+            parts = [piece for part in parts for piece in part._around(part.intersection(hole))]
+        return tuple(part for part in parts if part.area)
+
+    def _around(self, hole: Window) -> tuple[Window, ...]:
+        """What is above, below, left and right of a window inside this one."""
+        if hole.area == 0:
+            return (self,)
+        return (
+            Window(self.x, self.y, self.width, hole.y - self.y),
+            Window(self.x, hole.y1, self.width, self.y1 - hole.y1),
+            Window(self.x, hole.y, hole.x - self.x, hole.height),
+            Window(hole.x1, hole.y, self.x1 - hole.x1, hole.height),
+        )
 
     def within(self, outer: Window) -> tuple[slice, slice]:
         """The (rows, columns) slices of this window in an array that holds ``outer``."""

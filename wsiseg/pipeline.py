@@ -9,20 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.batch import BatchJob, BatchSummary, Resumed, ResumeJob, fail_batch, resume_batches
+from wsiseg.batch import BatchJob, BatchSummary, Resumed, ResumeJob, resume_batches
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.finish import (
-    PublishJob,
+    draw_labels,
     failure_record,
-    judge,
-    judge_jobs,
-    label_jobs,
-    plan_grading,
+    plan_labels,
+    publish_job,
     publish_slide,
+    published_record,
     stitch_slide,
     write_label_pyramid,
 )
-from wsiseg.formats import maps
+from wsiseg.grading import judge, plan_grading
+from wsiseg.isolation import Job, WorkJob, isolated
 from wsiseg.models.registry import locate_model
 from wsiseg.models.resident import ModelChoice
 from wsiseg.plan import PlanJob, Planned, SlidePlan, SlideRequest, plan_or_reuse, slide_bytes
@@ -260,10 +260,10 @@ def _plan_slide(
     candidates = moved.candidates(path, folder)
     job = PlanJob(folder, _request(path, options), options.retry_partial, options.overwrite, candidates)
     on_event(Event("stage", folder.id, {"name": "plan-slide"}))
-    (planned,) = yield Stage("plan-slide", plan_or_reuse, [job])
+    (planned,) = yield isolated("plan-slide", plan_or_reuse, [job])
     if planned.folder != folder and not moved.take(planned.folder):
         # Another slide with the same content was there first: this one is a copy.
-        (planned,) = yield Stage("plan-slide", plan_or_reuse, [replace(job, moved=())])
+        (planned,) = yield isolated("plan-slide", plan_or_reuse, [replace(job, moved=())])
     for text in planned.notes:
         on_event(Event("note", planned.folder.id, {"text": text}))
     found: Planned = planned
@@ -273,9 +273,9 @@ def _plan_slide(
 def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Callable[[Event], None]) -> Steps:
     folder, plan = planned.folder, planned.plan
 
-    def stage(name: str, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Stage:
+    def stage(name: str, function: Callable[[Any], Any], jobs: Sequence[Job]) -> Stage:
         on_event(Event("stage", folder.id, {"name": name}))
-        return Stage(name, function, arguments)
+        return isolated(name, function, jobs)
 
     started = time.perf_counter()
     if plan is None:
@@ -286,7 +286,7 @@ def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Callable[[Ev
 
     failed: list[tuple[int, str]] = []
 
-    def ended(summary: BatchSummary, *, computed: bool = True) -> None:
+    def ended(summary: BatchSummary, *, computed: bool) -> None:
         failed.extend(summary.failed)
         detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
         on_event(Event("tiles", folder.id, detail))
@@ -301,24 +301,29 @@ def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Callable[[Ev
     done = [summary for one in resumed for summary in one.summaries]
     for summary in done:
         ended(summary, computed=False)
-    yield Stage(
-        "segment-batch",
-        segment_batch,
-        _missing_batches(work, plan, choice, {tile for summary in done for tile in summary.tiles}),
-        on_result=lambda _, summary: ended(summary),
-        retry=lambda job, error: _retry_batch(job, error, ended),
-        alone=lambda job: job.alone,
+    missing = _missing_batches(work, plan, choice, {tile for summary in done for tile in summary.tiles})
+    yield isolated(
+        "segment-batch", segment_batch, missing, lambda job, summary: ended(summary, computed=not job.lost)
     )
     if failed and len(failed) == len(plan.tiles):
         folder.clean()
         raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
-    yield stage("stitch-slide", stitch_slide, [work])
-    yield stage("label-map", maps.write_label_shard, label_jobs(work))
-    yield stage("label-pyramid", write_label_pyramid, [work])
-    yield stage("plan-grading", plan_grading, [work])
-    yield stage("grade-patches", judge, judge_jobs(work))
-    job = PublishJob(folder, work, time.perf_counter() - started)
-    (record,) = yield stage("publish-slide", publish_slide, [job])
+    whole = WorkJob(work)
+    yield stage("stitch-slide", stitch_slide, [whole])
+    (shards,) = yield stage("plan-labels", plan_labels, [whole])
+    yield stage("label-map", draw_labels, shards)
+    yield stage("label-pyramid", write_label_pyramid, [whole])
+    (blocks,) = yield stage("plan-grading", plan_grading, [whole])
+    yield stage("grade-patches", judge, blocks)
+    publishing = publish_job(folder, work, plan.key, time.perf_counter() - started)
+    try:
+        (record,) = yield stage("publish-slide", publish_slide, [publishing])
+    except WorkerDied:
+        # What it died of may have come after the last rename: what is on the disk counts.
+        published = published_record(publishing)
+        if published is None:
+            raise
+        record = published
     return record
 
 
@@ -363,24 +368,6 @@ def _missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, don
         else:  # the batch was being tried tile by tile
             missing += [BatchJob(work, (tile,), choice) for tile in left]
     return missing
-
-
-def _retry_batch(
-    job: BatchJob, error: BaseException, give_up: Callable[[BatchSummary], None]
-) -> Sequence[BatchJob] | None:
-    """The tiles of a batch whose worker died are tried one by one, each while nothing else runs.
-
-    Dask blames all that a dead worker had been given; a tile that dies alone has only itself to blame.
-    """
-    if not isinstance(error, WorkerDied):
-        return None
-    if not job.alone:
-        return [replace(job, tiles=(tile,), alone=True) for tile in job.tiles]
-    try:
-        give_up(fail_batch(job, "its worker process died every time"))
-    except SlideError:
-        return None  # its work folder is gone as well: the slide fails, and the others go on
-    return []
 
 
 def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from wsiseg.geometry import Scale, Window
 from wsiseg.grid import TileGrid, round_up
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.notes import image_notes
 from wsiseg.region import requested_region
 from wsiseg.slide import Slide, SlideSource, open_slide
+from wsiseg.slide.lethal import Lethal
 from wsiseg.stitch import BAND_UM
 from wsiseg.store import (
     RECORD_NAME,
@@ -38,7 +40,7 @@ from wsiseg.store import (
     write_json,
     write_sealed_json,
 )
-from wsiseg.tissue import Tissue, find_tissue
+from wsiseg.tissue import TISSUE_MPP, Tissue, make_tissue
 
 PLAN = "plan.json"
 TISSUE = "tissue.npz"
@@ -46,6 +48,9 @@ _OF_THE_SLIDE = ("slide_mpp", "mpp_effective", "downsample")
 """What of a specification follows from the slide."""
 _CALIBRATION_WINDOWS = 16
 _CALIBRATION_PX = 512
+_CALIBRATION_TRIES = 8
+_LOST_RIM_PX = 2
+"""Around lost pixels: what resampling mixes with them."""
 _BATCH_PX = 2048 * 2048
 """Core pixels of a batch: a second or more of computing, against two milliseconds of scheduling."""
 
@@ -120,6 +125,8 @@ class PlanJob:
         Results of another specification may be replaced.
     moved : tuple of SlideFolder
         Results of slides that are no longer where they were: if their content is this slide's, they are its own.
+    alone : bool
+        A worker died of it.
     """
 
     folder: SlideFolder
@@ -127,6 +134,11 @@ class PlanJob:
     retry_partial: bool = False
     overwrite: bool = False
     moved: tuple[SlideFolder, ...] = ()
+    alone: bool = False
+
+    def retries(self) -> Sequence[PlanJob]:
+        """See :mod:`wsiseg.isolation`."""
+        return () if self.alone else (replace(self, alone=True),)
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,8 @@ def plan_or_reuse(job: PlanJob) -> Planned:
     EnvironmentFault
         The result cannot be replaced without losing what is not wsiseg's.
     """
-    with open_slide(job.request.path, mpp=job.request.mpp, mpp_table=job.request.mpp_table) as slide:
+    request = job.request
+    with open_slide(request.path, mpp=request.mpp, mpp_table=request.mpp_table, guarded=job.alone) as slide:
         specification = specify(slide, job.request, resident_segmenter(job.request.choice))
         key = result_key(slide.fingerprint(), specification)
         folder = _own_folder(slide, job)
@@ -280,12 +293,14 @@ def plan_slide(
     scale = Scale(specification["downsample"])
     width, height = scale.size(slide.width, slide.height)
     grid = TileGrid(width, height, request.tile, specification["halo_px"], segmenter.stride_px)
-    everything = find_tissue(slide)
+    image, image_scale = slide.overview(max(TISSUE_MPP, mpp.value))
+    everything = make_tissue(image, image_scale, slide.width, slide.height, mpp.value)
     tissue, notes = _region(everything, request, viewer_origin(slide.bounds))
     tiles = grid.touching(tissue.mask, tissue.scale.downsample / scale.downsample)
     if len(tiles) == 0:
         _require_readable(slide)
         notes += _nothing_left(everything, request)
+    notes = (*slide.notes, *image_notes(image, everything), *notes)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(_samples(slide, scale, everything))
     plan = SlidePlan(
@@ -305,6 +320,7 @@ def plan_slide(
     )
     work.create()
     save_tissue(work.path / TISSUE, tissue)
+    note_lethal(work, slide.lethal)
     write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
     return plan
 
@@ -334,6 +350,19 @@ def require_plan(work: WorkFolder) -> SlidePlan:
     if plan is None:
         raise SlideError(f"{work.path} was removed during the run. Run the same command again.")
     return plan
+
+
+def read_lethal(work: WorkFolder) -> tuple[Lethal, ...]:
+    """The stored tiles that have killed a worker of this slide; every task reads around them."""
+    noted = work.stage("lethal")
+    return tuple(map(Lethal.from_list, noted["places"])) if noted else ()
+
+
+def note_lethal(work: WorkFolder, found: Iterable[Lethal]) -> None:
+    """Add to them."""
+    places = dict.fromkeys([*read_lethal(work), *found])
+    if places:
+        work.finish_stage("lethal", {"places": [place.to_list() for place in places]})
 
 
 def _resumable(work: WorkFolder) -> SlidePlan | None:
@@ -419,13 +448,33 @@ def _require_readable(slide: Slide) -> None:
 
 
 def _samples(slide: Slide, scale: Scale, tissue: Tissue) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images spread evenly over the tissue, the same for every tile size; read only if a model asks."""
+    """Images spread evenly over the tissue, the same for every tile size; read only if a model asks.
+
+    Where something is lost, the next place of the same stretch of tissue at which nothing is, or else what is left
+    around it: the background in its place is not the slide's.
+    """
     ratio = tissue.scale.downsample / scale.downsample
     rows, columns = np.nonzero(tissue.mask)
     if rows.size == 0:
         return
-    for place in np.linspace(0, rows.size - 1, _CALIBRATION_WINDOWS).round().astype(int):
-        x, y = int((columns[place] + 0.5) * ratio), int((rows[place] + 0.5) * ratio)
-        half = _CALIBRATION_PX // 2
-        image, _ = slide.read_lossy(Window(x - half, y - half, _CALIBRATION_PX, _CALIBRATION_PX), scale)
-        yield image
+    places = np.linspace(0, rows.size - 1, _CALIBRATION_WINDOWS)
+    stretch = (rows.size - 1) / (_CALIBRATION_WINDOWS - 1)
+    half = _CALIBRATION_PX // 2
+    for first in places:
+        remains: list[npt.NDArray[np.uint8]] = []
+        for shift in range(_CALIBRATION_TRIES):
+            place = int(np.round(first + stretch * shift / _CALIBRATION_TRIES)) % rows.size
+            x, y = int((columns[place] + 0.5) * ratio), int((rows[place] + 0.5) * ratio)
+            window = Window(x - half, y - half, _CALIBRATION_PX, _CALIBRATION_PX)
+            image, lost = slide.read_lossy(window, scale)
+            holes = [
+                scale.window(part.box).pad(_LOST_RIM_PX)
+                for part in lost
+                if not part.missing or tissue.touches(part.box)
+            ]
+            if not holes:
+                yield image
+                break
+            remains = remains or [image[part.within(window)] for part in window.without(holes)]
+        else:
+            yield from remains

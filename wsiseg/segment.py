@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.batch import BatchJob, BatchSummary, empty_candidates
+from wsiseg.batch import BatchJob, BatchSummary, empty_candidates, give_up
 from wsiseg.edges import cut_at_edges, mirror_beyond
-from wsiseg.errors import SlideError, WsisegError
-from wsiseg.formats.tissuefile import load_tissue
+from wsiseg.errors import WsisegError
 from wsiseg.geometry import Box, Scale
 from wsiseg.measure import measure
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
 from wsiseg.nuclei import Nuclei
-from wsiseg.plan import PLAN, TISSUE, SlidePlan, require_plan
+from wsiseg.plan import SlidePlan
+from wsiseg.planned import open_planned, read_planned
 from wsiseg.slide import Slide
-from wsiseg.slide.held import Held, Identity, identity
 from wsiseg.stitch import select_candidates, write_part
-from wsiseg.store import WorkFolder, environment_fault, environment_faults
+from wsiseg.store import environment_fault, environment_faults
 from wsiseg.tissue import Tissue
 
 
@@ -39,37 +39,47 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     EnvironmentFault
         The disk or the file handles have run out.
     """
-    work = job.work
-    part = work.part(job.tiles[0], job.tiles[-1])
-    plan, tissue = _planned(work)
-    slide, seen = _opened(plan)
-    segmenter = resident_segmenter(job.choice)
-    nuclei: list[Nuclei] = []
-    failed: list[tuple[int, str]] = []
-    lost: list[tuple[float, float, float, float, str]] = []
-    seconds: dict[str, float] = {}
-    for tile in job.tiles:
-        try:
-            found, unreadable = _segment_tile(plan, slide, tissue, segmenter, tile, seconds)
-        except Exception as error:
-            fault = environment_fault(error, work.path)
-            if fault is not None:
-                raise fault from error
-            failed.append((tile, _cause(error)))
-            core = plan.scale.box(plan.grid.core(tile))
-            lost.append((core.x0, core.y0, core.x1, core.y1, _cause(error)))
-            continue
-        nuclei.append(found)
-        lost.extend(unreadable)
-    if _identity(plan) != seen:
-        _opened(plan)  # merely touched, or copied back, it is still the one that was planned
-    joined = Nuclei.concatenate(nuclei) if nuclei else empty_candidates(plan.types)
-    with _timed(seconds, "write"):
+    if job.lost:
+        return give_up(job)
+    plan, tissue = read_planned(job.work)
+    with open_planned(job.work, plan, guarded=job.alone) as slide:
+        found = _segment_tiles(job, plan, slide, tissue)
+    joined = Nuclei.concatenate(found.nuclei) if found.nuclei else empty_candidates(plan.types)
+    part = job.work.part(job.tiles[0], job.tiles[-1])
+    with _timed(found.seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
-        summary = BatchSummary(job.tiles, owned, tuple(failed), tuple(lost), seconds)
+        summary = BatchSummary(job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds)
         with environment_faults(part):
             write_part(part, joined, summary.to_dict())
     return summary
+
+
+@dataclass
+class _Found:
+    """What the tiles of a batch hold, as far as they could be computed."""
+
+    nuclei: list[Nuclei] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+    lost: list[tuple[float, float, float, float, str]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def _segment_tiles(job: BatchJob, plan: SlidePlan, slide: Slide, tissue: Tissue) -> _Found:
+    segmenter, batch = resident_segmenter(job.choice), _Found()
+    for tile in job.tiles:
+        try:
+            found, unreadable = _segment_tile(plan, slide, tissue, segmenter, tile, batch.seconds)
+        except Exception as error:
+            fault = environment_fault(error, job.work.path)
+            if fault is not None:
+                raise fault from error
+            batch.failed.append((tile, _cause(error)))
+            core = plan.scale.box(plan.grid.core(tile))
+            batch.lost.append((core.x0, core.y0, core.x1, core.y1, _cause(error)))
+            continue
+        batch.nuclei.append(found)
+        batch.lost.extend(unreadable)
+    return batch
 
 
 def _segment_tile(
@@ -109,42 +119,6 @@ def _overlaps(nuclei: Nuclei, scale: Scale, box: Box) -> npt.NDArray[np.bool_]:
 def _covers(core: Box, boxes: list[Box]) -> bool:
     """Whether disjoint ``boxes`` leave nothing of ``core``."""
     return sum(core.intersection(box).area for box in boxes) >= core.area * (1 - 1e-9)
-
-
-def _planned(work: WorkFolder) -> tuple[SlidePlan, Tissue]:
-    """What was planned for a slide, read once a process."""
-    try:
-        key = (work, identity(work.path / PLAN))
-    except OSError as error:
-        raise SlideError(f"{work.path} was removed during the run. Run the same command again.") from error
-    return _PLANS.get(key, lambda: (require_plan(work), load_tissue(work.path / TISSUE)))
-
-
-def _opened(plan: SlidePlan) -> tuple[Slide, Identity]:
-    """The slide as it is now; its content is checked when a process first meets it so."""
-    found = _identity(plan)
-    slide = plan.open()
-    if _FINGERPRINTS.get((plan.source.path, found), slide.fingerprint) != plan.fingerprint:
-        raise plan.changed()
-    return slide, found
-
-
-def _identity(plan: SlidePlan) -> Identity:
-    path = plan.source.path
-    try:
-        return identity(path)
-    except OSError as error:
-        cause = error.strerror
-        raise SlideError(f"{path} was lost during the run: {cause}. Run the command again with it.") from error
-
-
-def _tissue_bytes(planned: tuple[SlidePlan, Tissue]) -> int:
-    tissue = planned[1]
-    return tissue.mask.nbytes + tissue.core.nbytes + tissue.artefact.nbytes
-
-
-_PLANS: Held[tuple[SlidePlan, Tissue]] = Held(8, 256 << 20, _tissue_bytes)
-_FINGERPRINTS: Held[str] = Held(64, 1, lambda fingerprint: 0)
 
 
 def _cause(error: BaseException) -> str:

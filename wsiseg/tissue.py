@@ -115,6 +115,12 @@ class Tissue:
         inside[inside] = region_contains(self.region, xy[inside])
         return inside
 
+    def touches(self, box: Box) -> bool:
+        """Whether a box in level-0 coordinates meets a raster cell with tissue."""
+        height, width = self.core.shape
+        whole = Window(0, 0, width, height)
+        return bool(self.core[self.scale.window(box).intersection(whole).within(whole)].any())
+
     def contains_pixels(self, window: Window, scale: Scale) -> BoolImage:
         """:meth:`contains` for the centre of every pixel of ``window`` on the lattice ``scale``: bool (h, w)."""
         x = np.arange(window.x + 0.5, window.x1, dtype=np.float64) * scale.downsample

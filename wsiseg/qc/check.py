@@ -50,6 +50,7 @@ def judge_patches(
     indices: Sequence[int] | npt.NDArray[np.integer] | None = None,
     *,
     limits: Limits | None = None,
+    lost: Sequence[Box] = (),
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The verdict on every patch, or on the patches at ``indices``: patches are independent of one another.
 
@@ -63,6 +64,9 @@ def judge_patches(
         What the slide was segmented with; outside its mask and region nothing is expected.
     constants : Constants
         From :func:`calibrate_slide`; the same for all calls about a slide.
+    lost : sequence of Box
+        Disjoint areas without nuclei because they could not be segmented, level 0. Of a patch that they make bad
+        nothing is read.
 
     Returns
     -------
@@ -75,10 +79,24 @@ def judge_patches(
     measured = {}
     for block in patches.blocks(chosen):
         # Once for its patches: each row group that any of them touches is decoded whole.
-        nuclei = read_nuclei(nuclei_path, _around([patches.box(i) for i in block.tolist()]), columns=())
+        around = _around([patches.box(i) for i in block.tolist()])
+        nuclei = read_nuclei(nuclei_path, around, columns=())
+        near = [area for area in lost if area.intersects(around)]
         for i in block.tolist():
-            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits)
-    rows = [measured[i] for i in chosen.tolist()]
+            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near)
+    return _columns(patches, chosen, [measured[i] for i in chosen.tolist()], limits)
+
+
+def lost_patches(patches: Patches, indices: Sequence[int]) -> dict[str, npt.NDArray[np.generic]]:
+    """The verdict on patches that cannot be looked at, as :func:`judge_patches` gives it: lost as wholes."""
+    chosen = np.asarray(indices, dtype=np.int64)
+    rows = [_unseen(1.0, float(patches.artefact[i])) for i in chosen.tolist()]
+    return _columns(patches, chosen, rows, Limits())
+
+
+def _columns(
+    patches: Patches, chosen: npt.NDArray[np.int64], rows: Sequence[dict[str, float]], limits: Limits
+) -> dict[str, npt.NDArray[np.generic]]:
     reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     columns: dict[str, npt.NDArray[np.generic]] = {"index": chosen.astype(np.int64)}
     columns |= {name: column[chosen] for name, column in patches.columns().items()}
@@ -103,14 +121,21 @@ def _measure(
     tissue: Tissue,
     constants: Constants,
     limits: Limits,
+    lost: Sequence[Box],
 ) -> dict[str, float]:
     box = patches.box(index)
+    without = [common for area in lost if not (common := area.intersection(box)).empty]
+    share = min(sum(common.area for common in without) / box.area, 1.0)
+    if share > limits.max_lost:
+        return _unseen(share, float(patches.artefact[index]))
     view = _view(slide, box)
     near = nuclei.take(nuclei.overlapping(box))
     lattice = replace(near, vertices=view.scale.from_level0(near.vertices))
     origin = (float(view.window.x), float(view.window.y))
     labels = rasterize(lattice, np.arange(1, len(near) + 1), view.window.shape, origin)
     wanted = tissue.contains_pixels(view.window, view.scale)
+    for common in without:
+        wanted[view.scale.window(common).intersection(view.window).within(view.window)] = False
     mpp = view.scale.downsample * slide.require_mpp().value
     return measure_patch(
         view.image,
@@ -118,10 +143,15 @@ def _measure(
         wanted,
         constants,
         mpp,
-        lost=view.lost,
+        lost=max(view.lost, share),
         artefact=float(patches.artefact[index]),
         limits=limits,
     )
+
+
+def _unseen(lost: float, artefact: float) -> dict[str, float]:
+    """The measurements of a patch of which nothing can be measured."""
+    return {**dict.fromkeys(FEATURES, np.nan), "lost": lost, "artefact": artefact}
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, tuple[str | int, ...]], ...] = (
     ("seconds", _REAL, ("timings_s", "total")),
     ("error_kind", _TEXT, ("error", "kind")),
     ("error", _TEXT, ("error", "message")),
+    ("notes", _TEXT, ()),
     ("wsiseg", _TEXT, ("versions", "wsiseg")),
     ("created", _TEXT, ("created",)),
 )
@@ -92,7 +93,8 @@ def cohort_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     """The records as a table with the columns of :data:`COLUMNS`, whatever the records hold."""
     columns = {}
     for name, kind, place in COLUMNS:
-        values = [density_per_mm2(r) if name == "nuclei_per_mm2" else lookup(r, *place) for r in records]
+        derive = _DERIVED.get(name)
+        values = [derive(record) if derive else lookup(record, *place) for record in records]
         columns[name] = pa.array([_cast(value, kind) for value in values], type=kind)
     return pa.table(columns)
 
@@ -134,6 +136,18 @@ def density_per_mm2(record: Mapping[str, Any]) -> float | None:
     """Nuclei per mm² of tissue; None without tissue."""
     nuclei, area = lookup_number(record, "nuclei"), lookup_number(record, "tissue_mm2")
     return nuclei / area if nuclei is not None and area else None
+
+
+def notes(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The record's notes; () where it has none, as those that older versions wrote."""
+    found = lookup(record, "notes")
+    return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
+
+_DERIVED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "nuclei_per_mm2": density_per_mm2,
+    "notes": lambda record: " | ".join(notes(record)) or None,
+}
 
 
 def _cast(value: Any, kind: pa.DataType) -> Any:

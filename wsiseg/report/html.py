@@ -35,7 +35,7 @@ _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so
 _SMALLEST_PX = 256
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
-_STAGES = ("tissue", "segment", "stitch", "maps", "grade")
+_STAGES = ("tissue", "segment", "stitch", "labels", "grade", "publish")
 
 
 def write_report(out: Path, records: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Path:
@@ -86,6 +86,7 @@ def render_report(records: Sequence[Mapping[str, Any]], thumbnails: Mapping[str,
         rows=rows,
         failed=[row for row in rows if row.status == "failed"],
         partial=[row for row in rows if row.status == "partial"],
+        noted=[row for row in rows if row.notes],
         totals=_totals(records, rows),
         histogram=_histogram(rows),
         grades=GRADES,

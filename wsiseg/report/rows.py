@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsiseg.qc.rubric import GRADES
-from wsiseg.report.cohort import density_per_mm2, lookup, lookup_number, lookup_numbers, lookup_table
+from wsiseg.report.cohort import density_per_mm2, lookup, lookup_number, lookup_numbers, lookup_table, notes
 
 #: What to do about an error, by its kind, beside what the message itself says.
 REMEDIES: Mapping[str, str] = {
@@ -69,6 +69,7 @@ class Row:
     error: str | None
     remedy: str | None
     losses: tuple[str, ...]
+    notes: tuple[str, ...]
     details: tuple[tuple[str, str], ...]
     link: str
     thumbnail: str | None
@@ -100,6 +101,7 @@ def make_row(record: Mapping[str, Any], thumbnail: str | None = None) -> Row:
         error=str(lookup(record, "error", "message") or kind or "") or None,
         remedy=REMEDIES.get(str(kind), _OTHER_REMEDY) if kind else None,
         losses=_losses(record),
+        notes=notes(record),
         details=tuple((label, text) for label, text in _details(record) if text),
         link=urllib.parse.quote(f"./{record.get('id')}/thumbnail.png", errors="replace"),
         thumbnail=thumbnail,

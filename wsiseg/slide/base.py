@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import dask.array
     import zarr
 
+    from wsiseg.slide.lethal import Lethal
+
 Pixels = npt.NDArray[np.uint8]
 
 WHITE = (255, 255, 255)
@@ -247,6 +249,13 @@ class Slide:
         """What is unusual about the file, a sentence each, the note on its microns per pixel included."""
         noted = (self.mpp.note,) if self.mpp and self.mpp.note else ()
         return noted + self.description.notes
+
+    @property
+    def lethal(self) -> tuple[Lethal, ...]:
+        """Stored tiles that crash their decoder: known when the slide was opened, or found by a guarded one."""
+        from wsiseg.slide.lethal import GuardedReader
+
+        return self._reader.lethal if isinstance(self._reader, GuardedReader) else ()
 
     def close(self) -> None:
         if self._owns:

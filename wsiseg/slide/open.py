@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from wsiseg.errors import SlideError, shown
 from wsiseg.slide.base import Description, Mpp, Reader, Slide
 from wsiseg.slide.held import Held, identity
+from wsiseg.slide.lethal import ChildReader, GuardedReader, Lethal
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
 from wsiseg.slide.shell import Shell, folder_shell, shell
 
@@ -72,13 +74,24 @@ class SlideSource:
     def name(self) -> str:
         return os.path.basename(self.path)
 
-    def open(self) -> Slide:
-        """The slide; its reader is shared by all tasks of the process."""
-        return reopen(self.path, self.mpp)
+    def open(self, lethal: Sequence[Lethal] = (), *, guarded: bool = False) -> Slide:
+        """The slide; its reader is shared by all tasks of the process.
+
+        Around stored tiles that are known to be ``lethal``, or ``guarded``, it has a reader of its own.
+        """
+        if not lethal and not guarded:
+            return reopen(self.path, self.mpp)
+        path = Path(self.path)
+        reader = ChildReader(path) if guarded else _open_reader(path)
+        return Slide(path, GuardedReader(reader, lethal), self.mpp)
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, mpp_table: MppTable | str | Path | None = None
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    mpp_table: MppTable | str | Path | None = None,
+    guarded: bool = False,
 ) -> Slide:
     """Open a slide of any supported format; the content decides which, not the suffix.
 
@@ -90,6 +103,9 @@ def open_slide(
         Microns per level-0 pixel; overrides the metadata and the table.
     mpp_table : MppTable or path, optional
         See :func:`wsiseg.slide.read_mpp_table`; overrides the metadata of the slides that it lists.
+    guarded : bool
+        Read in a process of its own, so that a stored tile that crashes its decoder is lost like a damaged one
+        (:mod:`wsiseg.slide.lethal`); slower.
 
     Returns
     -------
@@ -109,7 +125,7 @@ def open_slide(
         override = from_option(mpp)
     elif mpp_table is not None:
         override = (mpp_table if isinstance(mpp_table, MppTable) else read_mpp_table(mpp_table)).lookup(path)
-    return Slide(path, _open_reader(path), override)
+    return Slide(path, GuardedReader(ChildReader(path)) if guarded else _open_reader(path), override)
 
 
 def reopen(path: str, override: Mpp | None) -> Slide:

@@ -1,0 +1,60 @@
+"""What a slide's record says in sentences: results that are valid and that nobody would expect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiseg.tissue import Tissue
+
+_SAMPLE_PX = 500_000
+_COLOUR = 8  # the least difference between two channels that is more than noise and the tint of glass
+_COLOURED = 0.001  # share of coloured pixels below which an image is grey
+_DARK = 215  # glass is lighter
+_SHOWN = 0.01  # share of dark pixels from which on there is something to see
+_WHOLE = 0.98  # share of the field from which on tissue is everywhere
+_WORTH_MM2 = 0.01  # on less tissue no nuclei are no surprise
+
+
+def image_notes(image: npt.NDArray[np.uint8], tissue: Tissue) -> list[str]:
+    """On a slide as a whole, from the overview (H, W, 3) that ``tissue`` was found in."""
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / _SAMPLE_PX)))
+    sample = image[::step, ::step]
+    low, high = sample.min(axis=2), sample.max(axis=2)
+    grey = np.mean(high - low > _COLOUR) < _COLOURED and np.mean(low < _DARK) >= _SHOWN
+    share = float(tissue.core.mean()) if tissue.core.size else 0.0
+    notes = []
+    if grey:
+        notes.append(
+            "The image is grey: it has no colour. Expected: haematoxylin and eosin, or another stain, in colour; "
+            "where there is no colour, no tissue is found."
+        )
+    if share == 0:
+        notes.append("No tissue was found: nothing in the image has the colours of stained tissue.")
+    elif share >= _WHOLE:
+        notes.append(f"Tissue all over the field: {share:.1%} of the image counts as tissue.")
+    return notes
+
+
+def run_notes(nuclei: int, tissue_mm2: float, tiles: Mapping[str, int], lost: Mapping[str, Any]) -> list[str]:
+    """On what became of the slide; ``tiles`` and ``lost`` as in the record."""
+    notes = []
+    if nuclei == 0 and tissue_mm2 >= _WORTH_MM2:
+        notes.append(f"No nucleus was found on {tissue_mm2:.2f} mm² of tissue.")
+    if lost["boxes"]:
+        failed = f"{tiles['failed']} of {tiles['total']} tiles were given up; " if tiles["failed"] else ""
+        notes.append(
+            f"Lost: {failed}{lost['area_mm2']:.3g} mm² could not be segmented, {lost['fraction_of_tissue']:.1%} of "
+            f"the tissue ({_most_frequent(lost['boxes'])})."
+        )
+    return notes
+
+
+def _most_frequent(boxes: Sequence[Sequence[Any]]) -> str:
+    reasons = Counter(str(box[4]) for box in boxes)
+    (first, _), *others = reasons.most_common()
+    return f"{first}, and other reasons" if others else first
