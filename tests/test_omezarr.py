@@ -591,6 +591,19 @@ def test_a_shard_index_cannot_claim_memory(tmp_path: Path) -> None:
     ]
 
 
+def test_a_jpeg_chunk_cannot_claim_memory(tmp_path: Path) -> None:
+    layout = ShardLayout(64, 64, "jpeg", 64, 64)
+    data = bytearray(encode_shard(layout, picture(64, 64)))
+    frame = data.index(b"\xff\xc0")
+    struct.pack_into(">HH", data, frame + 5, 65000, 65000)
+    end = len(data) - layout.index_bytes
+    struct.pack_into("<I", data, end - 4, google_crc32c.value(bytes(data[: end - 4])))
+    layout.path(tmp_path, 0, 0).parent.mkdir(parents=True)
+    layout.path(tmp_path, 0, 0).write_bytes(data)
+    _, unread = ShardedLevel(tmp_path, layout, lambda row, column: "").read(Window(0, 0, 64, 64), (255, 255, 255))
+    assert [part.reason for part in unread] == ["a chunk cannot be decoded (not 64 × 64 pixels)"]
+
+
 def test_an_array_without_any_chunk_is_no_picture(tmp_path: Path) -> None:
     path = foreign(tmp_path / "a.zarr", [picture(60, 50)])
     shutil.rmtree(path / "0" / "c")

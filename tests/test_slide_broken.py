@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from wsiseg.errors import SlideError
 from wsiseg.geometry import Scale, Window
 from wsiseg.slide import open as opening
 from wsiseg.slide import open_slide
+from wsiseg.slide.held import Held
 from wsiseg.slide.info import describe
 from wsiseg.testing import truncate, write_svs
 
@@ -232,14 +232,14 @@ print(peak() - before)
 
 
 def test_shared_readers_hold_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_HELD_BYTES", 3 * 4 * 100 * 100)
-    monkeypatch.setattr(opening, "_readers", OrderedDict())
+    held = Held(opening._HELD_OPEN, 3 * 4 * 100 * 100, opening._held_bytes)
+    monkeypatch.setattr(opening, "_readers", held)
     slides = []
     for n in range(6):
         path = tmp_path / f"{n}.png"
         Image.fromarray(texture(100, 100, seed=n)).save(path)
         slides.append(pickle.loads(pickle.dumps(open_slide(path))))
-    assert [Path(key[0]).stem for key in opening._readers] == ["3", "4", "5"]
+    assert [Path(key[0]).stem for key in held._values] == ["3", "4", "5"]
     for n, slide in enumerate(slides):  # what went out of the shared ones is still read from
         read = slide.read_window(Window(0, 0, 100, 100), Scale(1.0))
         np.testing.assert_array_equal(read, texture(100, 100, seed=n))

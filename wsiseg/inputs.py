@@ -29,7 +29,7 @@ def find_slides(given: Iterable[str]) -> list[Path]:
 
     A file that is named is taken whatever its suffix, so that a wrong one gets its own error. A search takes the
     suffixes of slides, and DICOM and OME-Zarr folders of any name. It passes over hidden files and folders, DICOM
-    that is no whole-slide image, results of wsiseg, and stores that wsiseg tiled from a slide that it finds as well.
+    that is no whole-slide image, results of wsiseg, and stores that it tiled from a slide that is found as well.
     DICOM files of one series in one folder are one slide, which the first of them stands for.
 
     Raises

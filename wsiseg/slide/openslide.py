@@ -152,7 +152,7 @@ def read_associated(path: Path, name: str) -> Pixels:
 
 def _refusal(path: Path, reason: object) -> SlideError:
     return SlideError(
-        f"{shown(path)}: {reason}.\n"
+        f"{shown(path)}: {shown(str(reason))}.\n"
         "Expected: an intact whole-slide image in a compression that OpenSlide supports.\n"
         "Copy it again and compare its size and checksum with the original's, or convert it."
     )

@@ -85,7 +85,7 @@ def _answer(request: dict[str, Any]) -> Iterator[bytes]:
         else:
             yield from _associated(path, request["name"])
     except (openslide.OpenSlideError, OSError) as error:
-        yield _line({"refused": str(error)[:200]})
+        yield _line({"refused": _reason(error)})
 
 
 def _identify(path: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class _Slide:
             self.handle.read_region((round(x * downsample), round(y * downsample)), level, (width, height))
         except openslide.OpenSlideError as error:
             self.handle = openslide.OpenSlide(self._path)
-            return str(error) or "damaged"
+            return _reason(error)
         return ""
 
 
@@ -152,6 +152,11 @@ def _associated(path: str, name: str) -> Iterator[bytes]:
         image = slide.associated_images[name]
         yield _line({"size": image.size})
         yield image.tobytes()
+
+
+def _reason(error: Exception) -> str:
+    """On one line."""
+    return " ".join(str(error).split())[:200] or "it is damaged"
 
 
 def _line(answer: dict[str, Any]) -> bytes:
