@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import sys
@@ -21,12 +22,14 @@ from test_models_foreign import bring  # noqa: E402
 from wsiseg_cli.group import cli  # noqa: E402
 from wsiseg_cli.main import main  # noqa: E402
 
+from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models import speed  # noqa: E402
 from wsiseg.models.base import ModelCard  # noqa: E402
 from wsiseg.models.classical import ClassicalSegmenter  # noqa: E402
-from wsiseg.models.registry import DEFAULT_MODEL  # noqa: E402
+from wsiseg.models.registry import DEFAULT_MODEL, describe_model  # noqa: E402
 from wsiseg.models.weights_io import Named, save_weights  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
+from wsiseg.train.recipe import read_recipe  # noqa: E402
 
 Command = Callable[..., tuple[int, str]]
 pytestmark = [
@@ -213,6 +216,28 @@ def test_code_in_weights_is_not_run(segment: Command, tmp_path: Path, name: str,
     assert name in message
     assert "refused" in message or "damaged" in message
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.toml", "m.tar"])
+def test_a_pipe_for_a_model_is_refused_instead_of_waited_for(segment: Command, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    code, message = segment(tmp_path / name)
+    assert (code, "a pipe or a device" in message) == (2, True)
+    with pytest.raises(ModelError, match="a pipe or a device"):
+        describe_model(str(tmp_path / name))
+
+
+def test_descriptions_nested_without_end_are_no_descriptions(segment: Command, tmp_path: Path) -> None:
+    deep = b"[" * 200_000
+    (tmp_path / "m.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    (tmp_path / "m.toml").write_text("a = " + "[" * 50_000)
+    for name, says in (("m.safetensors", "not a weight file"), ("m.toml", "not a TOML file")):
+        code, message = segment(tmp_path / name)
+        assert (code, says in message) == (2, True)
+        with pytest.raises(ModelError, match=says):
+            describe_model(str(tmp_path / name))
+    with pytest.raises(UsageError, match="is not TOML"):
+        read_recipe(str(tmp_path / "m.toml"))
 
 
 def test_manifests_and_networks_that_do_not_fit(segment: Command, tmp_path: Path) -> None:

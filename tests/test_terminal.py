@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -213,6 +214,32 @@ def test_a_run_ends_as_it_would_whatever_becomes_of_its_words(slide: Path, tmp_p
     assert asked.stderr.startswith(b"wsiseg: cannot write")  # and --json has no progress
 
 
+SWALLOWED = """
+import signal, sys
+import wsiseg.pipeline
+planned = wsiseg.pipeline.assign_ids
+def swallowing(*arguments):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass  # as ctypes' callbacks, finalisers and some imports do
+    return planned(*arguments)
+wsiseg.pipeline.assign_ids = swallowing
+from wsiseg_cli.main import main
+main()
+"""
+
+
+def test_an_interrupt_that_a_library_swallows_is_heeded(slide: Path, tmp_path: Path) -> None:
+    arguments = ["segment", str(slide), "-o", str(tmp_path), "-m", "classical", "-w", "0", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, *arguments], capture_output=True, timeout=300, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert not (tmp_path / "a" / "slide.json").exists()
+
+
 def test_a_folder_that_is_gone_is_named(slide: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -235,4 +262,4 @@ def test_a_pipe_for_a_table_is_refused_instead_of_waited_for(slide: Path, tmp_pa
     os.mkfifo(tmp_path / "t.csv")
     done = wsiseg("info", slide, "--mpp-csv", tmp_path / "t.csv")
     assert done.returncode == 2
-    assert b"not a regular file" in done.stderr
+    assert b"it is a named pipe" in done.stderr

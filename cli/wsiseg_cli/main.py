@@ -15,11 +15,12 @@ def main() -> None:
     if quits:
         signal.signal(signal.SIGINT, _quit)
     from wsiseg_cli.group import run
+    from wsiseg_cli.interrupt import interrupt
     from wsiseg_cli.terminal import guard_streams
 
     guard_streams()
     if quits:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
     run()
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import is_terminal, note, one_line, printable, terminal_file
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ Listener = Callable[["Event"], None]
 @contextlib.contextmanager
 def watch(slides: int, dashboard: str | None, *, quiet: bool = False) -> Iterator[Listener]:
     """A listener for the pipeline's events that shows them on standard error."""
+    with _shown(slides, dashboard, quiet) as show:
+
+        def listen(event: Event) -> None:
+            heed_interrupt()
+            show(event)
+
+        yield listen
+
+
+@contextlib.contextmanager
+def _shown(slides: int, dashboard: str | None, quiet: bool) -> Iterator[Listener]:
     if quiet:
         yield lambda event: None
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import mention, note, one_line, tell_json
 
 if TYPE_CHECKING:
@@ -109,4 +110,5 @@ def export(dataset: Path, layout: str, out: Path, overlay: bool, as_json: bool) 
 
 
 def _show(done: int, total: int) -> None:
+    heed_interrupt()
     note(f"{done} of {total} patches")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import note, one_line, tell_json
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _in_own_words(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(event: TilingEvent) -> None:
+    heed_interrupt()
     name = one_line(event.slide)
     if event.kind == "planned":
         note(f"{name}: {event.detail['total']} shards")

@@ -82,6 +82,8 @@ def _checked(manifest: Manifest) -> str:
             f"{name}: expected TorchScript ({', '.join(SCRIPT_SUFFIXES)}), ONNX (.onnx) or a published checkpoint "
             f"of HoVer-Net ({CHECKPOINT})"
         )
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path}: is a folder, a pipe or a device; {manifest.path} names it as a file")
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -83,7 +83,7 @@ def read_manifest(path: Path) -> Manifest:
         content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not a TOML file ({error})") from error
     try:
         return _manifest(path, content)

@@ -100,7 +100,7 @@ def read_header(path: Path) -> dict[str, Any]:
         content = json.loads(header["__metadata__"]["wsiseg"])
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path}: not a weight file of wsiseg (no readable safetensors header with a 'wsiseg' entry). "
             "Expected a file that `wsiseg train` wrote."

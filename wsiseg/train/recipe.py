@@ -57,7 +57,7 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     try:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is not TOML: {error}") from error
     for override in overrides:
         tables = _overridden(tables, override)
@@ -254,7 +254,7 @@ def _overridden(tables: dict[str, Any], override: str) -> dict[str, Any]:
         raise UsageError(f"--set {override}: expected key.path=value, for example optimise.steps=1000")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a bare word
     tables = copy.deepcopy(tables)
     place: Any = tables

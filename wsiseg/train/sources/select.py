@@ -132,7 +132,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _objects(path: Path, text: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON: {error}") from error
     lists = [value] if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
     lists = [rows for rows in lists if isinstance(rows, list) and rows and all(isinstance(r, dict) for r in rows)]
