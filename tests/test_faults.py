@@ -35,7 +35,7 @@ from wsiseg.models.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
-from wsiseg.store import SlideFolder, assign_ids, output_lock
+from wsiseg.store import assign_ids, output_lock
 from wsiseg.testing import write_slide
 
 Command = Callable[..., tuple[int, str]]
@@ -539,14 +539,3 @@ def test_a_record_may_hold_bytes_that_are_no_text(tmp_path: Path) -> None:
     store.write_json(tmp_path / "a.json", {"name": name, "plain": "é"})
     assert store.read_json(tmp_path / "a.json") == {"name": name, "plain": "é"}
     assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")
-
-
-def test_publishing_over_an_earlier_result_leaves_one(tmp_path: Path) -> None:
-    folder = SlideFolder(tmp_path, "s")
-    for text in ("first", "second"):
-        work = folder.in_progress(text)
-        work.create()
-        (work.result / "slide.json").write_text(json.dumps({"text": text}))
-        folder.publish(work)
-    assert folder.record() == {"text": "second"}
-    assert nothing_temporary(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 import shapely
 
 from wsiseg.errors import UsageError
+from wsiseg.export import export_run
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
 from wsiseg.models.resident import ModelChoice
@@ -123,14 +124,26 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
     same_results(finished / "drawn", tmp_path / "drawn")
 
 
-def test_a_changed_specification_computes_again_and_replaces(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+def test_results_of_other_settings_are_replaced_on_request_alone(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
     roi = (1024.0, 1024.0, 512.0, 512.0)
     run([drawn[0]], tmp_path, roi=roi)
     inside = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
     assert len(inside)
     assert ((inside.centroids() >= 1024) & (inside.centroids() < 1536)).all()
-    result, _ = run([drawn[0]], tmp_path)
-    assert result.tiles_computed == 9
+    (export,) = export_run(tmp_path, "geojson", None)
+    assert export == tmp_path / "exports" / "drawn.geojson"
+    before = _tree(tmp_path)
+    with pytest.raises(UsageError, match=r"(?s)drawn: holds results of other settings: roi \[1024.*--overwrite"):
+        run([drawn[0]], tmp_path)
+    assert _tree(tmp_path) == before
+    assert run([drawn[0]], tmp_path, roi=roi)[0].tiles_computed == 0
+    assert run([drawn[0]], tmp_path, roi=roi, overwrite=True)[0].tiles_computed == 0
+    with pytest.raises(KeyboardInterrupt):
+        run([drawn[0]], tmp_path, _StopAfter(4), overwrite=True)
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) == len(inside)
+    assert run([drawn[0]], tmp_path, overwrite=True)[0].exit_code == 0
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)
+    assert export.is_file()
     assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)
 
 
@@ -165,6 +178,12 @@ def test_damage_costs_its_own_stored_tile_alone(finished: Path, drawn: tuple[Pat
     match = match_polygons(clean.take(away), found, iou=0.9)
     assert match.recall >= 0.999
     assert not (~_outside(found, (x0, y0, x1, y1))).any()
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    """Every file's content by name."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def _outside(nuclei: Any, box: tuple[float, ...]) -> Any:

@@ -169,7 +169,9 @@ def segment_slides(
         for folder in folders.values():
             folder.require_ours()
         moved = _Moved(folders, out)
-        steps = (_slide_steps(path, folder, options, moved, count) for path, folder in folders.items())
+        steps = (
+            _slide_steps(path, moved.home(path, folder), options, moved, count) for path, folder in folders.items()
+        )
         ended = dict(run_stages(executor, steps))
         records = tuple(ended[i] for i in sorted(ended))
         report = write_reports(out, records)
@@ -186,23 +188,31 @@ def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
 
 
 class _Moved:
-    """Results of slides that are no longer where they were when they were segmented.
+    """Results of slides that were moved, or renamed, since they were segmented.
 
-    A slide whose content is that of such a result is the same slide. Content is compared by the task that opens
-    the slide, and only for results that its size, or else its name, does not rule out.
+    A slide whose content is that of a result whose own slide is gone is the same slide. Content is compared by the
+    task that opens it, and only with results that its size, or else its name, does not rule out.
     """
 
     def __init__(self, folders: Mapping[Path, SlideFolder], out: Path) -> None:
         self._taken: set[str] = set()
+        self._homes: dict[Path, SlideFolder] = {}
         self._gone: list[tuple[SlideFolder, str, int | None]] = []
         known = {folder.id for folder in folders.values() if folder.final.exists()}
         if len(known) == len(folders):
             return
         for record in read_records(out):
-            slide = record["slide"]
-            here = record["id"] in known or Path(slide["path"]) in folders or os.path.lexists(slide["path"])
-            if record["status"] != "failed" and not here:
-                self._gone.append((SlideFolder(out, record["id"]), slide["name"], slide.get("bytes")))
+            folder, slide = SlideFolder(out, record["id"]), record["slide"]
+            if record["status"] == "failed" or record["id"] in known:
+                continue
+            if Path(slide["path"]) in folders:
+                self._homes[Path(slide["path"])] = folder
+            elif not os.path.lexists(slide["path"]):
+                self._gone.append((folder, slide["name"], slide.get("bytes")))
+
+    def home(self, path: Path, folder: SlideFolder) -> SlideFolder:
+        """Where the slide's results are that it brought along from an earlier name."""
+        return folder if folder.final.exists() else self._homes.get(path, folder)
 
     def candidates(self, path: Path, folder: SlideFolder) -> tuple[SlideFolder, ...]:
         """Results that may be those of a slide which has none under its own name."""

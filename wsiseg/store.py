@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -400,10 +401,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` to write under first, which no other process has: not even one in another container,
     whose number may be the same."""
-    short = path.name
-    while len(os.fsencode(short)) > _MAX_ID_BYTES:
-        short = short[:-1]
-    return path.with_name(f".{short}.{secrets.token_hex(6)}.tmp")
+    return path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(6)}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of ``path`` under temporary names; the caller holds its lock."""
+    for left in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -431,14 +438,13 @@ def output_lock(out: Path) -> Iterator[None]:
     with _held(out / ".lock", out):
         with environment_faults(out):
             for name in _RESERVED:
-                for left in out.glob(f".{name}.*.tmp"):
-                    left.unlink(missing_ok=True)
+                remove_leftovers(out / name)
         yield
 
 
 @contextlib.contextmanager
 def lock_beside(path: Path) -> Iterator[None]:
-    """Hold a zarr store for writing. The lock lies beside it: inside, readers would take it for a strange node."""
+    """Hold a file or store for writing. The lock lies beside it: inside, readers would see a strange node."""
     file = path.with_name(f".{path.name}.lock")
     with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -517,6 +523,13 @@ def _safe_stem(path: Path) -> tuple[str, bool]:
 def _owner(folder: Path) -> str | None:
     record = read_record(folder)
     return None if record is None else str(record["slide"]["path"])
+
+
+def _temporary_prefix(path: Path) -> str:
+    short = path.name
+    while len(os.fsencode(short)) > _MAX_ID_BYTES:
+        short = short[:-1]
+    return f".{short}."
 
 
 def _name(folder: Path) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wsiseg.store import environment_faults, temporary_name
+from wsiseg.store import environment_faults, lock_beside, remove_leftovers, temporary_name
 
 
 @contextlib.contextmanager
@@ -22,10 +22,12 @@ def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     Raises
     ------
     EnvironmentFault
-        The disk refuses: full, read-only, no permission.
+        The disk refuses: full, read-only, no permission; or another process is writing the first of them.
     """
     temporaries = [temporary_name(path) for path in paths]
-    with environment_faults(paths[0]):
+    with lock_beside(paths[0]), environment_faults(paths[0]):
+        for path in paths:
+            remove_leftovers(path)
         try:
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)

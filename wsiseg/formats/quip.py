@@ -34,7 +34,7 @@ from wsiseg.errors import UsageError
 from wsiseg.formats.geoparquet import iter_nuclei
 from wsiseg.formats.text import polygon_rows
 from wsiseg.nuclei import Nuclei
-from wsiseg.store import environment_faults, temporary_name
+from wsiseg.store import environment_faults, lock_beside, remove_leftovers, temporary_name
 
 TILE_PX = 4000
 ORIGIN_PX = 1
@@ -221,7 +221,8 @@ def _refuse_foreign(folder: Path) -> None:
 @contextlib.contextmanager
 def _atomic_folder(folder: Path) -> Iterator[Path]:
     temporary, retired = temporary_name(folder), temporary_name(folder)
-    with environment_faults(folder):
+    with lock_beside(folder), environment_faults(folder):
+        remove_leftovers(folder)
         try:
             temporary.mkdir(parents=True)
             yield temporary

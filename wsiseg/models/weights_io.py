@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError
 from wsiseg.models.base import ModelCard
+from wsiseg.store import temporary_name
 
 if TYPE_CHECKING:
     from torch import Tensor
