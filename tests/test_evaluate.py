@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner, Result
 from PIL import Image
+from record_data import failed_record, finished_record
 from scipy import io
 from wsiseg_cli.evaluate import command
 
@@ -59,8 +60,9 @@ def write_result(run: Path, slide: str, image: np.ndarray, status: str = "comple
     """A slide's folder as `wsiseg segment` leaves it, as far as an evaluation reads it."""
     folder = run / f"{Path(slide).stem}-1a2b3c4d"
     folder.mkdir(parents=True)
-    size = {"width": image.shape[1], "height": image.shape[0]}
-    record = {"schema": "wsiseg.slide", "status": status, "slide": {"name": slide, **size}}
+    record = finished_record(folder.name, slide=slide, width=image.shape[1], height=image.shape[0], status=status)
+    if status == "failed":
+        record = failed_record(folder.name)
     (folder / "slide.json").write_text(json.dumps(record))
     if status != "failed":
         write_parquet(folder / "nuclei.parquet", trace(image))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from record_data import failed_record, finished_record
 
 from wsiseg import store
 from wsiseg.errors import DamagedFile, EnvironmentFault, SlideError, UsageError
@@ -19,21 +20,6 @@ from wsiseg.store import SlideFolder, assign_ids, output_lock, read_records, res
 
 OUT = Path("/nowhere/out")
 SOURCE = SlideSource("/slides/s.svs", Mpp(0.5, "option"))
-
-
-def failed_record(name: str, **changes: object) -> dict[str, object]:
-    """A record with all that one of a failed slide has."""
-    return {
-        "schema": "wsiseg.slide",
-        "version": 1,
-        "id": name,
-        "status": "failed",
-        "error": {"kind": "SlideError", "message": "no slide"},
-        "slide": {"path": f"/slides/{name}.svs", "name": f"{name}.svs"},
-        "versions": {"wsiseg": "1"},
-        "created": "2026-01-01T00:00:00Z",
-        **changes,
-    }
 
 
 def test_a_plain_stem_is_the_id() -> None:
@@ -218,6 +204,16 @@ def test_a_record_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     for read in (folder.record, lambda: read_records(tmp_path), folder.require_ours, folder.require_replaceable):
         with pytest.raises(UsageError, match=r"/s: holds results of format 99, made by a newer wsiseg"):
             read()
+
+
+def test_a_record_as_a_run_writes_it_is_one() -> None:
+    assert problem(finished_record("s"), "s") == ""
+    assert problem(finished_record("s", status="partial"), "s") == ""
+    assert "id is 's'" in problem(finished_record("s"), "t")
+    for place in (("slide", "bounds"), ("grade", "interval"), ("specification", "model"), ("lost", "boxes")):
+        record = finished_record("s")
+        record[place[0]][place[1]] = "x"
+        assert problem(record, "s").startswith(".".join(place))
 
 
 @given(
