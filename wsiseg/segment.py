@@ -43,7 +43,7 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     part = work.part(job.tiles[0], job.tiles[-1])
     plan, tissue = _planned(work)
     slide, seen = _opened(plan)
-    segmenter = resident_segmenter(job.choice)
+    segmenter = resident_segmenter(job.choice, plan.specification["model"])
     nuclei: list[Nuclei] = []
     failed: list[tuple[int, str]] = []
     lost: list[tuple[float, float, float, float, str]] = []
