@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pickle
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from wsiseg.errors import EnvironmentFault, ModelError
-from wsiseg.models import engine, resident
+from wsiseg.models import engine, onnxfile, resident
 from wsiseg.models.base import ModelCard
 from wsiseg.models.networks import build_network
 from wsiseg.models.resident import ModelChoice, resident_segmenter
@@ -125,6 +126,30 @@ def test_unlike_machines_do_not_mix_precisions(
     else:
         with pytest.raises(EnvironmentFault, match=r"bf16(?s:.*)--precision fp32"):
             resident_segmenter(choice(path), planned)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100_000), b"\x08\x01" * 3_000_000])
+def test_onnx_files_without_end_are_refused(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxfile, "_MOST_FIELDS", 100_000)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX file"):
+        onnxfile.require_whole(path)
+
+
+def test_a_manifest_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("a = " + "[" * 50_000)
+    with pytest.raises(ModelError, match="not a TOML file") as caught:
+        resident_segmenter(choice(path))
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), ModelError)
+    tb = caught.tb
+    depth = 0
+    while tb is not None:
+        tb, depth = tb.tb_next, depth + 1
+    assert depth < 50
 
 
 def test_another_description_is_named(tmp_path: Path) -> None:

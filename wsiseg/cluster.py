@@ -52,7 +52,7 @@ _POLL_S = 2.0
 """How often the cluster is looked at while no task ends."""
 _NO_WORKERS_S = 60.0
 """For how long a cluster may be without workers; one that restarts is back within seconds."""
-_CONNECT_S = 15.0
+_CONNECT_S = 12.0
 """For how long a scheduler, or its file, is waited for at the start."""
 _ANSWER_S = 30.0
 """For how long a scheduler may be silent."""
@@ -410,7 +410,8 @@ def _require_scheduler(address: str, loop: Any) -> None:
     """
 
     async def ask() -> Any:
-        async with distributed.rpc(address, timeout=_CONNECT_S) as remote:
+        security = distributed.Security().get_connection_args("client")  # as Dask's configuration says
+        async with distributed.rpc(address, timeout=_CONNECT_S, connection_args=security) as remote:
             return await remote.identity()
 
     try:

@@ -30,7 +30,7 @@ import shapely
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.geometry import Box, FloatArray
 from wsiseg.nuclei import Nuclei
-from wsiseg.store import environment_faults, sync_folder
+from wsiseg.store import environment_faults, sync_folder, temporary_name
 
 #: The attributes of ``nuclei.parquet`` in file order, after id, geometry, bbox, x and y.
 ATTRIBUTES: Mapping[str, str] = {

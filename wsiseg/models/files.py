@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
-import stat
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from wsiseg.errors import ModelError
+from wsiseg.errors import ModelError, UsageError
+from wsiseg.plainfile import require_plain_file
 
 LARGEST = 4 << 30  # bytes; a thousand million weights in float32
 _SLACK = 64 << 20
 """Bytes that the small compressed parts of a torch file may grow to."""
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 Identity: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -29,16 +28,12 @@ def require_file(path: Path, largest: int = LARGEST) -> None:
     ModelError
     """
     try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-        raise ModelError(f"{path}: is {kind}, not a file. Expected the file of a model.")
-    if found.st_size > largest:
-        raise ModelError(f"{path}: has {found.st_size:,} bytes. Expected the file of a model, {largest:,} at most.")
+        size = require_plain_file(path, "The model's file")
+    except UsageError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        raise ModelError(f"{path}: no such file" if missing else str(error)) from error
+    if size > largest:
+        raise ModelError(f"{path}: has {size:,} bytes. Expected the file of a model, {largest:,} at most.")
 
 
 def shallow(parse: Callable[[str], Any], text: str) -> Any:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from wsiseg.errors import ModelError
 from wsiseg.models.base import ModelCard
 from wsiseg.models.files import read_torch, require_file, sha256_of, shallow
+from wsiseg.store import temporary_name
 
 if TYPE_CHECKING:
     from torch import Tensor
