@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import wsiseg.cluster as cluster
 from wsiseg.cluster import ClusterOptions, open_executor
-from wsiseg.errors import EnvironmentFault
+from wsiseg.errors import EnvironmentFault, UsageError
 
 
 def surroundings(_argument: int) -> dict[str, Any]:
@@ -61,3 +67,180 @@ def test_no_workers_means_no_dask() -> None:
     with open_executor(ClusterOptions(workers=0, device="cpu")) as executor:
         assert (executor.slots, executor.dashboard) == (1, None)
         assert list(executor.map_bounded(lambda n: n + 1, [1, 2], "add")) == [2, 3]
+
+
+# addresses
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """A server of another kind."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def babbling() -> Iterator[str]:
+    """Sends what Dask takes for the length of a message beyond any memory."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+
+        def greet() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["silent", "web", "babbling"])
+def test_what_answers_as_no_scheduler_does_is_refused(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    address = request.getfixturevalue(kind)
+    with (
+        pytest.raises(EnvironmentFault, match=f"no Dask scheduler answers at '{address}'.*tcp://host:8786"),
+        open_executor(ClusterOptions(scheduler=address)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "nonsense", "tcp://", "tcp://nohost.invalid:8786", "tcp://127.0.0.1:99999", "tcp://127.0.0.1:x",
+     "http://127.0.0.1:1", "tls://127.0.0.1:1", "inproc://1/2/3"],
+)  # fmt: skip
+def test_addresses_that_are_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 0.5)
+    with (
+        pytest.raises(EnvironmentFault, match="no Dask scheduler answers at"),
+        open_executor(ClusterOptions(scheduler=address)),
+    ):
+        pass
+
+
+def test_a_scheduler_file_names_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being started writes it a little later."""
+    path = tmp_path / "scheduler.json"
+    content = json.dumps({"type": "Scheduler", "address": "tcp://127.0.0.1:9", "workers": {}})
+    monkeypatch.setattr(cluster, "_CONNECT_S", 2.0)
+    writing = threading.Timer(0.5, lambda: path.write_text(content))
+    writing.start()
+    with (
+        pytest.raises(EnvironmentFault, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
+        open_executor(ClusterOptions(scheduler_file=path)),
+    ):
+        pass
+    writing.join()
+    both = ClusterOptions(scheduler="tcp://127.0.0.1:9", scheduler_file=path)
+    with pytest.raises(UsageError, match="one of them"), open_executor(both):
+        pass
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"address": 3}', "[" * 100_000, "\udcff"])
+def test_scheduler_files_without_an_address(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 0.1)
+    path = tmp_path / "scheduler.json"
+    if content is not None:
+        path.write_text(content, errors="surrogateescape")
+    with (
+        pytest.raises(EnvironmentFault, match=r"scheduler\.json: has no address.*--scheduler-file"),
+        open_executor(ClusterOptions(scheduler_file=path)),
+    ):
+        pass
+
+
+def test_a_scheduler_file_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UsageError, match="no file"), open_executor(ClusterOptions(scheduler_file=path)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("127.0.0.1:8787", "127.0.0.1:8787"), (":0", "127.0.0.1:0"), ("8787", "127.0.0.1:8787"),
+     ("localhost:1", "localhost:1"), ("127.3.2.1:1", "127.3.2.1:1"), ("[::1]:5", "[::1]:5")],
+)  # fmt: skip
+def test_the_dashboard_listens_on_this_machine(given: str, taken: str) -> None:
+    assert cluster._loopback(given) == taken
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:8787", "[::]:8787", "::8787", "192.0.2.7:1", "somewhere:1", "*:1", "0:8787", "127.0.0.1.example:1",
+     "[::ffff:192.0.2.7]:1"],
+)  # fmt: skip
+def test_a_dashboard_beyond_this_machine_is_refused_with_the_tunnel(address: str) -> None:
+    with (
+        pytest.raises(UsageError, match="ssh -L"),
+        open_executor(ClusterOptions(workers=1, device="cpu", dashboard=address)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", "[::1]:-1"])
+def test_a_dashboards_address_that_is_none(address: str) -> None:
+    with pytest.raises(UsageError, match="expected host:port"):
+        cluster._loopback(address)
+
+
+# a cluster without workers
+
+
+class Scheduler:
+    """What is asked of a client while no task ends; ``workers`` are those that there are."""
+
+    status = "running"
+    loop = None
+
+    def __init__(self) -> None:
+        self.workers = 1
+        self.scheduler = SimpleNamespace(ncores=None)
+
+    def sync(self, *_: Any, **__: Any) -> dict[str, int]:
+        return {str(n): 1 for n in range(self.workers)}
+
+
+def test_only_a_minute_without_workers_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    client: Any = Scheduler()
+    executor = cluster.DaskExecutor(client, 1, "cpu")
+    clock.now = 1000.0  # of results, between which nobody asked
+    client.workers = 0
+    executor._check_cluster()
+    clock.now += 59
+    executor._check_cluster()
+    client.workers = 1
+    executor._check_cluster()
+    clock.now += 1000
+    client.workers = 0
+    executor._check_cluster()
+    clock.now += 61
+    with pytest.raises(EnvironmentFault, match=r"no worker for 60 s.*the same command"):
+        executor._check_cluster()

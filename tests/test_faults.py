@@ -349,7 +349,7 @@ class Broken:
 
 def _break(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool], error: BaseException) -> None:
     broken = Broken(resident_segmenter(CLASSICAL), fails, error)
-    monkeypatch.setattr(segment, "resident_segmenter", lambda choice: broken)
+    monkeypatch.setattr(segment, "resident_segmenter", lambda choice, planned: broken)
 
 
 @pytest.mark.parametrize("error", [ValueError("decoder"), MemoryError("no memory"), IndexError(3)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import weakref
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from wsiseg.models.engine import Engine, Placement, place  # noqa: E402
 from wsiseg.models.folding import fold_batch_norm  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter, network_segmenter  # noqa: E402
 from wsiseg.models.networks.unet import UNet, UNetConfig, drop_auxiliary  # noqa: E402
-from wsiseg.models.registry import DEFAULT_MODEL, WEIGHTS, list_models, load_segmenter  # noqa: E402
+from wsiseg.models.registry import DEFAULT_MODEL, WEIGHTS, describe_model, list_models, load_segmenter  # noqa: E402
 from wsiseg.models.weights_io import load_weights, read_header, save_weights  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8, 8))
@@ -161,6 +164,55 @@ def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
         load_segmenter(str(tmp_path / "foreign.safetensors"))
 
 
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 5 << 30)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".tar", ".toml"])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (os.mkfifo, "named pipe"),
+        (Path.mkdir, "a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+        (_sparse, "5,368,709,120 bytes"),
+    ],
+)
+def test_what_is_no_file_is_no_model(tmp_path: Path, suffix: str, make: Callable[[Path], None], says: str) -> None:
+    """Reading it would wait or last for ever."""
+    path = tmp_path / f"m{suffix}"
+    make(path)
+    for use in (describe_model, load_segmenter):
+        with pytest.raises(ModelError, match=rf"m\{suffix}.*{says}"):
+            use(str(path))
+
+
+def test_headers_that_claim_or_nest_too_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+
+    def header(content: bytes, length: int | None = None) -> None:
+        path.write_bytes((length or len(content)).to_bytes(8, "little") + content)
+
+    nested = json.dumps({"__metadata__": {"wsiseg": "[" * 100_000}}).encode()
+    for content, length in ((b"{}", 10**15), (b"[" * 200_000, None), (nested, None), (b"\xff" * 50, None)):
+        header(content, length)
+        with pytest.raises(ModelError, match="no readable safetensors header") as caught:
+            describe_model(str(path))
+        pickle.dumps(caught.value)  # as it travels from a worker
+
+
+def test_torch_files_that_grow_when_they_are_read_are_refused(tmp_path: Path) -> None:
+    packed, stretched = tmp_path / "packed.pt", tmp_path / "stretched.pt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("packed/data.pkl", bytes(100_000_000))
+    torch.save({"state": {"a": torch.ones(1).expand(10**12)}}, stretched)
+    for path, says in ((packed, "packed into it"), (stretched, "larger than the file")):
+        with pytest.raises(ModelError, match=says):
+            load_weights(path)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -195,7 +247,7 @@ def test_torch_files_of_tensors_are_read(tmp_path: Path) -> None:
     assert load_segmenter(str(path), device="cpu").name == "mine"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="damaged or truncated"):
+    with pytest.raises(ModelError, match="damaged, truncated"):
         load_segmenter(str(path), device="cpu")
     torch.save([1, 2, 3], path)
     with pytest.raises(ModelError, match="state dict"):

@@ -54,7 +54,7 @@ _POLL_S = 2.0
 """How often the cluster is looked at while no task ends."""
 _NO_WORKERS_S = 60.0
 """For how long a cluster may be without workers; one that restarts is back within seconds."""
-_CONNECT_S = 15.0
+_CONNECT_S = 12.0
 """For how long a scheduler, or its file, is waited for at the start."""
 _ANSWER_S = 30.0
 """For how long a scheduler may be silent."""
@@ -396,7 +396,8 @@ def _join(address: str, device: str, loop: Any) -> tuple[distributed.Client, int
     except Exception as error:  # what a scheduler of another version makes Dask raise is anything
         raise EnvironmentFault(f"cannot join the Dask scheduler at {address}: {_reason(error)}.") from error
     try:
-        return client, _slots(client, address), device
+        slots, device = _examine_workers(client, address, device, loop)
+        return client, slots, device
     except BaseException:
         client.close(timeout=2)
         raise
@@ -411,7 +412,8 @@ def _require_scheduler(address: str, loop: Any) -> None:
     """
 
     async def ask() -> Any:
-        async with distributed.rpc(address, timeout=_CONNECT_S) as remote:
+        security = distributed.Security().get_connection_args("client")  # as Dask's configuration says
+        async with distributed.rpc(address, timeout=_CONNECT_S, connection_args=security) as remote:
             return await remote.identity()
 
     try:
@@ -430,15 +432,16 @@ def _reason(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _slots(client: distributed.Client, address: str) -> int:
-    """How many tasks the workers of a joined cluster run at once, if they can run ours."""
+def _examine_workers(client: distributed.Client, address: str, device: str, loop: Any) -> tuple[int, str]:
+    """How many tasks a joined cluster's workers run at once, and what on, if they can run ours and are alike."""
 
-    async def ask() -> dict[str, str]:
-        return dict(await client.run(_worker_version, asynchronous=True))
+    async def ask() -> list[tuple[str, bool]]:
+        found = await client.run(_worker_facts, device != "cpu", asynchronous=True)
+        return list(found.values())
 
     try:
         client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-        found = sync(client.loop, ask, callback_timeout=_ANSWER_S)  # a worker that is stopped would never answer
+        found = sync(loop, ask, callback_timeout=_NO_WORKERS_S)  # a worker that is stopped would never answer
     except (OSError, TimeoutError) as error:
         raise EnvironmentFault(
             f"the scheduler at {address} has had no worker for {_NO_WORKERS_S:.0f} s that answers. Start some: "
@@ -446,15 +449,23 @@ def _slots(client: distributed.Client, address: str) -> int:
         ) from error
     except ImportError as error:
         raise EnvironmentFault(f"the workers of {address} cannot import wsiseg; install it there.") from error
-    versions = ", ".join(sorted(set(found.values())))
+    versions = ", ".join(sorted({version for version, _ in found}))
     if versions != __version__:
         raise EnvironmentFault(f"the workers of {address} have wsiseg {versions}; this is {__version__}.")
-    # Which device the cluster's workers have, only they can tell.
-    return sum(client.nthreads().values())
+    with_cuda = sum(cuda for _, cuda in found)
+    if device != "cpu" and 0 < with_cuda < len(found):
+        raise EnvironmentFault(
+            f"{with_cuda} of the {len(found)} workers of {address} have a CUDA device: nuclei of one slide would "
+            "be of two kinds.\nUse --device cpu, or workers of one kind."
+        )
+    if device == "cuda" and not with_cuda:
+        raise EnvironmentFault(f"--device cuda: no worker of {address} has a CUDA device. Use --device cpu.")
+    return sum(client.nthreads().values()), "cuda" if with_cuda else "cpu"
 
 
-def _worker_version() -> str:
-    return __version__
+def _worker_facts(cuda: bool) -> tuple[str, bool]:
+    """A worker's version and, if that is asked, whether it has a CUDA device."""
+    return __version__, cuda and cuda_devices() > 0
 
 
 def _silence_libraries() -> None:

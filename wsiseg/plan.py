@@ -288,7 +288,7 @@ def plan_slide(
 ) -> SlidePlan:
     """Find the tissue, choose the tiles, calibrate the model; written to ``work``, where a resumption finds it."""
     started = time.perf_counter()
-    segmenter = resident_segmenter(request.choice)
+    segmenter = resident_segmenter(request.choice, specification["model"])
     mpp = slide.require_mpp()
     scale = Scale(specification["downsample"])
     width, height = scale.size(slide.width, slide.height)

@@ -65,7 +65,7 @@ class _Found:
 
 
 def _segment_tiles(job: BatchJob, plan: SlidePlan, slide: Slide, tissue: Tissue) -> _Found:
-    segmenter, batch = resident_segmenter(job.choice), _Found()
+    segmenter, batch = resident_segmenter(job.choice, plan.specification["model"]), _Found()
     for tile in job.tiles:
         try:
             found, unreadable = _segment_tile(plan, slide, tissue, segmenter, tile, batch.seconds)

@@ -77,7 +77,8 @@ def run() -> None:
     """Run the command that ``sys.argv`` names and end the process with its exit code."""
     debug = "--debug" in sys.argv
     try:
-        signal.signal(signal.SIGTERM, _terminated)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, _terminated)
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         text = io.StringIO()

@@ -81,12 +81,13 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         dashboard_address: str,
         memory_limit: str,
         performance_report: Path | None,
+        scheduler_file: Path | None,
         **others: Any,
     ) -> Any:
         from wsiseg.cluster import ClusterOptions  # it imports Dask
 
         cluster = ClusterOptions(
-            scheduler, workers, device, dashboard_address, memory_limit, performance_report
+            scheduler, workers, device, dashboard_address, memory_limit, performance_report, scheduler_file
         )
         return function(cluster=cluster, **others)
 
@@ -102,6 +103,12 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--scheduler",
                 metavar="ADDRESS",
                 help="Join a running Dask cluster (tcp://host:port) that sees the same files.",
+            ),
+            click.option(
+                "--scheduler-file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Join the Dask cluster whose scheduler wrote this file (`dask scheduler --scheduler-file`).",
             ),
             click.option(
                 "--device",
@@ -120,7 +127,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--dashboard-address",
                 default="127.0.0.1:8787",
                 show_default=True,
-                help="Where the local cluster's dashboard listens; port 0 takes a free one.",
+                help="Where on this machine the local cluster's dashboard listens; port 0 takes a free one.",
             ),
             click.option(
                 "--performance-report",

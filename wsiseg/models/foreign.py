@@ -10,7 +10,6 @@ is a program of torch's operations, of which the few that read or write files ar
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from wsiseg.errors import ModelError, UsageError, WsisegError
 from wsiseg.models.engine import Engine, place
+from wsiseg.models.files import require_file, sha256_of
 from wsiseg.models.manifest import Manifest, read_manifest
 from wsiseg.models.network import NetworkSegmenter, hovernet_segmenter
 from wsiseg.models.onnxfile import require_whole
@@ -85,8 +85,10 @@ def _checked(manifest: Manifest) -> str:
     if path.exists() and not path.is_file():
         raise ModelError(f"{path}: is a folder, a pipe or a device; {manifest.path} names it as a file")
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        require_file(path)
+        digest = sha256_of(path)
+    except ModelError as error:
+        raise ModelError(f"{error} {manifest.path} names it.") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); {manifest.path} names it") from error
     if manifest.sha256 is not None and digest != manifest.sha256:

@@ -18,11 +18,13 @@ from wsiseg.errors import ModelError
 from wsiseg.models import tables
 from wsiseg.models.base import ModelCard
 from wsiseg.models.decoders import Decoder, build_decoder
+from wsiseg.models.files import require_file, shallow
 from wsiseg.models.heads import Head, head_by_name
 from wsiseg.models.interface import ForeignConfig, Interface, Pick
 from wsiseg.models.weights_io import CHECKPOINT
 
 FORMAT = 1
+_LARGEST = 1_000_000  # bytes
 _TOP = (
     "format", "name", "file", "sha256", "mpp", "margin_px", "input", "head", "decoder",
     "summary", "licence", "data", "recipe", "scores", "limits", "speed",
@@ -79,11 +81,12 @@ def read_manifest(path: Path) -> Manifest:
     ModelError
         It cannot be read, a key is unknown or lacks, or a value does not fit; the message says which and why.
     """
+    require_file(path, _LARGEST)
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = shallow(tomllib.loads, path.read_text("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{path}: not a TOML file ({error})") from error
     try:
         return _manifest(path, content)

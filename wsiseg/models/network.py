@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
 from wsiseg.models.decoders import Decoder, HoverDecoder, OffsetDecoder, build_decoder, decoder_name
 from wsiseg.models.engine import Engine, Placement
+from wsiseg.models.files import sha256_of
 from wsiseg.models.heads import Head, Maps, head_by_name, head_of
 from wsiseg.models.mirrors import mean_of_mirrors
 from wsiseg.models.networks import build_network
@@ -157,7 +157,7 @@ def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = F
         decoder = build_decoder(named.name, named.parameters)
     except ModelError as error:
         raise ModelError(
-            f"weights of {weights.card.name!r}: {error}. Perhaps another version of wsiseg wrote them."
+            f"{weights.path}: {error}. Perhaps another version of wsiseg wrote these weights."
         ) from error
     _load(network, weights)
     engine = Engine(network, placement, head)
@@ -178,8 +178,7 @@ def hovernet_segmenter(path: Path, placement: Placement, manifest: Manifest | No
         than there are.
     """
     network = load_published_checkpoint(path)
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(path)
     card = ModelCard(path.stem, "HoVer-Net, weights of a published checkpoint", "unknown: ask who published it")
     config = network.config
     named = Named(f"hovernet-{config.mode}", {"types": config.types, "divisor": config.divisor})
@@ -201,10 +200,11 @@ def _load(network: nn.Module, weights: WeightFile) -> None:
     if expected != found:
         missing, extra = sorted(expected - found)[:3], sorted(found - expected)[:3]
         raise ModelError(
-            f"weights of {weights.card.name!r} do not fit the network {weights.network.name!r}: "
+            f"{weights.path}: its weights do not fit the network {weights.network.name!r}: "
             f"missing {missing or 'none'}, unexpected {extra or 'none'}"
         )
     try:
         network.load_state_dict(dict(weights.state))
     except RuntimeError as error:
-        raise ModelError(f"weights of {weights.card.name!r} do not fit: {error}") from error
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"{weights.path}: its weights do not fit the network: {text}") from error

@@ -7,6 +7,7 @@ runs the graph may take other places for one. Messages and field numbers are tho
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _DEEPEST = 50
+_MOST_FIELDS = 5_000_000
+"""In all; a tensor's numbers are one."""
 
 
 def require_whole(path: Path) -> None:
@@ -35,7 +38,9 @@ def require_whole(path: Path) -> None:
     ModelError
     """
     try:
-        elsewhere = _lies_elsewhere(memoryview(path.read_bytes()), "model", 0)
+        with path.open("rb") as stream:
+            content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        elsewhere = _Search().lies_elsewhere(content, "model", 0)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     except (IndexError, ValueError) as error:
@@ -47,20 +52,30 @@ def require_whole(path: Path) -> None:
         )
 
 
-def _lies_elsewhere(message: memoryview, kind: str, depth: int) -> bool:
-    if depth > _DEEPEST:
-        raise ValueError("messages in messages")
-    for field, value in _fields(message):
-        if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)):
-            return True
-        inside = _INSIDE[kind].get(field)
-        if inside is None:
-            continue
-        if isinstance(value, int):
-            raise ValueError(f"a number for a {inside}")
-        if _lies_elsewhere(value, inside, depth + 1):
-            return True
-    return False
+class _Search:
+    """Looks through a message and those in it, and counts what it has seen."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def lies_elsewhere(self, message: memoryview, kind: str, depth: int) -> bool:
+        """Whether the numbers of a tensor in ``message`` lie elsewhere."""
+        if depth > _DEEPEST:
+            raise ValueError("messages in messages")
+        for field, value in _fields(message):
+            self.seen += 1
+            if field == 0 or self.seen > _MOST_FIELDS:
+                raise ValueError("no field" if field == 0 else "fields without end")
+            if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)):
+                return True
+            inside = _INSIDE[kind].get(field)
+            if inside is None:
+                continue
+            if isinstance(value, int):
+                raise ValueError(f"a number for a {inside}")
+            if self.lies_elsewhere(value, inside, depth + 1):
+                return True
+        return False
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
+from wsiseg.models.files import identity, sha256_of
 from wsiseg.models.weights_io import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
 
 if TYPE_CHECKING:
@@ -64,9 +64,31 @@ def load_segmenter(
         if mirrors:
             raise UsageError(f"--mirrors: the model {model!r} has no network whose maps could be averaged")
         return ClassicalSegmenter()
-    segmenter = _load_network(find_model(model), device, precision, engine)
+    files = model_files(model)
+    before = identity(files)
+    segmenter = _load_network(files[0], device, precision, engine)
+    if identity(files) != before:
+        raise ModelError(f"{files[-1]}: was changed while it was read. Run the same command again.")
     segmenter.flips = mirrors
     return segmenter
+
+
+def model_files(model: str) -> tuple[Path, ...]:
+    """The files that a model consists of, that which names it first; () for ``classical``.
+
+    Raises
+    ------
+    ModelError
+        No such model, or a manifest that cannot be used.
+    """
+    if model == CLASSICAL.name:
+        return ()
+    path = find_model(model)
+    if path.suffix != MANIFEST:
+        return (path,)
+    from wsiseg.models.manifest import read_manifest
+
+    return path, read_manifest(path).file
 
 
 def _load_network(path: Path, device: str, precision: str, engine: str) -> NetworkSegmenter:
@@ -115,13 +137,12 @@ def describe_model(model: str) -> dict[str, Any]:
         content, card = segmenter.describe(), segmenter.card.to_dict()
     keys = ("network", "head", "decoder", "margin_px", "types")
     shown: dict[str, Any] = {key: content[key] for key in keys if key in content}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"card": card, **shown, "file": str(path), "sha256": digest}
+    return {"card": card, **shown, "file": str(path), "sha256": sha256_of(path)}
 
 
 def locate_model(model: str) -> str:
     """The name of a model of this package as it is, a path as an absolute one; what is neither stays as it is."""
-    if model == CLASSICAL.name or (WEIGHTS / f"{model}.safetensors").is_file() or not os.path.exists(model):
+    if model == CLASSICAL.name or _packaged(model) is not None or not os.path.exists(model):
         return model
     return os.path.abspath(model)
 
@@ -134,9 +155,9 @@ def find_model(model: str) -> Path:
     ModelError
         Neither.
     """
-    path = WEIGHTS / f"{model}.safetensors"
-    if path.is_file():
-        return path
+    packaged = _packaged(model)
+    if packaged is not None:
+        return packaged
     path = Path(model)
     if path.exists() and not path.is_file():
         raise ModelError(f"model {model!r}: is a folder, a pipe or a device; expected a file")
@@ -149,3 +170,9 @@ def find_model(model: str) -> Path:
             f"({', '.join(SUFFIXES)}), a checkpoint of HoVer-Net ({CHECKPOINT}) or a manifest ({MANIFEST})"
         )
     return path
+
+
+def _packaged(model: str) -> Path | None:
+    """The file of a model that comes with the package."""
+    path = WEIGHTS / f"{model}.safetensors"
+    return path if path.parent == WEIGHTS and path.is_file() else None

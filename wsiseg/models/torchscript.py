@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from wsiseg.errors import ModelError
+from wsiseg.models.files import require_honest
 
 _MOST_SOURCE = 20_000_000  # bytes
 _REFUSED = frozenset(("from_file", "save", "load", "load_tensor", "open", "rpc_async", "rpc_remote", "rpc_sync"))
@@ -56,6 +57,7 @@ def is_script(path: Path) -> bool:
 
 def _inspect(path: Path) -> None:
     try:
+        require_honest(path)
         reader = torch._C.PyTorchFileReader(str(path))
         names = reader.get_all_records()
         sources = [name for name in names if name.lower().startswith("code/") and name.lower().endswith(".py")]
@@ -70,7 +72,7 @@ def _inspect(path: Path) -> None:
             raise ModelError(f"{path}: its archive is not one that torch writes; refused")
         texts = [reader.get_record(name).decode("utf-8") for name in sources]
         classes = [name for name in names if name.endswith(".pkl") and _names_a_class(reader.get_record(name))]
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise ModelError(
             f"{path}: not a TorchScript file, or a damaged one ({' '.join(str(error).split())[:200]}). A "
             "manifest's .pt is what torch.jit.trace(module, example).save wrote; pickled modules are refused."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ import numpy as np
 
 from wsiseg import __version__
 from wsiseg.errors import ModelError, UsageError
+from wsiseg.models.files import require_file, sha256_of
 from wsiseg.schedule import Executor
 from wsiseg.store import lock_beside
 from wsiseg.synth.dataset import (
@@ -193,7 +193,8 @@ def _provenance(
 
 def _file_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        require_file(path)
+        return sha256_of(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -43,12 +43,17 @@ class Interrupt:
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Within, the first SIGINT or SIGTERM is only noted; outside the main thread nothing changes."""
+    """Within, the first SIGINT or SIGTERM is only noted; outside the main thread nothing changes.
+
+    One that the process was started to ignore (nohup, a shell's background job) goes on being ignored.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
     for signal_ in _SIGNALS:
+        if signal.getsignal(signal_) is signal.SIG_IGN:
+            continue
         interrupt._handlers[signal_] = signal.signal(signal_, interrupt._note)
     try:
         yield interrupt

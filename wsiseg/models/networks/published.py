@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wsiseg.errors import ModelError
+from wsiseg.models.files import read_torch
 from wsiseg.models.networks.hovernet import FIRST_WIDTH, HoVerNet, HoVerNetConfig
 
 _ENTRY = "desc"
@@ -40,7 +40,7 @@ def load_published_checkpoint(path: Path | str) -> HoVerNet:
         are not finite.
     """
     path = Path(path)
-    state = _state_dict(_read(path), path)
+    state = _state_dict(read_torch(path), path)
     config = _config(state, path)
     with torch.device("meta"):  # no need to draw 38 million random numbers
         network = HoVerNet(config)
@@ -48,22 +48,6 @@ def load_published_checkpoint(path: Path | str) -> HoVerNet:
     network.to_empty(device="cpu")
     network.load_state_dict(state)
     return network.eval()
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" not in str(error).lower():  # torch's word for a function or class that the file calls
-            raise ModelError(f"{path}: damaged, truncated or not a torch file. Copy it again.") from error
-        raise ModelError(
-            f"{path}: holds more than tensors, and loading it could run code; refused. "
-            "Save the state dict alone with torch.save."
-        ) from error
-    except Exception as error:  # out of damaged bytes the unpickler makes whatever error comes
-        raise ModelError(f"{path}: damaged, truncated or not a torch file ({error}). Copy it again.") from error
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
