@@ -150,6 +150,13 @@ def test_no_directory(svs: Path) -> None:
     refuse(svs, "without any image directory")
 
 
+@pytest.mark.parametrize("tag", [256, 257, 322, 323])
+def test_no_extent(svs: Path, tag: int) -> None:
+    """The next level would do, at a wrong scale."""
+    patch(svs, tags(svs)[tag][0] + 8, struct.pack("<I", 0))
+    refuse(svs, "positive size")
+
+
 def test_no_tile_offsets(svs: Path) -> None:
     patch(svs, tags(svs)[324][0], struct.pack("<H", 60000))
     refuse(svs, "0 tile offsets")
@@ -298,6 +305,32 @@ def test_broken_files_of_others(name: str, capfd: pytest.CaptureFixture[str]) ->
         pytest.skip(f"{name} is not in {BROKEN}")
     refuse(BROKEN / name, "Expected")
     assert capfd.readouterr().err == ""
+
+
+def test_a_tile_of_another_page_that_is_too_large(svs: Path) -> None:
+    """Found before a reader that knows no limits is asked for the label."""
+    with tifffile.TiffFile(svs) as tiff:
+        level = next(number for number, page in enumerate(tiff.pages) if number and page.is_tiled)
+    patch(svs, tags(svs, level)[322][0] + 2, struct.pack("<HII", 4, 1, 1 << 27))
+    refuse(svs, "134217728 × 128 pixels")
+
+
+def test_a_width_that_is_no_integer(svs: Path) -> None:
+    patch(svs, tags(svs)[256][0] + 2, struct.pack("<HIf", 11, 1, float("nan")))
+    refuse(svs, "positive size")
+
+
+def test_directories_that_share_one_huge_value(svs: Path) -> None:
+    """Memory is bounded over the whole file, not for each value alone."""
+    with tifffile.TiffFile(svs) as tiff:
+        pages = len(tiff.pages)
+    with open(svs, "ab") as file:
+        file.truncate(1 << 28)
+    for page in range(pages):
+        patch(svs, tags(svs, page)[258][0], struct.pack("<HHII", 324, 16, 1 << 24, 8))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refuse(svs, "bytes")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
 
 
 # --- C: pixels of plain images ---------------------------------------------------------------------------------

@@ -152,9 +152,10 @@ def test_a_missing_mpp_is_an_error_with_the_remedy(tmp_path: Path, value: float 
     ("unit", "factor"),
     [
         ("µm", 1.0), ("\u03bcm", 1.0), ("um", 1.0), ("micron", 1.0), ("\\u00B5m", 1.0), ("nm", 1e-3), ("mm", 1e3),
-        ("cm", 1e4), ("dm", 1e5), ("m", 1e6), ("km", 1e9), ("pm", 1e-6), ("Å", 1e-4), ("\u212b", 1e-4), ("in", 25400.0),
-        ("inch", 25400.0), ("mil", 25.4), ("thou", 25.4), ("ft", 304800.0), ("pt", 25400 / 72), ("li", 25400 / 12),
-        ("Millimeters", 1e3), (" um ", 1.0), ("pixel", None), ("reference frame", None), ("Mm", None), ("", None),
+        ("cm", 1e4), ("dm", 1e5), ("m", 1e6), ("km", 1e9), ("pm", 1e-6), ("Å", 1e-4), ("\u212b", 1e-4),
+        ("in", 25400.0), ("inch", 25400.0), ("mil", 25.4), ("thou", 25.4), ("ft", 304800.0), ("pt", 25400 / 72),
+        ("li", 25400 / 12), ("Millimeters", 1e3),
+        (" um ", 1.0), ("pixel", None), ("reference frame", None), ("Mm", None), ("", None),
         ("furlong", None),
     ],
 )  # fmt: skip
@@ -170,7 +171,7 @@ def write_tiff(path: Path, description: str | None = None, tiled: bool = True, *
     return path
 
 
-OME = """<?xml version="1.0"?><OME><Image><Pixels SizeX="64" SizeY="64" {}><TiffData IFD="0"/></Pixels></Image></OME>"""
+OME = """<OME><Image><Pixels SizeX="64" SizeY="64" {}><TiffData IFD="0"/></Pixels></Image></OME>"""
 
 
 @pytest.mark.parametrize("tiled", [True, False])

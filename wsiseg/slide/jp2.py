@@ -18,7 +18,7 @@ _START, _SIZE, _CODING, _CODING_OF_ONE, _TILE, _DATA, _END = (
 _SIGNATURE = b"\0\0\0\x0cjP  "
 _SYCC = 18
 _MAX_TILES = 1 << 10
-_MAX_PACKETS = 1 << 22  # layers × precincts × components: a decoder keeps a mark of each
+_MAX_PACKETS = 1 << 20  # layers × precincts × components: a decoder keeps a mark of each
 _MAX_PARTS = 1 << 12
 
 

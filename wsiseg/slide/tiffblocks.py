@@ -95,7 +95,7 @@ def require_whole(directory: Directory, size: int) -> None:
 def _require_sound(directory: Directory) -> None:
     """Refuse tiles that no reader should be asked for, be they only those of the label."""
     if not directory.pixels:
-        return  # no image; as the slide itself it is refused
+        raise TiffDamage(f"an image of {directory.width} × {directory.height} pixels; expected a positive size")
     block = f"{directory.tile_width} × {directory.tile_height} pixels"
     if min(directory.tile_width, directory.tile_height) < 1:
         raise TiffDamage(f"tiles of {block}; expected a positive size")

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from wsiseg.slide import omexml, tiffdir
 from wsiseg.slide.omexml import OmeImage
@@ -189,15 +190,18 @@ def _choose_plain(pages: Sequence[Directory], alike: Alike) -> Selection:
     at = list(pages).index(base)
     end = min((number for page in stack if (number := list(pages).index(page)) > at), default=len(pages))
     near = pages[at + 1 : end] if len(stack) > 1 else pages
-    # A page that is flagged as reduced reduces the only other image; else it must look like this one.
-    single = sum(not page.subfile & tiffdir.REDUCED for page in images) <= 1
+    # A page that is flagged as reduced reduces the only other image. Pages without the flag that get smaller and
+    # smaller may be a pyramid. What is not certain is looked at.
+    full = [page for page in images if not page.subfile & tiffdir.REDUCED]
+    falling = all(one.pixels > other.pixels for one, other in pairwise(full))
     chain = [
         page
         for page in near
         if page.tiled
         and page in images
         and reduces(page, base)
-        and ((single and page.subfile & tiffdir.REDUCED) or alike(page, base))
+        and (page.subfile & tiffdir.REDUCED or falling)
+        and ((len(full) <= 1 and page.subfile & tiffdir.REDUCED) or alike(page, base))
     ]
     below = [planes[0] for planes in _levels_below((base,))] + chain
     used = {base, *stack, *below}
