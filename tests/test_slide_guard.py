@@ -53,7 +53,8 @@ def stopped(process: psutil.Process) -> bool:
 def metadata_equal(path: Path) -> None:
     slide = open_slide(path)
     with openslide.OpenSlide(path) as reference:
-        assert dict(slide.properties) == dict(reference.properties)
+        ours = {name: value for name, value in slide.properties.items() if not name.startswith("icc.")}
+        assert ours == dict(reference.properties)
         assert slide.associated == tuple(sorted(reference.associated_images))
         for name in slide.associated:
             expected = np.asarray(reference.associated_images[name].convert("RGB"))
