@@ -231,7 +231,7 @@ def test_descriptions_nested_without_end_are_no_descriptions(segment: Command, t
     deep = b"[" * 200_000
     (tmp_path / "m.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
     (tmp_path / "m.toml").write_text("a = " + "[" * 50_000)
-    for name, says in (("m.safetensors", "not a weight file"), ("m.toml", "not a TOML file")):
+    for name, says in (("m.safetensors", "not a weight file"), ("m.toml", "nested too deeply")):
         code, message = segment(tmp_path / name)
         assert (code, says in message) == (2, True)
         with pytest.raises(ModelError, match=says):
