@@ -222,8 +222,8 @@ def test_code_in_weights_is_not_run(segment: Command, tmp_path: Path, name: str,
 def test_a_pipe_for_a_model_is_refused_instead_of_waited_for(segment: Command, tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     code, message = segment(tmp_path / name)
-    assert (code, "a pipe or a device" in message) == (2, True)
-    with pytest.raises(ModelError, match="a pipe or a device"):
+    assert (code, " pipe" in message) == (2, True)
+    with pytest.raises(ModelError, match=" pipe"):
         describe_model(str(tmp_path / name))
 
 
@@ -231,7 +231,7 @@ def test_descriptions_nested_without_end_are_no_descriptions(segment: Command, t
     deep = b"[" * 200_000
     (tmp_path / "m.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
     (tmp_path / "m.toml").write_text("a = " + "[" * 50_000)
-    for name, says in (("m.safetensors", "not a weight file"), ("m.toml", "not a TOML file")):
+    for name, says in (("m.safetensors", "not a weight file"), ("m.toml", "nested without end")):
         code, message = segment(tmp_path / name)
         assert (code, says in message) == (2, True)
         with pytest.raises(ModelError, match=says):

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,11 +122,11 @@ class Stopping(SerialExecutor):
         super().__init__()
         self.left = after
 
-    def next_done(self) -> tuple[object, object, BaseException | None]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().next_done()
+        return super().submit(name, function, argument)
 
 
 def test_a_stopped_run_goes_on_where_it_was(made: Path, textures: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from wsiseg.geometry import Box, Scale, Window
 from wsiseg.schedule import SerialExecutor, map_bounded
 from wsiseg.slide import open_slide
 from wsiseg.slide.base import Pixels, Slide
+from wsiseg.slide.held import Held
 from wsiseg.slide.shards import ShardLayout
 from wsiseg.testing import corrupt_tile, write_svs
 from wsiseg.tiling import TilingEvent, finish_tiling, tile_slide, tile_slides
@@ -292,11 +293,11 @@ class StopsAfter(SerialExecutor):
         super().__init__()
         self.left = tasks
 
-    def next_done(self) -> tuple[object, Any, BaseException | None]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().next_done()
+        return super().submit(name, function, argument)
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 17, 31])
@@ -415,10 +416,10 @@ def test_two_runs_on_one_store_are_refused(source: Path, tmp_path: Path) -> None
     out = tmp_path / "a.ome.zarr"
 
     class Second(SerialExecutor):
-        def next_done(self) -> tuple[object, Any, BaseException | None]:
+        def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
             with pytest.raises(EnvironmentFault, match="another run"):
                 tile(slide, out)
-            return super().next_done()
+            return super().submit(name, function, argument)
 
     assert tile_slide(slide, out, executor=Second())["status"] == "complete"
 
@@ -459,22 +460,16 @@ class PoolExecutor:
     """The executor's protocol over processes."""
 
     slots = 2
+    window = 5
 
     def __init__(self, pool: concurrent.futures.Executor) -> None:
         self._pool = pool
-        self._pending: deque[concurrent.futures.Future[Any]] = deque()
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Any:
-        future = self._pool.submit(function, argument)
-        self._pending.append(future)
-        return future
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        return self._pool.submit(function, argument)
 
-    def next_done(self) -> tuple[Any, Any, BaseException | None]:
-        concurrent.futures.wait(self._pending, return_when=concurrent.futures.FIRST_COMPLETED)
-        future = next(future for future in self._pending if future.done())
-        self._pending.remove(future)
-        error = future.exception()
-        return future, None if error else future.result(), error
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
+        return concurrent.futures.wait(tasks, return_when=concurrent.futures.FIRST_COMPLETED).done
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)
@@ -513,16 +508,17 @@ class Elsewhere(SerialExecutor):
 
     inside = False
 
-    def next_done(self) -> tuple[object, Any, BaseException | None]:
-        handle, function, argument = self._queue.popleft()
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         argument = pickle.loads(pickle.dumps(argument))
-        Elsewhere.inside = True
-        try:
-            result, error = function(argument), None
-        except Exception as raised:
-            result, error = None, raised
-        Elsewhere.inside = False
-        return handle, pickle.loads(pickle.dumps(result)), error
+
+        def run(argument: Any) -> bytes:
+            Elsewhere.inside = True
+            try:
+                return pickle.dumps(function(argument))
+            finally:
+                Elsewhere.inside = False
+
+        return super().submit(name, lambda argument: pickle.loads(run(argument)), argument)
 
 
 def test_slides_are_opened_and_shards_looked_at_in_tasks_alone(
@@ -538,7 +534,7 @@ def test_slides_are_opened_and_shards_looked_at_in_tasks_alone(
 
     open_reader = opening._open_reader
     monkeypatch.setattr(opening, "_open_reader", watched)
-    monkeypatch.setattr(opening, "_readers", opening._readers.__class__())
+    monkeypatch.setattr(opening, "_readers", Held(4, 1 << 30, opening._held_bytes))
     monkeypatch.chdir(tmp_path)
     shutil.copy(source, "s.svs")
     (record,) = tile_slides([Path("s.svs")], Path("out"), TilingOptions(), Elsewhere())
@@ -559,7 +555,7 @@ def test_a_slide_that_changes_meanwhile_makes_no_complete_store(source: Path, tm
 
     class Replaced(SerialExecutor):
         def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> object:
-            if name == "complete-store":
+            if name == "complete-store":  # as a sync of the archive may
                 write_svs(slide, tissue_image()[::-1], mpp=0.5, levels=(1, 4), quality=95, associated=False)
             return super().submit(name, function, argument)
 

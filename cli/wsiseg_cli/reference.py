@@ -21,6 +21,16 @@ Made from `--help` by `make docs`; a test keeps it in step.
 | 4 | all slides failed |
 | 5 | environment: disk, permission, device, cluster |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
+
+## Output
+
+What was asked for goes to standard output, progress to standard error: bars on a terminal, else plain lines and
+nothing with `--json`. Names, metadata and messages are written so that no terminal obeys them, and what
+a stream's encoding lacks is escaped; `--json` stays JSON. A closed stream, or a pipe whose reader leaves
+(`| head -1`), ends no run and changes no exit code. A full one (`> /full/disk`) is exit code 5 where the answer was
+lost, and changes nothing where the results are on disk. Without a folder that numba can write to (an installation
+that is read-only, no HOME), compiled functions are kept in a folder of yours among the temporary files, or nowhere;
+`wsiseg doctor` says where, `NUMBA_CACHE_DIR` decides it.
 """
 
 
