@@ -24,9 +24,7 @@ from wsiseg.errors import SlideError, shown
 
 VERSION = "0.5"
 _READABLE = ("0.4", "0.5")
-_EXPECTED = (
-    "Expected: OME-Zarr 0.4 or 0.5 with one bright-field RGB image (uint8, three channels)."
-)
+_EXPECTED = "Expected: OME-Zarr 0.4 or 0.5 with one bright-field RGB image (uint8, three channels)."
 _METRES = {"pico": 1e-6, "nano": 1e-3, "micro": 1.0, "milli": 1e3, "centi": 1e4, "deci": 1e5, "": 1e6}
 _UM = {
     **{f"{prefix}{metre}": um for prefix, um in _METRES.items() for metre in ("meter", "metre")},
