@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,12 @@ def segment_slides(
         nonlocal computed
         if event.kind == "tiles" and event.detail["computed"]:
             computed += event.detail["done"]
-        on_event(event)
+        try:
+            on_event(event)
+        except Exception as error:
+            raise _WatcherFailed(error) from error
 
-    with output_lock(out):
+    with _watcher_errors(), output_lock(out):
         ids = assign_ids(map(absolute, paths), out)
         folders = {path: SlideFolder(out, name) for path, name in ids.items()}
         for folder in folders.values():
@@ -185,6 +189,22 @@ def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
     ordered = [merged[name] for name in sorted(merged)]
     write_cohort(out, ordered)
     return write_report(out, ordered)
+
+
+class _WatcherFailed(BaseException):
+    """An error of whoever watches: it ends the call, and is no slide's failure."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextlib.contextmanager
+def _watcher_errors() -> Iterator[None]:
+    try:
+        yield
+    except _WatcherFailed as failed:
+        raise failed.error from None
 
 
 class _Moved:
@@ -251,6 +271,8 @@ def _slide_steps(
             raise fault from error
         record = _failed(path, folder, error)
     on_event(Event("finished", folder.id, {"record": record}))
+    for text in record.get("notes") or ():
+        on_event(Event("note", folder.id, {"text": text}))
     return record
 
 

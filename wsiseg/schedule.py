@@ -23,9 +23,9 @@ class Stage:
     """The same function on many arguments; ``name`` is what the dashboard shows.
 
     ``on_result`` is called in the driving process with (argument, result) as each task ends. ``retry`` turns a
-    failed argument and its error into new arguments to try instead, or into None where the error is final.
-    ``alone`` tells the arguments that run while nothing else does: what a task's death takes with it is then
-    known to be the task's own doing.
+    failed argument and its error into new arguments to try instead, or into None where the error is final. What
+    either raises is its slide's failure, as a task's error is. ``alone`` tells the arguments that run while nothing
+    else does: what a task's death takes with it is then known to be the task's own doing.
     """
 
     name: str
@@ -235,15 +235,26 @@ def _settle(slide: _Active, argument: Any, task: Future[Any]) -> None:
         result = task.result()
         slide.results.append(result)
         if stage.on_result is not None:
-            stage.on_result(argument, result)
+            _guarded(slide, stage.on_result, argument, result)
         return
     if isinstance(error, EnvironmentFault):
         raise error
-    again = stage.retry(argument, error) if stage.retry is not None else None
+    again = _guarded(slide, stage.retry, argument, error) if stage.retry is not None else None
     if again is not None:
         slide.todo.extendleft(reversed(again))
     elif slide.error is None:
         slide.error = error
+
+
+def _guarded(slide: _Active, callback: Callable[[Any, Any], Any], argument: Any, outcome: Any) -> Any:
+    """What a stage's callback returns; what it raises is its slide's failure, not the others'."""
+    try:
+        return callback(argument, outcome)
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        slide.error = slide.error or error
+        return None
 
 
 def _advance(slide: _Active) -> tuple[Any] | None:

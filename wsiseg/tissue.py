@@ -54,6 +54,12 @@ INK_UM2 = 10_000.0
 """Smaller blue, green, grey or black spots are no ink or edge."""
 RED_INK_UM2 = 25_000.0
 """Smaller red spots are no ink: blood and red ink have much the same colour."""
+FILL_UM2 = 40_000.0
+"""A smaller area without any texture is not taken for one that was never scanned."""
+BLACK = 16
+"""No stain is so dark in all colours, at some microns per pixel."""
+GLASS = (215, 16)
+"""Glass is at least so light, and its channels differ by no more."""
 INK_MARGIN_UM = 24.0
 """Ink fades out; this far around it there is no tissue."""
 
@@ -213,9 +219,13 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
         than ``RED_INK_UM2`` may be taken for red ink.
     """
     glass = _glass(image)
-    excess, kind = _excess_and_kind(np.ascontiguousarray(image), _density_tables(_white(glass)), SATURATION_OD)
+    image = np.ascontiguousarray(image)
+    excess, kind = _excess_and_kind(image, _density_tables(_white(glass)), SATURATION_OD)
     threshold = _threshold(glass)
     cell = mpp * mpp
+    fill = _fill(image, FILL_UM2 / cell)
+    if fill is not None:
+        excess[fill], kind[fill] = 0.0, 0
     cool = _solid(kind, _COOL, INK_UM2 / cell)
     warm = _solid(kind, _WARM, RED_INK_UM2 / cell)
     grey = _solid(kind, _GREY, INK_UM2 / cell)
@@ -223,12 +233,53 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     pen = _dilate(cool | warm, ink_margin)
     dark = _dilate(grey, ink_margin) & ~pen
     artefact = pen | dark
-    ndimage.gaussian_filter(excess, SMOOTHING_UM / mpp, output=excess, mode="nearest", truncate=3.0)
+    _smooth(excess, SMOOTHING_UM / mpp)
+    if fill is not None:  # as if the picture ended there, instead of fading into nothing
+        seen = (~fill).astype(np.float32)
+        _smooth(seen, SMOOTHING_UM / mpp)
+        excess /= np.maximum(seen, 1e-3)
+        artefact |= fill
     tissue = (excess > threshold) & ~artefact
     tissue = _without_small(tissue, min(OBJECT_UM2 / cell, tissue.size / 4))  # a tiny image may be one object
     holes = ~tissue & ~artefact
     tissue |= holes & ~_without_small(holes, HOLE_UM2 / cell, keep_border=True)
     return TissueMask(tissue, pen, dark)
+
+
+def _smooth(image: npt.NDArray[np.float32], sigma: float) -> None:
+    ndimage.gaussian_filter(image, sigma, output=image, mode="nearest", truncate=3.0)
+
+
+def _fill(image: npt.NDArray[np.uint8], size: float) -> BoolImage | None:
+    """Where nothing was scanned: black, or one colour without any texture, over ``size`` pixels or more; or None.
+
+    Light grey is left to be glass, which is no tissue either.
+    """
+    plain = _plain(image)
+    if np.count_nonzero(plain) < min(size, plain.size / 4):
+        return None
+    plain = _without_small(plain, min(size, plain.size / 4))
+    return _dilate(plain, 1.0) if plain.any() else None
+
+
+@compiled
+def _plain(image: npt.NDArray[np.uint8]) -> BoolImage:
+    """Which pixels are black, or not like glass and equal to their neighbours on all four sides."""
+    height, width = image.shape[0], image.shape[1]
+    out = np.zeros((height, width), dtype=np.bool_)
+    for i in range(height):
+        for j in range(width):
+            red, green, blue = image[i, j, 0], image[i, j, 1], image[i, j, 2]
+            low, high = min(red, green, blue), max(red, green, blue)
+            if high < BLACK:
+                out[i, j] = True
+            elif low < GLASS[0] or high - low > GLASS[1]:
+                same = True
+                for y, x in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                    if 0 <= y < height and 0 <= x < width:
+                        same &= image[y, x, 0] == red and image[y, x, 1] == green and image[y, x, 2] == blue
+                out[i, j] = same
+    return out
 
 
 def _glass(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -242,7 +293,7 @@ def _glass(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         flat &= np.abs(here - there[: here.shape[0], : here.shape[1]]).max(axis=2) <= 4
     low, high = here.min(axis=2), here.max(axis=2)
     # What a scanner never saw is filled with 255 exactly: it says nothing about the glass.
-    glass = flat & (low >= 215) & (high - low <= 16) & (low < 255)
+    glass = flat & (low >= GLASS[0]) & (high - low <= GLASS[1]) & (low < 255)
     enough = np.count_nonzero(glass) >= 0.01 * glass.size
     return here[glass].astype(np.uint8) if enough else np.empty((0, 3), dtype=np.uint8)
 
