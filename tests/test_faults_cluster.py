@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -14,12 +15,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
 import numpy as np
 import psutil
 import pytest
+import torch
 from test_faults import nothing_temporary
 from test_run import same_results
 
@@ -30,7 +33,10 @@ from wsiseg.cluster import ClusterOptions, DaskExecutor, open_executor
 from wsiseg.errors import EnvironmentFault
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.base import ModelCard
+from wsiseg.models.networks import build_network
 from wsiseg.models.resident import ModelChoice
+from wsiseg.models.weights_io import save_weights
 from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
 from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.segment import segment_batch
@@ -146,6 +152,35 @@ def test_a_worker_over_its_memory_is_restarted_and_its_task_tried_again(tmp_path
         before = pids(executor)  # type: ignore[arg-type]
         assert list(run_stages(executor, iter([steps()]))) == [(0, ["fed"])]
         assert pids(executor) != before  # type: ignore[arg-type]
+
+
+def test_a_restart_after_a_while_of_results_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as results come nobody looks whether there are workers; an hour of them is none without workers."""
+    clock = SimpleNamespace(ahead=0.0, sleep=time.sleep)
+    clock.monotonic = lambda: time.monotonic() + clock.ahead
+    monkeypatch.setattr(cluster, "time", clock)
+    monkeypatch.setattr(cluster, "_POLL_S", 0.05)
+    with open_executor(ClusterOptions(workers=1, device="cpu", dashboard="127.0.0.1:0")) as executor:
+        numbers = executor.map_bounded(abs, range(-20, 0), "abs")
+        found = [next(numbers) for _ in range(10)]
+        clock.ahead = 3600.0
+        os.kill(pids(executor)[0], signal.SIGKILL)  # type: ignore[arg-type]
+        assert sorted([*found, *numbers]) == list(range(1, 21))
+
+
+def test_living_workers_see_weights_that_were_overwritten(executor: Any, tmp_path: Path) -> None:
+    slide, weights, digests = tmp_path / "s.svs", tmp_path / "m.safetensors", []
+    write_slide(slide, width=512, height=512, layout="dense", seed=4)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = build_network("unet", {"widths": [4, 8, 8]}).state_dict()
+        save_weights(weights, state, ModelCard("tiny", "random", "CC0-1.0"), {"widths": [4, 8, 8]}, {})
+        digests.append(hashlib.sha256(weights.read_bytes()).hexdigest())
+        options = SegmentOptions(ModelChoice(str(weights), "cpu", threads=1), 512)
+        (record,) = segment_slides([slide], tmp_path / str(seed), options, executor).records
+        assert record["status"] == "complete"
+        assert record["specification"]["model"]["weights_sha256"] == digests[-1]
+    assert digests[0] != digests[1]
 
 
 # clusters of others

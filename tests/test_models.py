@@ -203,6 +203,18 @@ def test_headers_that_claim_or_nest_too_much_are_refused(tmp_path: Path) -> None
         pickle.dumps(caught.value)  # as it travels from a worker
 
 
+@pytest.mark.parametrize("packaged", [True, False])
+def test_a_flipped_bit_is_found_out(saved: Path, tmp_path: Path, packaged: bool) -> None:
+    content = bytearray((WEIGHTS / f"{DEFAULT_MODEL}.safetensors" if packaged else saved).read_bytes())
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(content)
+    load_weights(path)
+    content[len(content) // 2 | 1] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"copy\.safetensors.*(damaged|not finite)"):
+        load_weights(path)
+
+
 def test_torch_files_that_grow_when_they_are_read_are_refused(tmp_path: Path) -> None:
     packed, stretched = tmp_path / "packed.pt", tmp_path / "stretched.pt"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -3,10 +3,11 @@
 A header key ``wsiseg`` holds JSON::
 
     {"format": 2, "card": {…}, "network": {"name": "unet", "parameters": {…}}, "head": "offsets",
-     "decoder": {"name": "offsets", "parameters": {…}}, "margin_px": 48}
+     "decoder": {"name": "offsets", "parameters": {…}}, "margin_px": 48, "data_sha256": "…"}
 
 Names are those of :mod:`wsiseg.models.networks`, :mod:`wsiseg.models.heads` and :mod:`wsiseg.models.decoders`.
 Head, decoder and margin may be absent (the network's own, the head's usual one, all that can have an effect).
+``data_sha256`` is the SHA-256 of all that follows the header: with it a damaged copy is found out.
 Format 1 had no names: its files are U-Nets with offsets, and ``network`` and ``decoder`` the parameters themselves.
 
 A torch file (``.pt``, ``.pth``) holds a dict with the same entries and ``state``; or a bare state dict of the
@@ -15,6 +16,7 @@ default network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +42,14 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 CHECKPOINT = ".tar"
 """Of HoVer-Net's published weights; see :mod:`wsiseg.models.networks.published`."""
 _LONGEST_HEADER = 8_000_000  # bytes; what 10,000 tensors need is one
+
+_RELEASED: Mapping[str, str] = {
+    "9aec8c47f2034e6194442ae99b957f0fcf810dbdb0e10eee0c8acf35f0b39d26":
+        "650c841bece10f0d74ba9774cbd0ce9fd4d3bfed7efbb825ff95f5d0e7aede9e",  # unet-0.25
+    "a98fdc6817c42afebeee02fd2940ffcda979e27d5c59501774d0cff9213fca1a":
+        "e78ceb78592df469cc0268b96de550831275713927d8e1ea210a5fc863f362ab",  # unet-0.5
+}
+"""SHA-256 of the data by that of the header: weights of this package whose headers were written without it."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ def save_weights(
         A weight is not finite in float16.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save, save_file
 
     small = {}
     for name, tensor in state.items():
@@ -207,6 +217,7 @@ def save_weights(
         "decoder": decoder.to_dict(),
         "margin_px": margin_px,
     }
+    content["data_sha256"] = hashlib.sha256(_after_header(save(small))).hexdigest()
     temporary = temporary_name(path)
     save_file(small, temporary, metadata={"wsiseg": json.dumps(content)})
     temporary.chmod(0o644)  # the library writes it for its owner alone
@@ -244,9 +255,21 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]
 
     content = read_header(path)
     try:
-        return content, load_file(path)
+        state = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         raise ModelError(f"{path}: damaged or truncated safetensors file ({error}). Copy it again.") from error
+    with path.open("rb") as stream:
+        header = stream.read(int.from_bytes(stream.read(8), "little"))
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    expected = content.get("data_sha256") or _RELEASED.get(hashlib.sha256(header).hexdigest())
+    if expected is not None and found != expected:
+        raise ModelError(f"{path}: its weights are not those that were written into it: damaged. Copy it again.")
+    return content, state
+
+
+def _after_header(file: bytes) -> bytes:
+    """The tensors of a safetensors file."""
+    return file[8 + int.from_bytes(file[:8], "little") :]
 
 
 def _load_torch(path: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
