@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -161,9 +162,41 @@ def test_what_is_not_such_a_folder_is_said(tmp_path: Path) -> None:
     path.write_text("AreaInPixels,PhysicalSize,Polygon\n9,9,[1:2:3:4:5:6:7]\n")
     with pytest.raises(UsageError, match="odd number"):
         read_quip(tmp_path)
-    path.write_text("AreaInPixels,PhysicalSize,Polygon\n9,9,[1:2:3:x:5:6]\n")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_quip(tmp_path)
     path.write_text("x,y\n1,2\n")
     with pytest.raises(UsageError, match="cannot be read"):
+        read_quip(tmp_path)
+
+
+GOOD_ROW = "9,9,[1:2:3:4:5:7]\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (GOOD_ROW + "9,9,[1:2:3:x:5:6]\n", "line 3 has 'x' as a coordinate"),
+        (GOOD_ROW * 2 + "9,9,[1:2:3:nan:5:6]\n", "line 4 has 'nan' as a coordinate"),
+        ("9,9,[1:2:3:1e300:5:6]\n", "line 2 has '1e300' as a coordinate"),
+        (GOOD_ROW + "many,9,[1:2:3:4:5:6]\n", "line 3 has 'many' as an area"),
+        (GOOD_ROW * 2 + "9,9,[1:2:3:4:5]\n", "line 4 has an odd number of coordinates"),
+        (GOOD_ROW * 2 + "9\n", r"Row #4: Expected 3 columns, got 1"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(rows: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "1_1_4000_4000_0.25_1-features.csv"
+    path.write_text("AreaInPixels,PhysicalSize,Polygon\n" + rows)
+    with pytest.raises(UsageError, match=says) as caught:
+        read_quip(tmp_path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "1_1_4000_4000_0.25_1-features.csv"
+    path.write_text('AreaInPixels,PhysicalSize,Polygon\r\n9,9,"[1:2:3:4:5:7]"\r\n', encoding="utf-8-sig")
+    assert read_quip(tmp_path).vertices.tolist() == [[1, 2], [3, 4], [5, 7]]
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1_1_4000_4000_0.25_1-features.csv")
+    with pytest.raises(UsageError, match="a named pipe"):
         read_quip(tmp_path)

@@ -95,8 +95,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"inst_map": LABELS + 0.5}, "expected whole numbers"),
     ({"inst_map": -LABELS}, "negative label -7"),
     ({"inst_map": np.zeros((2, 3, 4))}, "expected one plane"),
-    ({"inst_map": np.array([["a", "b"]], dtype=object)}, "expected whole numbers"),
-    ({"inst_map": {"nested": 1}}, "expected whole numbers|expected one plane"),
+    ({"inst_map": np.array([["a", "b"]], dtype=object)}, "of type cell; expected numbers"),
+    ({"inst_map": {"nested": 1}}, "of type struct; expected numbers"),
     ({"inst_map": LABELS, "inst_uid": [[3], [8]]}, "inst_uid has 2 rows, which are not"),
     ({"inst_map": LABELS, "inst_uid": [[3]]}, "inst_uid has 1 rows, which are not"),
     ({"inst_map": LABELS, "inst_uid": [["a"], ["b"]]}, "inst_uid is of type"),
@@ -123,9 +123,9 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
         snow.read_mask(path)
     snow.write_mask(path, LABELS)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UsageError, match=r"is damaged behind inst_map"):
-        snow.read_mask(path)
     with pytest.raises(UsageError, match="cannot be read as a label image"):
+        snow.read_mask(path)
+    with pytest.raises(UsageError, match=r"none\.mat cannot be read: No such file"):
         snow.read_mask(tmp_path / "none.mat")
 
 

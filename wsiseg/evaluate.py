@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from wsiseg import metrics
 from wsiseg.errors import UsageError
-from wsiseg.formats.geojson import read_geojson
+from wsiseg.featurefile import viewer_origin
+from wsiseg.formats.geojson import read_objects
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.formats.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.formats.labelimage import read_labels, read_probabilities
+from wsiseg.geometry import Box
 from wsiseg.nuclei import Nuclei
 from wsiseg.raster import rasterize
 from wsiseg.store import RECORD_NAME, read_record, read_records
@@ -45,6 +47,8 @@ class Source:
         The slide's in level-0 pixels, where the results say it.
     note : str or None
         What a reader of the scores must know, for example that the slide is partial.
+    origin : (x, y)
+        Of results: where in the slide GeoJSON's coordinates begin.
     """
 
     name: str
@@ -52,13 +56,22 @@ class Source:
     kind: Literal["labels", "geoparquet", "geojson"]
     size: tuple[int, int] | None = None
     note: str | None = None
+    origin: tuple[float, float] = (0.0, 0.0)
 
-    def read(self) -> Labels | Nuclei:
+    def read(self, origin: tuple[float, float] = (0.0, 0.0)) -> tuple[Labels | Nuclei, tuple[str, ...]]:
+        """The objects in level-0 pixels, and what is to be said of the file.
+
+        ``origin`` is that of the slide: GeoJSON counts from the corner of its bounds.
+        """
         if self.kind == "labels":
-            return read_labels(self.path)
-        if self.kind == "geojson":
-            return read_geojson(self.path)
-        return read_nuclei(self.path, columns=[])
+            return read_labels(self.path), ()
+        if self.kind == "geoparquet":
+            return read_nuclei(self.path, columns=[]), ()
+        nuclei, notes = read_objects(self.path)
+        if not any(origin):
+            return nuclei, notes
+        moved = f"moved by {origin[0]:g}, {origin[1]:g} pixels, the corner of the slide's bounds"
+        return nuclei.translate(*origin), (*notes, moved)
 
 
 @dataclass(frozen=True)
@@ -219,7 +232,8 @@ def _results(folder: Path) -> Source | None:
     slide = record["slide"]
     note = "partial: some area was lost" if record["status"] == "partial" else None
     size = (int(slide["height"]), int(slide["width"]))
-    return Source(_stem(slide["name"]), folder / "nuclei.parquet", "geoparquet", size, note)
+    origin = viewer_origin(Box(*slide.get("bounds", (0.0, 0.0, 0.0, 0.0))))
+    return Source(_stem(slide["name"]), folder / "nuclei.parquet", "geoparquet", size, note, origin)
 
 
 def _stem(name: str) -> str:
@@ -264,7 +278,7 @@ def _maps(path: Path | None, names: Sequence[str]) -> dict[str, Path]:
 
 
 def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence[float]) -> ImageScores:
-    t, p = truth.read(), pred.read()
+    (t, t_notes), (p, p_notes) = truth.read(pred.origin), pred.read(truth.origin)
     distance, area = None, None
     if isinstance(t, Nuclei) and isinstance(p, Nuclei):
         size = truth.size or pred.size
@@ -285,8 +299,11 @@ def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence
     scores: dict[str, float | None] = metrics.score(overlap, PAIR_IOU).to_dict()
     scores |= {f"f1@{iou:g}": value for iou, value in metrics.object_f1(overlap, ious).items()}
     scores |= {"average_hausdorff_px": distance, "auc": area}
-    notes = "; ".join(note for note in (truth.note, pred.note) if note) or None
-    return ImageScores(truth.name, len(overlap.truth_area), len(overlap.pred_area), scores, notes)
+    said = [note for note in (truth.note, pred.note) if note]
+    said += [f"{side}: {note}" for side, notes in (("truth", t_notes), ("prediction", p_notes)) for note in notes]
+    return ImageScores(
+        truth.name, len(overlap.truth_area), len(overlap.pred_area), scores, "; ".join(said) or None
+    )
 
 
 def _drawn(objects: Labels | Nuclei, source: Source, shape: tuple[int, ...] | None) -> Labels:

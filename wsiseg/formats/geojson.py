@@ -230,7 +230,8 @@ def _write_collection(
         valid = _valid(part)
         if len(valid) == 0:
             continue
-        names = [name for name in valid.columns if name not in _NOT_MEASUREMENTS]
+        names = [name for name, column in valid.columns.items() if column.dtype.kind in "fiub"]
+        names = [name for name in names if name not in _NOT_MEASUREMENTS]
         keys = [json.dumps(name, ensure_ascii=False).encode() + b":" for name in names]
         values = np.stack([valid.columns[name].astype(np.float64) for name in names], axis=1)
         text = feature_text(

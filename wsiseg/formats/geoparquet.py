@@ -28,8 +28,10 @@ import shapely
 
 from wsiseg.compiled import compiled
 from wsiseg.errors import EnvironmentFault, UsageError
+from wsiseg.featurefile import LARGEST_COORDINATE
 from wsiseg.geometry import Box, FloatArray
 from wsiseg.nuclei import Nuclei
+from wsiseg.plainfile import require_plain_file
 from wsiseg.store import environment_faults, sync_folder, temporary_name
 
 #: The attributes of ``nuclei.parquet`` in file order, after id, geometry, bbox, x and y.
@@ -49,6 +51,10 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in _CORNERS])
 _HEADER = 13  # byte order, geometry type, ring count, vertex count
 _POLYGON = 3
+
+
+class NotNuclei(ValueError):
+    """What in a GeoParquet file is not as nuclei are."""
 
 
 class NucleiWriter:
@@ -213,7 +219,7 @@ def read_nuclei(
     UsageError
         The file is missing or not a GeoParquet file of polygons.
     """
-    with _open(path) as file:
+    with _open(path) as file, _damage_said(path):
         groups = np.arange(file.num_row_groups)
         if box is not None:
             groups = groups[_overlap(_group_bounds(file), box)]
@@ -227,7 +233,9 @@ def iter_nuclei(path: str | os.PathLike[str], *, columns: Sequence[str] | None =
     with _open(path) as file:
         names = _attribute_names(file, columns)
         for group in range(file.num_row_groups):
-            yield _read_group(file, group, names, None)
+            with _damage_said(path):
+                nuclei = _read_group(file, group, names, None)
+            yield nuclei
 
 
 def read_row_groups_bounds(path: str | os.PathLike[str]) -> FloatArray:
@@ -238,8 +246,10 @@ def read_row_groups_bounds(path: str | os.PathLike[str]) -> FloatArray:
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's ``wsiseg`` metadata; ``{}`` for a file that another program made."""
-    with _open(path) as file:
-        return _wsiseg_metadata(file)
+    with _open(path) as file, _damage_said(path):
+        metadata = _wsiseg_metadata(file)
+        _types(metadata)
+        return metadata
 
 
 def count_nuclei(path: str | os.PathLike[str]) -> int:
@@ -299,37 +309,56 @@ def _sync(path: Path) -> None:
 
 
 def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
+    name = os.fspath(path)
+    if not os.path.lexists(path):
+        raise UsageError(f"{name}: no such file")
+    require_plain_file(path, "The file")
     try:
         file = pq.ParquetFile(path, memory_map=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"{os.fspath(path)}: no such file") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{os.fspath(path)}: not a Parquet file that can be read ({error})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{name}: not a Parquet file that can be read ({error})") from error
     if _geometry_name(file) is None:
         file.close()
-        raise UsageError(
-            f"{os.fspath(path)}: Parquet, but not GeoParquet with WKB geometry; expected a nuclei.parquet"
-        )
+        raise UsageError(f"{name}: Parquet, but not GeoParquet with WKB geometry; expected a nuclei.parquet")
     return file
 
 
-def _geo_metadata(file: pq.ParquetFile) -> dict[str, Any]:
+@contextlib.contextmanager
+def _damage_said(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors in the middle of a file, by its name."""
     try:
-        geo = json.loads((file.metadata.metadata or {})[b"geo"])
-    except (KeyError, ValueError):
-        return {}
-    return geo if isinstance(geo, dict) else {}
+        yield
+    except (pa.ArrowException, OSError, shapely.errors.ShapelyError, NotNuclei) as error:
+        raise UsageError(
+            f"{os.fspath(path)}: is damaged, or not as wsiseg writes it ({error}).\n"
+            "Expected: an intact nuclei.parquet. `wsiseg segment` with the slide makes it again."
+        ) from error
+
+
+def _geo_metadata(file: pq.ParquetFile) -> dict[str, Any]:
+    return _json_object(file, b"geo")
 
 
 def _wsiseg_metadata(file: pq.ParquetFile) -> dict[str, Any]:
-    return json.loads((file.metadata.metadata or {}).get(b"wsiseg", b"{}"))
+    return _json_object(file, b"wsiseg")
+
+
+def _json_object(file: pq.ParquetFile, key: bytes) -> dict[str, Any]:
+    """A JSON object in the file's metadata; ``{}`` where there is none."""
+    try:
+        value = json.loads((file.metadata.metadata or {})[key])
+    except (KeyError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _geometry_name(file: pq.ParquetFile) -> str | None:
     geo = _geo_metadata(file)
-    name = geo.get("primary_column")
-    described = geo.get("columns", {}).get(name, {})
-    return name if described.get("encoding") == "WKB" and name in file.schema_arrow.names else None
+    name, columns = geo.get("primary_column"), geo.get("columns")
+    if not isinstance(name, str) or not isinstance(columns, dict) or name not in file.schema_arrow.names:
+        return None
+    described = columns.get(name)
+    return name if isinstance(described, dict) and described.get("encoding") == "WKB" else None
 
 
 def _attribute_names(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
@@ -371,25 +400,44 @@ def _read_group(file: pq.ParquetFile, group: int, names: Sequence[str], box: Box
     wkb = table.column(geometry)
     columns = {name: _values(file, table.column(name), name) for name in names}
     nuclei = from_wkb(wkb.chunk(0) if wkb.num_chunks else pa.array([], pa.binary()), columns)
+    # Compiled code follows the coordinates: what no slide can have must not come so far.
+    extremes = (nuclei.vertices.min(), nuclei.vertices.max()) if len(nuclei.vertices) else ()
+    if not all(abs(value) <= LARGEST_COORDINATE for value in extremes):
+        raise NotNuclei(f"coordinates that are not finite, or beyond {LARGEST_COORDINATE:.0e}")
     return nuclei if box is None else nuclei.take(_overlap(nuclei.bounds(), box))
 
 
 def _values(file: pq.ParquetFile, column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
     """A column as numpy; types by their numbers among the names that the file declares."""
-    types = _wsiseg_metadata(file).get("types") if name == TYPE else None
+    types = _types(_wsiseg_metadata(file)) if name == TYPE else ()
     if not types:
         return column.to_numpy()
     numbers = pc.index_in(column.cast(pa.string()), pa.array(types, pa.string()))
     if numbers.null_count:
-        raise UsageError(f"the file holds types of nuclei other than those that it declares, {types}")
+        raise NotNuclei(f"types of nuclei other than those that it declares, {list(types)}")
     return numbers.to_numpy().astype(np.int16)
 
 
+def _types(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    types = metadata.get("types", [])
+    if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
+        raise NotNuclei("types that are no list of names")
+    return tuple(types)
+
+
 def _from_any_wkb(array: pa.Array, columns: Mapping[str, npt.NDArray[np.generic]]) -> Nuclei:
-    polygons = shapely.from_wkb(array.to_numpy(zero_copy_only=False))
-    if not (shapely.get_type_id(polygons) == _POLYGON).all():
-        raise UsageError("the file holds geometry other than polygons; expected one polygon a nucleus")
-    return Nuclei.from_geometry(polygons, columns)
+    """As :func:`from_wkb`; rows without a geometry are left out, of a MultiPolygon the largest part is kept."""
+    shapes = shapely.from_wkb(array.to_numpy(zero_copy_only=False))
+    parts, row = shapely.get_parts(shapes, return_index=True)
+    held = np.unique(shapely.get_type_id(parts))
+    if not np.isin(held, _POLYGON).all():
+        raise NotNuclei("geometry other than polygons; expected one polygon a nucleus")
+    filled = ~shapely.is_empty(parts)
+    parts, row = parts[filled], row[filled]
+    order = np.lexsort((shapely.area(parts), row))
+    last = np.flatnonzero(np.diff(row[order], append=-1))  # of each row the largest
+    kept = order[last]
+    return Nuclei.from_geometry(parts[kept], {name: column[row[kept]] for name, column in columns.items()})
 
 
 @compiled

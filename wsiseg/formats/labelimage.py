@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import UsageError
+from wsiseg.plainfile import require_plain_file
+from wsiseg.slide.image import MAX_PIXELS
 
 SUFFIXES = frozenset((".png", ".tif", ".tiff", ".npy", ".mat"))
 #: The name under which HoVer-Net and SNOW keep the instances in a ``.mat`` file.
 MAT_VARIABLE = "inst_map"
+_MAT_NUMBERS = frozenset(
+    ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "logical")
+)
+_LISTED = 8
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer]:
@@ -33,13 +43,16 @@ def read_labels(path: Path) -> npt.NDArray[np.integer]:
     if image.dtype == bool:
         return image.astype(np.uint8)
     if image.dtype.kind == "f" and image.size and np.isfinite(image).all() and (image == np.round(image)).all():
-        image = image.astype(np.int64)
+        image = image.astype(np.int64) if np.abs(image).max() < 2**53 else image
     if image.dtype.kind not in "iu":
         raise UsageError(
             f"{path}: values of type {image.dtype}; expected whole numbers, 0 for background, 1, 2, … for objects"
         )
-    if image.size and int(image.min()) < 0:
-        raise UsageError(f"{path}: negative label {int(image.min())}; expected 0 for background and 1, 2, …")
+    low, high = (int(image.min()), int(image.max())) if image.size else (0, 0)
+    if low < 0:
+        raise UsageError(f"{path}: negative label {low}; expected 0 for background and 1, 2, …")
+    if high > np.iinfo(np.int64).max:
+        raise UsageError(f"{path}: label {high}; expected 0 for background and numbers below 2⁶³")
     return image
 
 
@@ -57,15 +70,42 @@ def read_probabilities(path: Path) -> npt.NDArray[np.generic]:
     return image
 
 
+def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The variables of a MATLAB file, of those ``names`` that it holds; their sizes are looked at before.
+
+    Raises
+    ------
+    UsageError
+        MATLAB 7.3, or a variable is too large.
+    """
+    from scipy import io
+
+    try:
+        held = {name: (shape, kind) for name, shape, kind in io.whosmat(path)}
+    except NotImplementedError as error:
+        raise UsageError(f"{path}: MATLAB 7.3; expected version 7 or older (save(…, '-v7'))") from error
+    if MAT_VARIABLE not in held:
+        some = ", ".join(itertools.islice(held, _LISTED)) or "nothing"
+        raise UsageError(f"{path}: holds {some}; expected the variable {MAT_VARIABLE}")
+    wanted = [name for name in names if name in held]
+    for name in wanted:
+        shape, kind = held[name]
+        if kind not in _MAT_NUMBERS:
+            raise UsageError(f"{path}: {name} is of type {kind}; expected numbers")
+        _require_affordable(path, shape)
+    return io.loadmat(path, variable_names=wanted) if wanted else {}
+
+
 def _read(path: Path, what: str) -> npt.NDArray[Any]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
             f"{path}: cannot be read as {what}; expected a file ending in {' '.join(sorted(SUFFIXES))}"
         )
+    require_plain_file(path, "The file")
     try:
         image = np.asarray(reader(path))
-    except UsageError:
+    except (UsageError, MemoryError):
         raise
     except Exception as error:  # decoders of damaged files raise whatever they like
         raise UsageError(f"{path}: cannot be read as {what} ({type(error).__name__}: {error})") from error
@@ -77,34 +117,51 @@ def _read(path: Path, what: str) -> npt.NDArray[Any]:
     return plane
 
 
+def _require_affordable(path: Path, shape: Sequence[int]) -> None:
+    """Refuse by what the header says, before anything of that size is made."""
+    pixels = math.prod(map(int, shape))
+    if pixels > MAX_PIXELS:
+        raise UsageError(
+            f"{path}: {pixels / 1e6:,.0f} megapixels ({' × '.join(map(str, shape))}), where "
+            f"{MAX_PIXELS / 1e6:.0f} are the most.\nExpected: an image of a field. Cut it into smaller ones; of a "
+            "whole slide compare outlines: nuclei.parquet or GeoJSON."
+        )
+
+
 def _png(path: Path) -> npt.NDArray[Any]:
     from PIL import Image
 
-    with Image.open(path) as image:
-        return np.array(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of sizes that the limit allows
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                _require_affordable(path, (image.height, image.width))
+                return np.array(image)
+        except Image.DecompressionBombError as error:
+            raise UsageError(
+                f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels ({error}).\n"
+                "Expected: an image of a field. Cut it into smaller ones."
+            ) from error
 
 
 def _tiff(path: Path) -> npt.NDArray[Any]:
     import tifffile
 
-    return np.asarray(tifffile.imread(path))
+    with tifffile.TiffFile(path) as file:
+        _require_affordable(path, file.series[0].shape)
+        _require_affordable(path, file.series[0].keyframe.chunks)  # a stored tile may be larger than its image
+        return np.asarray(file.asarray())
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
-    return np.asarray(np.load(path, allow_pickle=False))
+    # Mapped, so that a size that the file does not have is noticed before memory is taken for it.
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    _require_affordable(path, mapped.shape)
+    return np.array(mapped)
 
 
 def _mat(path: Path) -> npt.NDArray[Any]:
-    from scipy import io
-
-    try:
-        content = io.loadmat(path, variable_names=[MAT_VARIABLE])
-    except NotImplementedError as error:
-        raise UsageError(f"{path}: MATLAB 7.3; expected version 7 or older (save(…, '-v7'))") from error
-    if MAT_VARIABLE not in content:
-        held = ", ".join(name for name, _, _ in io.whosmat(path)) or "nothing"
-        raise UsageError(f"{path}: holds {held}; expected the variable {MAT_VARIABLE}")
-    return np.asarray(content[MAT_VARIABLE])
+    return np.asarray(read_mat(path, [MAT_VARIABLE])[MAT_VARIABLE])
 
 
 _READERS = {".png": _png, ".tif": _tiff, ".tiff": _tiff, ".npy": _npy, ".mat": _mat}

@@ -26,14 +26,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from wsiseg.errors import UsageError
+from wsiseg.featurefile import LARGEST_COORDINATE
 from wsiseg.formats.geoparquet import iter_nuclei
 from wsiseg.formats.text import polygon_rows
 from wsiseg.nuclei import Nuclei
+from wsiseg.plainfile import require_plain_file
 from wsiseg.store import environment_faults, lock_beside, remove_leftovers, temporary_name
 
 TILE_PX = 4000
@@ -41,7 +44,8 @@ ORIGIN_PX = 1
 HEADER = b"AreaInPixels,PhysicalSize,Polygon\n"
 _UPSAMPLED_FROM_MPP = 0.375
 _NAME = re.compile(
-    r"(?P<x>\d+)_(?P<y>\d+)_(?P<w>\d+)_(?P<h>\d+)_(?P<mpp>[\d.eE+-]+)_(?P<factor>[\d.]+)-features\.csv"
+    r"(?P<x>\d{1,9})_(?P<y>\d{1,9})_(?P<w>\d{1,9})_(?P<h>\d{1,9})_(?P<mpp>[\d.eE+-]+)_(?P<factor>[\d.]+)-features\.csv",
+    re.ASCII,
 )
 
 
@@ -162,23 +166,57 @@ def iter_quip(folder: Path) -> Iterator[Nuclei]:
 
 
 def _read_file(path: Path) -> Nuclei:
+    require_plain_file(path, "The file")
+    columns = ("AreaInPixels", "Polygon")
+    options = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
     try:
-        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types={"Polygon": pa.string()}))
-        text = pa.concat_arrays([pa.array([], pa.string()), *table.column("Polygon").chunks])
-        numbers = pc.split_pattern(pc.utf8_trim(text, "[] "), ":")
-        flat = pc.cast(numbers.flatten(), pa.float64()).to_numpy()
-        area = table.column("AreaInPixels").cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, KeyError) as error:
+        # One thread: only that one counts rows, which errors are to name.
+        table = pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), convert_options=options)
+    except (pa.ArrowException, KeyError) as error:
         raise UsageError(
-            f"{path} cannot be read: {error}. Expected the columns AreaInPixels,PhysicalSize,Polygon with "
+            f"{path} cannot be read: {error}.\nExpected the columns AreaInPixels,PhysicalSize,Polygon with "
             "[x0:y0:x1:y1:…] polygons."
         ) from error
+    area, text = (pa.concat_arrays([pa.array([], pa.string()), *table.column(name).chunks]) for name in columns)
+    numbers = pc.split_pattern(pc.utf8_trim(text, "[] "), ":")
     counts = np.diff(numbers.offsets.to_numpy()).astype(np.int64)
     if np.any(counts % 2):
-        raise UsageError(f"{path}: row {int(np.argmax(counts % 2)) + 1} has an odd number of coordinates.")
+        raise _bad_row(path, int(np.argmax(counts % 2)), "has an odd number of coordinates")
+    flat = _numbers(path, numbers.flatten(), counts, "a coordinate")
+    areas = _numbers(path, area, np.ones(len(area), dtype=np.int64), "an area")
     offsets = np.concatenate([[0], np.cumsum(counts // 2)]).astype(np.int64)
-    nuclei = Nuclei(flat.reshape(-1, 2), offsets, {"area_px": area})
+    nuclei = Nuclei(flat.reshape(-1, 2), offsets, {"area_px": areas})
     return nuclei.take(counts >= 6)
+
+
+def _numbers(
+    path: Path, texts: pa.StringArray, counts: npt.NDArray[np.int64], what: str
+) -> npt.NDArray[np.float64]:
+    """Texts as numbers; an error says the row, each of which has ``counts`` of the texts."""
+    try:
+        values = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+        wrong = ~(np.abs(values) <= LARGEST_COORDINATE)
+    except pa.ArrowInvalid:
+        wrong = np.array([not _is_number(text) for text in texts.to_pylist()])
+    if not wrong.any():
+        return np.asarray(values, dtype=np.float64)
+    place = int(np.argmax(wrong))
+    row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
+    raise _bad_row(path, row, f"has {texts[place].as_py()!r:.40} as {what}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _bad_row(path: Path, row: int, problem: str) -> UsageError:
+    """``row`` counts from 0; for people the header is line 1."""
+    return UsageError(
+        f"{path}: line {row + 2} {problem}.\nExpected numbers, in the column Polygon as [x0:y0:x1:y1:…]."
+    )
 
 
 def _rows(nuclei: Nuclei, factor: int) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import UsageError
-from wsiseg.formats.labelimage import MAT_VARIABLE, read_labels
+from wsiseg.formats.labelimage import MAT_VARIABLE, read_labels, read_mat
 from wsiseg.store import environment_faults, write_bytes
 
 IMAGE_FOLDER, MASK_FOLDER, OVERLAY_FOLDER = "Image", "Mask", "Overlay"
@@ -146,10 +146,10 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
 
 
 def _load(path: Path, names: list[str]) -> dict[str, Any]:
-    from scipy.io import loadmat
-
     try:
-        return dict(loadmat(path, variable_names=names))
+        return read_mat(path, names)
+    except UsageError:
+        raise
     except Exception as error:  # whatever scipy makes of a damaged file
         raise UsageError(f"{path}: is damaged behind {MAT_VARIABLE} ({type(error).__name__}: {error})") from error
 

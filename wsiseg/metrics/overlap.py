@@ -3,6 +3,7 @@ a grid over their bounds and the exact common area of the pairs that are left.""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from wsiseg.stitch.overlap import common_area
 
 # Pairs whose polygons are copied out and compared at once: about 100 MB.
 _BLOCK = 100_000
+_BLOCK_PX = 1 << 22  # pixels of label images that are compared at once
+_TABLE = 1 << 20  # largest label that is looked up in a table
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,21 @@ def label_overlap(truth: npt.NDArray[np.integer], pred: npt.NDArray[np.integer])
     """
     if truth.shape != pred.shape:
         raise ValueError(f"label images of shapes {truth.shape} and {pred.shape} cannot be compared")
-    t, truth_area = _contiguous(truth)
-    p, pred_area = _contiguous(pred)
-    both = np.flatnonzero((t > 0) & (p > 0))
-    shape = (len(truth_area), len(pred_area))
-    ones = np.ones(both.size, dtype=np.int32)
-    table = sparse.coo_array((ones, (t[both] - 1, p[both] - 1)), shape=shape).tocsr().tocoo()
+    t, p = _renumber(truth.ravel()), _renumber(pred.ravel())
+    table = sparse.csr_array((len(t.area), len(p.area)), dtype=np.int32)
+    for rows in _blocks(truth.size):
+        true, found = t.of(rows), p.of(rows)
+        both = np.flatnonzero((true > 0) & (found > 0))
+        ones = np.ones(both.size, dtype=np.int32)
+        here = sparse.coo_array((ones, (true[both] - 1, found[both] - 1)), shape=table.shape).tocsr()
+        table = table + here if table.nnz else here
+    table = table.tocoo()
     return Overlap(
         table.coords[0].astype(np.int64),
         table.coords[1].astype(np.int64),
         table.data.astype(np.float64),
-        truth_area.astype(np.float64),
-        pred_area.astype(np.float64),
+        t.area.astype(np.float64),
+        p.area.astype(np.float64),
         float(truth.size),
     )
 
@@ -125,23 +131,45 @@ def polygon_overlap(truth: Nuclei, pred: Nuclei, *, min_iou: float = 0.0, total:
     return found.pairs(shared > 0)
 
 
-def _contiguous(labels: npt.NDArray[np.integer]) -> tuple[IntArray, IntArray]:
-    """Labels 1 … n in the order of the old ones, flat, and the n areas."""
-    flat = labels.ravel()
-    if flat.size == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    low, high = int(flat.min()), int(flat.max())
+@dataclass(frozen=True)
+class _Renumbered:
+    """A flat label image as labels 1 … n in the order of the old ones, their areas, and how they are looked up."""
+
+    labels: npt.NDArray[np.integer]
+    area: IntArray
+    table: IntArray | None
+    values: npt.NDArray[np.integer]
+
+    def of(self, rows: slice) -> IntArray:
+        """The new labels of some of the pixels."""
+        labels = self.labels[rows]
+        if self.table is not None:
+            return self.table[labels]
+        return (np.searchsorted(self.values, labels) + 1) * (labels > 0)
+
+
+def _renumber(labels: npt.NDArray[np.integer]) -> _Renumbered:
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0:
         raise ValueError(f"negative label {low}: labels are 0 for background and 1, 2, … for objects")
-    if high > 8 * flat.size + 1024:  # sparse ids, for example of a whole slide: a table would be too long
-        values, inverse = np.unique(flat, return_inverse=True)
-        flat = inverse.ravel() + int(values[0] > 0)
-        high = int(flat.max())
-    area = np.bincount(flat, minlength=high + 1)
-    area[0] = 0
-    present = area > 0
-    lookup = np.cumsum(present) * present
-    return lookup[flat].astype(np.int64), area[present].astype(np.int64)
+    if high <= _TABLE:
+        area = np.zeros(high + 1, dtype=np.int64)
+        for rows in _blocks(labels.size):
+            area += np.bincount(labels[rows], minlength=high + 1)
+        area[0] = 0
+        present = area > 0
+        return _Renumbered(labels, area[present], np.cumsum(present) * present, np.flatnonzero(present))
+    # Sparse ids, for example of a whole slide: a table would be longer than the image.
+    found = [np.unique(labels[rows], return_counts=True) for rows in _blocks(labels.size)]
+    values, place = np.unique(np.concatenate([names for names, _ in found]), return_inverse=True)
+    area = np.zeros(len(values), dtype=np.int64)
+    np.add.at(area, place.ravel(), np.concatenate([counts for _, counts in found]))
+    return _Renumbered(labels, area[values > 0], None, values[values > 0])
+
+
+def _blocks(pixels: int) -> Iterator[slice]:
+    """Slices of an image: what is computed a pixel takes the memory of a block, whatever the image."""
+    return (slice(start, start + _BLOCK_PX) for start in range(0, pixels, _BLOCK_PX))
 
 
 def _shared(truth: Nuclei, pred: Nuclei, t: IntArray, p: IntArray) -> FloatArray:
