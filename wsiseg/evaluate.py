@@ -232,7 +232,7 @@ def _results(folder: Path) -> Source | None:
     slide = record["slide"]
     note = "partial: some area was lost" if record["status"] == "partial" else None
     size = (int(slide["height"]), int(slide["width"]))
-    origin = viewer_origin(Box(*slide.get("bounds", (0.0, 0.0, 0.0, 0.0))))
+    origin = viewer_origin(Box(*slide["bounds"]))
     return Source(_stem(slide["name"]), folder / "nuclei.parquet", "geoparquet", size, note, origin)
 
 
