@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ from wsiseg_cli.evaluate import command
 from wsiseg import metrics
 from wsiseg.errors import UsageError
 from wsiseg.evaluate import evaluate_sets, find_sources
-from wsiseg.formats.geojson import export_geojson
+from wsiseg.export import export_run
+from wsiseg.formats.geojson import export_geojson, read_geojson
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.formats.labelimage import read_labels, read_probabilities
 from wsiseg.models.resident import ModelChoice
@@ -66,6 +70,14 @@ def write_result(run: Path, slide: str, image: np.ndarray, status: str = "comple
     (folder / "slide.json").write_text(json.dumps(record))
     if status != "failed":
         write_parquet(folder / "nuclei.parquet", trace(image))
+
+
+def empty_png(side: int) -> bytes:
+    """A PNG of side² black pixels, as far as its header goes."""
+    size = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = {b"IHDR": size, b"IDAT": zlib.compress(b""), b"IEND": b""}
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.fixture
@@ -232,6 +244,118 @@ def test_auc_from_maps_of_the_same_names(pair: tuple[Path, Path], tmp_path: Path
     np.save(maps / "good.npy", np.zeros((3, 3)))
     with pytest.raises(UsageError, match="same size"):
         evaluate_sets(*pair, probabilities=maps)
+
+
+def squares(*corners: tuple[float, float], side: float = 8.0) -> list[list[list[list[float]]]]:
+    return [[[[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]] for x, y in corners]
+
+
+def write_geojson(path: Path, *features: tuple[str, Any, Any]) -> Path:
+    """Features of (QuPath's type, coordinates of the outline, coordinates of the nucleus)."""
+    written = [
+        {
+            "type": "Feature",
+            "properties": {"objectType": kind},
+            "geometry": outline and {"type": "Polygon", "coordinates": outline},
+            **({"nucleusGeometry": {"type": "Polygon", "coordinates": nucleus}} if nucleus else {}),
+        }
+        for kind, outline, nucleus in features
+    ]
+    path.write_text(json.dumps(written))
+    return path
+
+
+CORNERS = [(2.0, 3.0), (20.0, 30.0), (50.0, 11.0)]
+
+
+def test_of_cells_the_nuclei_are_compared_and_of_annotations_nothing(tmp_path: Path) -> None:
+    nuclei, cells = squares(*CORNERS), squares(*((x - 3, y - 3) for x, y in CORNERS), side=14.0)
+    around = squares((0.0, 0.0), side=70.0)[0]
+    pred = write_geojson(tmp_path / "pred.geojson", *(("detection", nucleus, None) for nucleus in nuclei))
+    drawn = [("cell", cell, nucleus) for cell, nucleus in zip(cells, nuclei, strict=True)]
+    truth = write_geojson(tmp_path / "truth.geojson", ("annotation", around, None), *drawn, ("tile", around, None))
+    (image,) = evaluate_sets(truth, pred).images
+    assert (image.scores["aji"], image.true_objects, image.found_objects) == (1.0, 3, 3)
+    assert image.note == "truth: passed over: annotation, tile"
+    # Where nothing is more than an annotation, people have drawn nuclei as such.
+    truth = write_geojson(tmp_path / "drawn.geojson", *(("annotation", nucleus, None) for nucleus in nuclei))
+    (image,) = evaluate_sets(truth, pred).images
+    assert (image.scores["aji"], image.note) == (1.0, None)
+    # A cell without a nucleus is what its outline says.
+    truth = write_geojson(tmp_path / "bare.geojson", *(("cell", cell, None) for cell in cells))
+    assert evaluate_sets(truth, pred).images[0].scores["aji"] == pytest.approx(8**2 / 14**2)
+
+
+@pytest.mark.parametrize(
+    ("geometries", "says"),
+    [
+        ([{"type": "Point", "coordinates": [1, 2]}] * 3, "holds 3 × Point, but no polygons"),
+        ([None], "holds feature without geometry, but no polygons"),
+        ([{"type": "Polygon", "coordinates": [[[0, 0], [1e400, 0], [1, 1]]]}], "not finite"),
+        ([{"type": "Polygon", "coordinates": [[[0, 0], ["x", 0], [1, 1]]]}], "no pair of numbers"),
+    ],
+)
+def test_a_truth_without_outlines_is_refused_by_name(geometries: list[object], says: str, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.geojson"
+    truth.write_text(json.dumps([{"type": "Feature", "geometry": geometry} for geometry in geometries]))
+    pred = write_geojson(tmp_path / "pred.geojson", ("detection", squares((0.0, 0.0))[0], None))
+    with pytest.raises(UsageError, match=rf"truth\.geojson.*{says}"):
+        evaluate_sets(truth, pred)
+
+
+def test_geojson_against_results_counts_from_the_corner_of_the_bounds(tmp_path: Path) -> None:
+    run, image = tmp_path / "run", labels(1)
+    write_result(run, "s.svs", image)
+    (folder,) = run.iterdir()
+    record = json.loads((folder / "slide.json").read_text())
+    record["slide"]["bounds"] = [30, 20, 80, 60]
+    (folder / "slide.json").write_text(json.dumps(record))
+    (exported,) = export_run(run, "geojson", tmp_path / "exports")
+    written = read_geojson(exported)
+    assert np.array_equal(written.vertices, trace(image).vertices - [30, 20])
+    (scored,) = evaluate_sets(exported, folder).images
+    assert scored.scores["aji"] == 1.0
+    assert scored.note == "truth: moved by 30, 20 pixels, the corner of the slide's bounds"
+    (scored,) = evaluate_sets(folder, exported).images
+    assert (scored.scores["aji"], (scored.note or "")[:11]) == (1.0, "prediction:")
+    (scored,) = evaluate_sets(exported, exported).images
+    assert (scored.scores["aji"], scored.note) == (1.0, None)
+
+
+def test_what_a_label_file_may_cost_is_limited_before_it_costs(tmp_path: Path) -> None:
+    header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
+    (tmp_path / "npy.npy").write_bytes(magic + header.ljust(117).encode() + b"\n")
+    (tmp_path / "png.png").write_bytes(empty_png(13_000))
+    (tmp_path / "large.png").write_bytes(empty_png(200_000))
+    small = np.zeros((4, 4), np.uint8)
+    tifffile.imwrite(tmp_path / "tif.tif", small, tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "tif.tif", mode="r+") as file:
+        for name in ("TileWidth", "TileLength"):
+            file.pages[0].tags[name].overwrite(16_000)
+    io.savemat(tmp_path / "mat.mat", {"inst_map": np.zeros((10_001, 10_000), np.uint8)}, do_compression=True)
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, says in {
+        "npy.npy": "cannot be read as a label image",
+        "png.png": "169 megapixels .13000 × 13000., where 100 are the most",
+        "large.png": "more than 100 megapixels",
+        "mat.mat": "100 megapixels .10001 × 10000.",
+        "tif.tif": "256 megapixels .16000 × 16000.",
+        "pipe.png": "a named pipe",
+    }.items():
+        with pytest.raises(UsageError, match=rf"{name}.*{says}") as caught:
+            read_labels(tmp_path / name)
+        assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_labels_of_any_size_are_compared(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.array([[2**62, 0, 7], [1, 2**40, 7]]))
+    np.save(tmp_path / "p.npy", np.array([[2, 0, 1], [3, 4, 1]], dtype=np.uint64))
+    (image,) = evaluate_sets(tmp_path / "t.npy", tmp_path / "p.npy").images
+    assert (image.scores["aji"], image.true_objects) == (1.0, 4)
+    np.save(tmp_path / "p.npy", np.array([[2**63 + 5, 0, 1], [3, 4, 1]], dtype=np.uint64))
+    with pytest.raises(UsageError, match="label 9223372036854775813; expected"):
+        evaluate_sets(tmp_path / "t.npy", tmp_path / "p.npy")
 
 
 def test_label_files_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from pathlib import Path
 
 import geopandas
@@ -300,3 +302,45 @@ def test_foreign_wkb() -> None:
     ring = shapely.difference(square, shapely.box(4, 4, 6, 6))
     back = from_wkb(pa.array(list(shapely.to_wkb(np.array([ring]))), pa.binary()))
     assert back.areas().tolist() == [100.0]
+
+
+def test_rows_without_a_polygon_are_left_out_and_of_several_the_largest_is_kept(tmp_path: Path) -> None:
+    small, large = shapely.box(0, 0, 1, 1), shapely.box(5, 5, 8, 8)
+    shapes = [large, None, shapely.MultiPolygon([small, large]), shapely.Polygon(), small]
+    frame = geopandas.GeoDataFrame({"score": [1.0, 2.0, 3.0, 4.0, 5.0]}, geometry=shapes)
+    frame.to_parquet(tmp_path / "other.parquet")
+    got = read_nuclei(tmp_path / "other.parquet")
+    assert got.areas().tolist() == [9.0, 9.0, 1.0]
+    assert got.columns["score"].tolist() == [1.0, 3.0, 5.0]
+
+
+@pytest.mark.parametrize("case", ["page", "nan", "far", "wkb", "geo", "types", "pipe"])
+def test_damage_and_nonsense_in_the_middle_are_said_by_name(tmp_path: Path, case: str) -> None:
+    path = write(tmp_path / "a.parquet", discs(300))
+    table = pq.read_table(path)
+    if case == "page":
+        content = bytearray(path.read_bytes())
+        content[300 : len(content) // 2] = b"x" * (len(content) // 2 - 300)
+        path.write_bytes(content)
+    elif case == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        geometry = table["geometry"].to_pylist()
+        metadata = dict(pq.read_metadata(path).metadata)
+        if case in ("nan", "far"):
+            geometry[7] = geometry[7][:-8] + struct.pack("<d", {"nan": np.nan, "far": 1e300}[case])
+            geometry[7] = geometry[7][:13] + geometry[7][-16:] + geometry[7][29:]
+        elif case == "wkb":
+            geometry[7] = b"\x01\x03\x00\x00\x00\xff\xff\xff\x7f"
+        elif case == "geo":
+            metadata[b"geo"] = b'{"primary_column": ["geometry"], "columns": [3]}'
+        elif case == "types":
+            metadata[b"wsiseg"] = b'{"types": {"a": 1}}'
+            table = table.append_column("type", pa.array(["a"] * len(table)))
+        place = table.schema.get_field_index("geometry")
+        table = table.set_column(place, "geometry", pa.array(geometry, pa.binary()))
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(UsageError, match=r"a\.parquet") as caught:
+        read_nuclei(path)
+    assert len(str(caught.value).splitlines()) <= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from wsiseg.errors import SlideError, UsageError
+from wsiseg.featurefile import viewer_origin
 from wsiseg.formats.geojson import export_geojson, type_classes
 from wsiseg.formats.geoparquet import TYPE, read_metadata, read_nuclei
 from wsiseg.formats.quip import QuipSlide, export_quip
 from wsiseg.geometry import Box
 from wsiseg.report.overlay import OUTLINE, save_overlay
 from wsiseg.slide import open_slide
-from wsiseg.store import EXPORTS, RECORD_NAME, read_record
+from wsiseg.store import EXPORTS, RECORD_NAME, environment_faults, read_record
 
 
 def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -46,23 +48,32 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
         Where to; None: the folder ``exports`` beside the slides' own, which segmenting again replaces whole.
     split : int or None
         Most nuclei in a GeoJSON file.
+
+    Raises
+    ------
+    UsageError
+        There are no results, or ``nuclei.parquet`` is damaged.
+    EnvironmentFault
+        The disk refuses.
     """
     for folder, record in slide_results(run):
         slide = record["slide"]
-        destination = out or folder.absolute().parent / EXPORTS
-        destination.mkdir(parents=True, exist_ok=True)
+        folder = Path(os.path.abspath(folder))
+        destination = out or folder.parent / EXPORTS
+        with environment_faults(destination):
+            destination.mkdir(parents=True, exist_ok=True)
         nuclei = folder / "nuclei.parquet"
         if target == "quip-csv":
-            files = destination / f"{record['id']}_polygon" / slide["name"]
+            # A record may have come from elsewhere: whatever it says, its names are no paths.
+            files = destination / f"{folder.name}_polygon" / (Path(slide["name"]).name or folder.name)
             export_quip(nuclei, files, QuipSlide(slide["name"], slide["width"], slide["height"], slide["mpp"]))
             yield files
         else:
-            x, y = slide["bounds"][:2]
             yield from export_geojson(
                 nuclei,
-                destination / f"{record['id']}.{target}",
+                destination / f"{folder.name}.{target}",
                 gzip=target.endswith(".gz"),
-                bounds_offset=(x, y),
+                bounds_offset=viewer_origin(Box(*slide["bounds"])),
                 identity=slide["fingerprint"],
                 split=split,
             )
@@ -80,7 +91,7 @@ def draw_overlay(
     result : Path
         One slide's results folder.
     roi : (x, y, width, height)
-        In level-0 pixels.
+        In level-0 pixels; what is beyond the slide is cut off.
     slide : Path or None
         The slide's file; None: where the record says it was.
     zoom : int
@@ -90,6 +101,11 @@ def draw_overlay(
     -------
     dict of str to (int, int, int)
         The colours of types, in the order of the model's types; empty without.
+
+    Raises
+    ------
+    UsageError
+        The region lies outside the slide, or the picture would be too large.
     """
     found = slide_results(result)
     if len(found) != 1:
@@ -99,12 +115,15 @@ def draw_overlay(
     if not path.exists():
         raise SlideError(f"the slide is no longer at {path}: say where it is with --slide")
     x, y, width, height = roi
-    box = Box(x, y, x + width, y + height)
-    with_mpp = open_slide(path, mpp=record["slide"]["mpp"])
-    nuclei = read_nuclei(folder / "nuclei.parquet", box)
-    classes = type_classes(read_metadata(folder / "nuclei.parquet").get("types", ()))
-    colors = np.array([item.color for item in classes.values()], dtype=np.uint8)
-    color = colors[nuclei.columns[TYPE]] if classes else OUTLINE
-    save_overlay(with_mpp, nuclei, box, out, zoom=zoom, color=color)
-    with_mpp.close()
+    with open_slide(path, mpp=record["slide"]["mpp"]) as opened:
+        box = Box(x, y, x + width, y + height).intersection(Box(0.0, 0.0, opened.width, opened.height))
+        if box.empty:
+            raise UsageError(
+                f"The region {roi} lies outside the slide of {opened.width} × {opened.height} level-0 pixels."
+            )
+        nuclei = read_nuclei(folder / "nuclei.parquet", box)
+        classes = type_classes(read_metadata(folder / "nuclei.parquet").get("types", ()))
+        colors = np.array([item.color for item in classes.values()], dtype=np.uint8)
+        color = colors[nuclei.columns[TYPE]] if classes else OUTLINE
+        save_overlay(opened, nuclei, box, out, zoom=zoom, color=color)
     return {item.name: item.color for item in classes.values()}

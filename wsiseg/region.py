@@ -82,7 +82,8 @@ def requested_region(
         No slide can have such a region: numbers that are not finite or no size, a file without polygons, or
         nothing right of and below the origin.
     """
-    box, area = None, None
+    box: Box | None = None
+    area: shapely.Geometry | None = None
     notes: tuple[str, ...] = ()
     if roi is not None:
         x, y, width, height = roi

@@ -60,7 +60,8 @@ def command(
     """Score segmentations against a truth: per image, and mean ± standard deviation with a 95% interval.
 
     Images are matched by file name without suffix. Label images are PNG, TIFF, .npy, or .mat with inst_map: 0 is
-    background, every other value one object, one pixel a level-0 pixel. The scores are defined in docs/metrics.md.
+    background, every other value one object, one pixel a level-0 pixel. Of QuPath's cells the nuclei are compared;
+    against results, GeoJSON counts from the corner of the slide's bounds. docs/metrics.md defines the scores.
 
     \b
     wsiseg segment images/*.png --mpp 0.25 -o out

@@ -39,7 +39,8 @@ class Roi(click.ParamType):
 @click.option(
     "--mask",
     type=options.Readable(),
-    help="Only inside these GeoJSON polygons (level-0 pixels).",
+    help="Only inside the polygons of this GeoJSON file: level-0 pixels, from the corner of the slide's bounds if "
+    "it has any, as QuPath writes them.",
 )
 @click.option("--all", "everywhere", is_flag=True, help="Do not look for tissue: segment the whole slide.")
 @click.option(

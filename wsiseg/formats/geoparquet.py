@@ -316,7 +316,7 @@ def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{name}: not a Parquet file that can be read ({error})") from error
+        raise UsageError(f"{name}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
     if _geometry_name(file) is None:
         file.close()
         raise UsageError(f"{name}: Parquet, but not GeoParquet with WKB geometry; expected a nuclei.parquet")
@@ -329,8 +329,9 @@ def _damage_said(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, shapely.errors.ShapelyError, NotNuclei) as error:
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"{os.fspath(path)}: is damaged, or not as wsiseg writes it ({error}).\n"
+            f"{os.fspath(path)}: is damaged, or not as wsiseg writes it ({reason}).\n"
             "Expected: an intact nuclei.parquet. `wsiseg segment` with the slide makes it again."
         ) from error
 

@@ -158,7 +158,8 @@ def _renumber(labels: npt.NDArray[np.integer]) -> _Renumbered:
             area += np.bincount(labels[rows], minlength=high + 1)
         area[0] = 0
         present = area > 0
-        return _Renumbered(labels, area[present], np.cumsum(present) * present, np.flatnonzero(present))
+        table = np.where(present, np.cumsum(present), 0)
+        return _Renumbered(labels, area[present], table, np.flatnonzero(present))
     # Sparse ids, for example of a whole slide: a table would be longer than the image.
     found = [np.unique(labels[rows], return_counts=True) for rows in _blocks(labels.size)]
     values, place = np.unique(np.concatenate([names for names, _ in found]), return_inverse=True)
