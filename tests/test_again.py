@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import wsiseg.plan as plan
-from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied
+from wsiseg.errors import EnvironmentFault, SlideError, UsageError, WorkerDied
 from wsiseg.evaluate import find_sources
 from wsiseg.export import export_run
 from wsiseg.models.resident import ModelChoice
@@ -315,6 +315,15 @@ def test_a_finished_result_that_is_not_whole_is_computed_again(
     assert name in note
     assert same(clean, out / "s")
     assert run([slide], out)[0].tiles_computed == 0
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_damaged_nuclei_are_not_exported(clean: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    shutil.copytree(clean, tmp_path / "s")
+    damage(tmp_path / "s" / "nuclei.parquet")
+    with pytest.raises(SlideError, match=r"nuclei\.parquet: is missing, or not as it was written"):
+        list(export_run(tmp_path, "geojson", None))
+    assert [p.name for p in tmp_path.rglob("*.geojson*")] == []
 
 
 @pytest.mark.parametrize("task", ["segment-batch", "stitch-slide", "label-pyramid", "publish-slide"])

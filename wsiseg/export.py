@@ -17,7 +17,7 @@ from wsiseg.formats.quip import QuipSlide, export_quip
 from wsiseg.geometry import Box
 from wsiseg.report.overlay import OUTLINE, save_overlay
 from wsiseg.slide import open_slide
-from wsiseg.store import EXPORTS, RECORD_NAME, environment_faults, read_record
+from wsiseg.store import EXPORTS, RECORD_NAME, environment_faults, is_intact, read_record
 
 
 def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -37,6 +37,17 @@ def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     return usable
 
 
+def _nuclei_file(folder: Path, record: dict[str, Any]) -> Path:
+    path = folder / "nuclei.parquet"
+    noted = record.get("files", {}).get(path.name)
+    if noted is not None and not is_intact(path, noted):
+        raise SlideError(
+            f"{path}: is missing, or not as it was written.\n"
+            "Run the `wsiseg segment` that made it again: what is damaged is computed anew."
+        )
+    return path
+
+
 def export_run(run: Path, target: str, out: Path | None, split: int | None = None) -> Iterator[Path]:
     """Write every slide's nuclei as ``target`` ("geojson", "geojson.gz" or "quip-csv"); yields what was written.
 
@@ -45,14 +56,16 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
     run : Path
         A results folder or one slide's folder in it.
     out : Path or None
-        Where to; None: the folder ``exports`` beside the slides' own, which segmenting again replaces whole.
+        Where to; None: the folder ``exports`` beside the slides' folders.
     split : int or None
         Most nuclei in a GeoJSON file.
 
     Raises
     ------
     UsageError
-        There are no results, or ``nuclei.parquet`` is damaged.
+        There are no results.
+    SlideError
+        The nuclei of a slide are missing or damaged.
     EnvironmentFault
         The disk refuses.
     """
@@ -62,7 +75,7 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
         destination = out or folder.parent / EXPORTS
         with environment_faults(destination):
             destination.mkdir(parents=True, exist_ok=True)
-        nuclei = folder / "nuclei.parquet"
+        nuclei = _nuclei_file(folder, record)
         if target == "quip-csv":
             # A record may have come from elsewhere: whatever it says, its names are no paths.
             files = destination / f"{folder.name}_polygon" / (Path(slide["name"]).name or folder.name)
@@ -121,8 +134,9 @@ def draw_overlay(
             raise UsageError(
                 f"The region {roi} lies outside the slide of {opened.width} × {opened.height} level-0 pixels."
             )
-        nuclei = read_nuclei(folder / "nuclei.parquet", box)
-        classes = type_classes(read_metadata(folder / "nuclei.parquet").get("types", ()))
+        file = _nuclei_file(folder, record)
+        nuclei = read_nuclei(file, box)
+        classes = type_classes(read_metadata(file).get("types", ()))
         colors = np.array([item.color for item in classes.values()], dtype=np.uint8)
         color = colors[nuclei.columns[TYPE]] if classes else OUTLINE
         save_overlay(opened, nuclei, box, out, zoom=zoom, color=color)
