@@ -134,9 +134,8 @@ def _plan_levels(slide: Slide, options: TilingOptions) -> tuple[PlannedLevel, ..
             )
         width, height = scale.size(slide.width, slide.height)
         ratio = min(scale.downsample / level.downsample for level in own if level.downsample <= scale.downsample)
-        if ratio > COARSEST_RATIO or not width or not height:
-            stored = COARSEST_RATIO * max(level.downsample for level in own)
-            most = slide.require_mpp().value * min(stored, slide.width, slide.height)
+        if ratio > COARSEST_RATIO:
+            most = slide.require_mpp().value * COARSEST_RATIO * max(level.downsample for level in own)
             raise UsageError(
                 f"--mpp {options.mpp:g}: too coarse for {slide.name}, whose {slide.width} × {slide.height} pixels "
                 f"have {slide.require_mpp().value:g}. Give at most {most:g}."

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from wsiseg.plainfile import require_plain_file
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -37,8 +39,7 @@ class Readable(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path: Any = super().convert(value, param, ctx)
-        if not path.is_file():
-            self.fail(f"{str(value)!r} is not a regular file", param, ctx)
+        require_plain_file(path, "the file")
         return path
 
 
