@@ -422,10 +422,10 @@ def test_a_fault_of_the_program_costs_its_slide_alone(
     shutil.copy(small, other)
     stitch = pipeline.stitch_slide
 
-    def faulty(work: Any) -> Any:
-        if "other" in str(work.path):
+    def faulty(job: Any) -> Any:
+        if "other" in str(job.work.path):
             raise ZeroDivisionError("a bug")
-        return stitch(work)
+        return stitch(job)
 
     monkeypatch.setattr(pipeline, "stitch_slide", faulty)
     code, message = command(other, small, "-o", tmp_path / "out")
