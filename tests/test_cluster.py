@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import http.server
 import json
 import os
@@ -244,3 +246,16 @@ def test_only_a_minute_without_workers_ends_a_run(monkeypatch: pytest.MonkeyPatc
     clock.now += 61
     with pytest.raises(EnvironmentFault, match=r"no worker for 60 s.*the same command"):
         executor._check_cluster()
+
+
+@pytest.mark.parametrize("given_up", [concurrent.futures.CancelledError, asyncio.CancelledError, OSError])
+def test_a_task_that_dask_gave_up_is_a_fault_of_the_cluster(given_up: type[BaseException]) -> None:
+    async def gather(*_: Any, **__: Any) -> None:
+        raise given_up("scheduler-connection-lost")
+
+    client: Any = SimpleNamespace(loop=None, status="running", gather=gather)
+    task: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    remote: Any = SimpleNamespace(status="cancelled")
+    asyncio.run(cluster.DaskExecutor(client, 1, "cpu")._fulfil(remote, task))
+    with pytest.raises(EnvironmentFault, match="scheduler was lost"):
+        task.result()

@@ -61,6 +61,8 @@ _ANSWER_S = 30.0
 _GRACE_S = 0.5
 """For how long workers may finish what they do when the run has ended or is stopped."""
 _LONGEST_SCHEDULER_FILE = 1_000_000  # bytes; one entry a worker
+_GIVEN_UP = (OSError, asyncio.CancelledError, concurrent.futures.CancelledError)
+"""What Dask raises for a task that it does not know, or not any more."""
 _LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
@@ -130,8 +132,8 @@ class DaskExecutor:
         result, error = None, None
         try:
             (result,) = await self._client.gather([remote], asynchronous=True)
-        except BaseException as caught:  # where Dask gave the task up, that is a CancelledError
-            own = remote.status == "error" or not isinstance(caught, OSError | asyncio.CancelledError)
+        except BaseException as caught:
+            own = remote.status == "error" or not isinstance(caught, _GIVEN_UP)
             error = _translated(caught) if own else EnvironmentFault(_LOST)
         if not task.set_running_or_notify_cancel():
             return
