@@ -26,6 +26,7 @@ from wsiseg.errors import SlideError
 from wsiseg.geometry import Window
 from wsiseg.slide.base import Description, Level, Pixels, Reader, Unread
 
+_PROGRAM = ("-m", "wsiseg.slide.child")
 _MOST_DEATHS = 256
 """So many stored tiles of a slide may kill their reader, half a second each, before the file is refused."""
 
@@ -212,7 +213,7 @@ def _start(path: Path) -> subprocess.Popen[bytes]:
     # Not multiprocessing: a Dask worker is a daemon, which may have no children of that kind.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "wsiseg.slide.child", os.fspath(path)],
+        [sys.executable, *_PROGRAM, os.fspath(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
