@@ -299,3 +299,13 @@ def test_what_is_not_geojson_is_said(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UsageError, match="not GeoJSON"):
         read_geojson(path)
+
+
+def test_a_measurement_that_is_no_float_is_none(tmp_path: Path) -> None:
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 4], [0, 4]]]}
+    measured = {"measurements": {"huge": 10**400, "area": 16, "name": "a", "none": None}}
+    path = tmp_path / "x.geojson"
+    path.write_text(json.dumps([{"type": "Feature", "geometry": square, "properties": measured}]))
+    back = read_geojson(path)
+    assert {name: column.tolist() for name, column in back.columns.items()} == {"area": [16.0]}
+    assert back.areas().tolist() == [16.0]

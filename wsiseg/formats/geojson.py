@@ -344,9 +344,8 @@ def _measurement_dict(properties: Mapping[str, Any]) -> dict[str, float]:
         measurements = {item.get("name"): item.get("value") for item in measurements if isinstance(item, dict)}
     if not isinstance(measurements, dict):
         return {}
-    # A whole number may have any number of digits: one that is no float is no measurement.
-    return {str(k): float(v) for k, v in measurements.items() if isinstance(v, float) or _is_plain_integer(v)}
-
-
-def _is_plain_integer(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) <= LARGEST
+    numbers = {str(name): value for name, value in measurements.items() if isinstance(value, int | float)}
+    try:
+        return {name: float(value) for name, value in numbers.items()}
+    except OverflowError:  # a whole number may have any number of digits
+        return {name: float(value) for name, value in numbers.items() if abs(value) <= LARGEST}
