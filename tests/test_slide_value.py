@@ -185,6 +185,20 @@ def test_the_fingerprint_is_of_the_content(path: Path, tmp_path: Path) -> None:
     assert open_slide(copy).fingerprint() != open_slide(path).fingerprint()
 
 
+def test_the_fingerprint_of_a_small_file_is_of_every_byte(tmp_path: Path) -> None:
+    from wsiseg.slide.fingerprint import fingerprint
+
+    file = tmp_path / "a"
+    content = bytearray(np.random.default_rng(0).bytes(6 << 20))
+    file.write_bytes(content)
+    before = fingerprint(file)
+    for place in range(1 << 20, 5 << 20, 500_009):
+        content[place] ^= 1
+        file.write_bytes(content)
+        assert fingerprint(file) != before
+        content[place] ^= 1
+
+
 def test_the_fingerprint_of_a_large_file_is_sampled(tmp_path: Path) -> None:
     from wsiseg.slide.fingerprint import fingerprint
 

@@ -45,6 +45,7 @@ from wsiseg.store import (
     describe_files,
     environment_faults,
     is_intact,
+    remove_unfinished,
     write_json,
 )
 from wsiseg.tissue import Tissue
@@ -205,6 +206,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         nuclei_parquet=work.result / "nuclei.parquet",
         lost=lost["boxes"],
     )
+    remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     timings = {**_timings(work, plan, summary), "grade": verdicts.seconds, "publish": seconds}
     record = {

@@ -157,7 +157,6 @@ class SlideFolder:
 
     def publish(self, work: WorkFolder) -> None:
         """Give the finished result its final name, replacing an earlier one, and drop what was temporary."""
-        remove_unfinished(work.result)
         sync_folder(work.result)
         self.require_replaceable()
         if self.final.exists():

@@ -12,6 +12,7 @@ from wsiseg.errors import SlideError, shown
 _END = 1 << 20  # of the head and of the tail of a file
 _BLOCK = 1 << 16
 _BLOCKS = 16  # between head and tail
+_WHOLE = 16 << 20  # what is smaller is hashed whole: it takes as long as opening it
 _FILES = 64  # of a folder, besides its metadata
 
 
@@ -21,8 +22,8 @@ def fingerprint(path: Path, extra: str = "") -> str:
     Parameters
     ----------
     path : Path
-        A file: its first and last MiB and 16 blocks of 64 KiB spread between. A folder: names and sizes of all
-        files, and the metadata files and 64 others, each sampled as a file.
+        A file: all of it up to 16 MiB; else its first and last MiB and 16 blocks of 64 KiB spread between. A folder:
+        names and sizes of all files, and the metadata files and 64 others, each sampled as a file.
     extra : str
         Enters the hash; for formats whose other files are not in ``path``.
 
@@ -47,7 +48,7 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
         size = os.fstat(file.fileno()).st_size
         digest.update(f"{size}\0".encode())
         middle = size - 2 * _END
-        if middle <= _BLOCKS * _BLOCK:
+        if size <= _WHOLE:
             for block in iter(lambda: file.read(_END), b""):
                 digest.update(block)
             return
