@@ -11,15 +11,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from markupsafe import escape
 
 from wsiseg.errors import UsageError
 from wsiseg.export import export_run
 from wsiseg.formats.geoparquet import read_nuclei
 from wsiseg.metrics import match_polygons
+from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.models.resident import ModelChoice
 from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
+from wsiseg.plan import _samples
 from wsiseg.schedule import SerialExecutor
+from wsiseg.slide import open_slide
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
+from wsiseg.tissue import find_tissue
 
 CLASSICAL = ModelChoice("classical", "cpu")
 
@@ -265,3 +270,57 @@ def test_a_slide_of_which_nothing_can_be_read_fails(tmp_path: Path) -> None:
     result, _ = run([slide], tmp_path / "out")
     assert result.exit_code == 4
     assert "none of its pixels" in result.records[0]["error"]["message"]
+
+
+def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
+    drawn = write_slide(tmp_path / "drawn.svs", width=1024, height=1024, layout="dense", seed=4)
+    assert len(drawn.nuclei)
+    with open_slide(tmp_path / "drawn.svs") as slide:
+        image = slide.read_level(0, 0, 0, 1024, 1024)
+    grey = np.repeat(image.mean(axis=2).astype(np.uint8)[..., None], 3, axis=2)
+    write_svs(tmp_path / "grey.svs", grey, mpp=0.25)
+    write_svs(tmp_path / "white.svs", np.full((512, 512, 3), 255, np.uint8), mpp=0.25)
+    write_svs(tmp_path / "odd.svs", image[:512, :512], mpp=0.25, app_mag=5)
+    names = ("grey", "white", "odd")
+    result, events = run([tmp_path / f"{name}.svs" for name in names], tmp_path / "out")
+    said = {record["id"]: record["notes"] for record in result.records}
+    assert "no colour" in said["grey"][0]
+    assert said["grey"][1].startswith("No tissue was found")
+    assert said["white"] == ["No tissue was found: nothing in the image has the colours of stained tissue."]
+    assert any("does not fit" in text for text in said["odd"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    table = pq.read_table(tmp_path / "out" / "cohort.parquet").to_pylist()
+    for row in table:
+        assert (row["notes"] or "").split(" | ") == said[row["id"]]
+        assert str(escape(said[row["id"]][0])) in page
+    shown = [(e.slide, e.detail["text"]) for e in events if e.kind == "note"]
+    assert shown == [(name, text) for name in names for text in said[name]]
+    again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
+    assert again.records[0]["notes"] == said["grey"]
+
+
+def test_a_lost_tile_enters_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a window meets damage another one is taken, so that the threshold is made of the slide's own pixels."""
+    path = tmp_path / "s.svs"
+    write_slide(path, width=2048, height=2048, layout="dense", seed=4, tile=256, levels=(1, 4))
+    with open_slide(path) as slide:
+        tissue, scale = find_tissue(slide), slide.scale(0.5)
+        intact = list(_samples(slide, scale, tissue))
+    assert [image.shape for image in intact] == [(512, 512, 3)] * 16
+    corrupt_tile(path, 27)
+    with open_slide(path) as slide:
+        read, filled = slide.read_lossy, {}
+
+        def watched(window: Any, scale: Any) -> Any:
+            image, lost = read(window, scale)
+            if lost:
+                filled[id(image)] = image
+            return image, lost
+
+        monkeypatch.setattr(slide, "read_lossy", watched)
+        damaged = list(_samples(slide, scale, tissue))
+        threshold = ClassicalSegmenter().calibrate(damaged)
+        holes = [read for read in map(id, damaged) if read in filled]
+    assert filled
+    assert not holes
+    assert threshold == ClassicalSegmenter().calibrate(intact)

@@ -95,6 +95,29 @@ def test_ink_is_not_tissue(ink: str) -> None:
     assert (found.dark if ink == "black" else found.pen)[50, 50]
 
 
+FILLS = [(0, 0, 0), (128, 128, 128), (90, 40, 110), (230, 190, 210), (8, 8, 30)]
+
+
+@pytest.mark.parametrize("color", FILLS)
+def test_area_that_was_never_scanned_is_no_tissue_and_costs_none(color: tuple[int, int, int]) -> None:
+    image = island(PINK)
+    margin = np.zeros(image.shape[:2], dtype=bool)
+    margin[:, :60] = True  # through the middle of the tissue
+    filled = np.where(margin[..., None], np.array(color, dtype=np.uint8), image)
+    whole, found = tissue_mask(image, MPP), tissue_mask(filled, MPP)
+    assert not (found.tissue & margin).any()
+    assert not found.pen.any()
+    assert not found.dark.any()
+    # The outermost pixel, which may be a mixture of both, is within the mask's margin.
+    assert np.array_equal(found.tissue[:, 61:], whole.tissue[:, 61:])
+
+
+def test_black_with_noise_is_no_tissue() -> None:
+    image = island(PINK)
+    image[:, :25] = np.random.default_rng(1).integers(0, 9, (100, 25, 3))
+    assert not tissue_mask(image, MPP).tissue[:, :25].any()
+
+
 def test_an_edge_of_a_coverslip_and_dust_are_not_tissue() -> None:
     image = field(GLASS)
     image[:, 50:53] = (70, 71, 69)

@@ -259,7 +259,9 @@ def _fill(image: npt.NDArray[np.uint8], size: float) -> BoolImage | None:
     if np.count_nonzero(plain) < min(size, plain.size / 4):
         return None
     plain = _without_small(plain, min(size, plain.size / 4))
-    return _dilate(plain, 1.0) if plain.any() else None
+    if not plain.any() or plain.all():  # a picture of nothing else has no margin
+        return None
+    return _dilate(plain, 1.0)
 
 
 @compiled
