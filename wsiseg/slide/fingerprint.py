@@ -22,7 +22,7 @@ def fingerprint(path: Path, extra: str = "") -> str:
     Parameters
     ----------
     path : Path
-        A file: all of it up to 16 MiB; else its first and last MiB and 16 blocks of 64 KiB spread between. A folder:
+        A file: all of it up to 16 MiB, else its first and last MiB and 16 blocks of 64 KiB between. A folder:
         names and sizes of all files, and the metadata files and 64 others, each sampled as a file.
     extra : str
         Enters the hash; for formats whose other files are not in ``path``.
