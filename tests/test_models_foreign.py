@@ -279,7 +279,7 @@ def test_manifests_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], reas
 
 def test_files_that_are_no_manifests(tmp_path: Path) -> None:
     path = tmp_path / "dark.toml"
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no such file"):
         load(path)
     path.write_text("format = [1")
     with pytest.raises(ModelError, match="not a TOML file"):
@@ -494,7 +494,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load(bring(tmp_path, file="dark.pt2"))
     with pytest.raises(ModelError, match="expected TorchScript"):
         load(bring(tmp_path, file="dark.h5"))
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"gone\.pt: no such file"):
         load(bring(tmp_path, file="gone.pt"))
     with pytest.raises(ModelError, match="damaged or another file"):
         load(bring(tmp_path, sha256="0" * 64))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +110,11 @@ class _StopAfter(SerialExecutor):
         super().__init__()
         self.left = tasks
 
-    def next_done(self) -> Any:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().next_done()
+        return super().submit(name, function, argument)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7])

@@ -464,7 +464,7 @@ def test_a_model_without_types_writes_no_column(slide: Path, tmp_path: Path) -> 
     assert "Types of nuclei" not in (tmp_path / "report.html").read_text()
     result = CliRunner().invoke(cli, ["export", str(folder), "--to", "geojson"])
     assert result.exit_code == 0
-    features = json.loads((folder / "a.geojson").read_text())["features"]
+    features = json.loads((tmp_path / "exports" / "a.geojson").read_text())["features"]
     assert {feature["properties"]["classification"]["name"] for feature in features} == {"Nucleus"}
 
 

@@ -8,6 +8,11 @@ from types import FrameType
 _came = threading.Event()
 
 
+def forget_interrupts() -> None:
+    """Before a command: what came to an earlier one of this process is not meant for it."""
+    _came.clear()
+
+
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
     """As Python's own handler of SIGINT, and it leaves a note."""
     _came.set()

@@ -15,10 +15,11 @@ def main() -> None:
     if quits:
         signal.signal(signal.SIGINT, _quit)
     from wsiseg_cli.group import run
-    from wsiseg_cli.interrupt import interrupt
+    from wsiseg_cli.interrupt import forget_interrupts, interrupt
     from wsiseg_cli.terminal import guard_streams
 
     guard_streams()
+    forget_interrupts()
     if quits:
         signal.signal(signal.SIGINT, interrupt)
     run()

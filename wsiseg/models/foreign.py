@@ -82,8 +82,6 @@ def _checked(manifest: Manifest) -> str:
             f"{name}: expected TorchScript ({', '.join(SCRIPT_SUFFIXES)}), ONNX (.onnx) or a published checkpoint "
             f"of HoVer-Net ({CHECKPOINT})"
         )
-    if path.exists() and not path.is_file():
-        raise ModelError(f"{path}: is a folder, a pipe or a device; {manifest.path} names it as a file")
     try:
         require_file(path)
         digest = sha256_of(path)

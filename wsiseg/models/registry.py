@@ -159,8 +159,6 @@ def find_model(model: str) -> Path:
     if packaged is not None:
         return packaged
     path = Path(model)
-    if path.exists() and not path.is_file():
-        raise ModelError(f"model {model!r}: is a folder, a pipe or a device; expected a file")
     if path.suffix in (".onnx", ".pt2", ".ts"):
         raise ModelError(f"model {model!r}: a network of others needs a manifest (.toml); see docs/models.md")
     if path.suffix not in (*SUFFIXES, CHECKPOINT, MANIFEST):
