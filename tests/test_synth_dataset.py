@@ -170,6 +170,7 @@ def test_a_killed_process_leaves_what_the_same_command_completes(textures: Path,
     assert content(out) == content(straight)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_refiner_makes_images_and_weights(made: Path, textures: Path, refiner: Path, tmp_path: Path) -> None:
     out = tmp_path / "refined.zarr"
     generate_hou(textures, out, 5, 7, SerialExecutor(), options=SMALL, refiner=refiner)
