@@ -37,7 +37,14 @@ def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     return usable
 
 
-def _nuclei_file(folder: Path, record: dict[str, Any]) -> Path:
+def nuclei_file(folder: Path, record: dict[str, Any]) -> Path:
+    """The nuclei of a slide's results.
+
+    Raises
+    ------
+    SlideError
+        They are missing, or not as they were written.
+    """
     path = folder / "nuclei.parquet"
     noted = record.get("files", {}).get(path.name)
     if noted is not None and not is_intact(path, noted):
@@ -75,7 +82,7 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
         destination = out or folder.parent / EXPORTS
         with environment_faults(destination):
             destination.mkdir(parents=True, exist_ok=True)
-        nuclei = _nuclei_file(folder, record)
+        nuclei = nuclei_file(folder, record)
         if target == "quip-csv":
             # A record may have come from elsewhere: whatever it says, its names are no paths.
             files = destination / f"{folder.name}_polygon" / (Path(slide["name"]).name or folder.name)
@@ -134,7 +141,7 @@ def draw_overlay(
             raise UsageError(
                 f"The region {roi} lies outside the slide of {opened.width} × {opened.height} level-0 pixels."
             )
-        file = _nuclei_file(folder, record)
+        file = nuclei_file(folder, record)
         nuclei = read_nuclei(file, box)
         classes = type_classes(read_metadata(file).get("types", ()))
         colors = np.array([item.color for item in classes.values()], dtype=np.uint8)

@@ -26,7 +26,7 @@ from wsiseg.errors import SlideError, WsisegError
 from wsiseg.formats import maps
 from wsiseg.formats.geoparquet import NucleiWriter
 from wsiseg.geometry import Box, Window
-from wsiseg.grading import gather_verdicts, stitched, write_table
+from wsiseg.grading import gather_verdicts, write_table
 from wsiseg.isolation import WorkJob
 from wsiseg.notes import run_notes
 from wsiseg.plan import SlidePlan, describe_slide, require_plan
@@ -163,16 +163,15 @@ def draw_labels(job: LabelJob) -> maps.ShardSummary:
 def write_label_pyramid(job: WorkJob) -> float:
     """The label map's coarser levels, the tissue and the lost area; the seconds that the whole map has taken."""
     work = job.work
-    finished, planned_labels = work.stage("maps"), work.stage("labels")
+    finished = work.stage("maps")
     if finished is not None:
         return float(finished["seconds"])
-    if planned_labels is None:
-        raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
+    planned_labels = work.require_stage("labels")
     started = time.perf_counter()
     plan, tissue = read_planned(work)
     path = work.result / "maps.zarr"
     maps.write_label_levels(path)
-    maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, stitched(work)["lost"])
+    maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, work.require_stage("stitch")["lost"])
     drawn = [(work.stage(job.name) or {}).get("seconds", 0.0) for job in _label_jobs(work, planned_labels)]
     seconds = float(planned_labels["seconds"]) + sum(drawn) + time.perf_counter() - started
     work.finish_stage("maps", {"seconds": seconds})
@@ -187,7 +186,7 @@ def publish_slide(job: PublishJob) -> dict[str, Any]:
         return published
     started = time.perf_counter()
     work = job.work
-    (plan, tissue), summary = read_planned(work), stitched(work)
+    (plan, tissue), summary = read_planned(work), work.require_stage("stitch")
     with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
         overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))

@@ -134,20 +134,6 @@ def gather_verdicts(work: WorkFolder) -> Verdicts:
     return Verdicts({name: table.column(name).to_numpy() for name in table.column_names}, seconds)
 
 
-def stitched(work: WorkFolder) -> dict[str, Any]:
-    """The summary of the stitching.
-
-    Raises
-    ------
-    SlideError
-        There is none.
-    """
-    summary = work.stage("stitch")
-    if summary is None:
-        raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
-    return summary
-
-
 def write_table(path: Path, columns: Columns) -> None:
     """Write columns as Parquet, atomically."""
     write_bytes(path, _parquet(columns))
@@ -185,11 +171,9 @@ def _read_shared(work: WorkFolder) -> _Shared:
 
 
 def _make_shared(work: WorkFolder) -> _Shared:
-    noted = work.stage(_STAGE)
-    if noted is None:
-        raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
+    noted = work.require_stage(_STAGE)
     plan, tissue = read_planned(work)
-    lost = tuple(Box(*box[:4]) for box in stitched(work)["lost"])
+    lost = tuple(Box(*box[:4]) for box in work.require_stage("stitch")["lost"])
     return _Shared(plan, tissue, _patches(work), Constants(noted["dark"], noted["spread"]), lost)
 
 

@@ -44,8 +44,10 @@ EXPORTS = "exports"
 RESULT_FILES = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
 RESULT_STORE = "maps.zarr"
 _OURS = frozenset((RECORD_NAME, RESULT_STORE, *RESULT_FILES))
-_WORK = ".work"
+WORK = ".work"
 _MAX_ID_BYTES = 80
+_PREFIX_BYTES = 80
+"""Of a temporary name, so that the whole of it fits."""
 _RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", EXPORTS))
 """What the folder holds beside the slides' results."""
 _CHECKED_BYTES = 64 << 20
@@ -91,7 +93,7 @@ class SlideFolder:
 
     @property
     def work(self) -> Path:
-        return self.out / _WORK / self.id
+        return self.out / WORK / self.id
 
     def record(self) -> dict[str, Any] | None:
         """The slide's record, or None where there is none that can be relied on; see :func:`read_record`."""
@@ -129,7 +131,7 @@ class SlideFolder:
             return
         with environment_faults(self.final):
             strangers = sorted(set(os.listdir(self.final)) - _OURS)
-        strangers = [name for name in strangers if not (name.startswith(_LITTER) or _is_temporary(name))]
+        strangers = [name for name in strangers if not (name.startswith(_LITTER) or is_temporary(name))]
         if os.path.islink(self.final):
             problem = "is a link, which would be replaced by a folder"
         elif strangers:
@@ -189,7 +191,7 @@ class SlideFolder:
         """Remove everything in progress; the final result stays."""
         shutil.rmtree(self.work, ignore_errors=True)
         with contextlib.suppress(OSError):
-            (self.out / _WORK).rmdir()
+            (self.out / WORK).rmdir()
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,19 @@ class WorkFolder:
     def stage(self, name: str) -> dict[str, Any] | None:
         """The summary of a finished stage, or None; one that was damaged is none."""
         return read_sealed_json(self.path / f"{name}.json")
+
+    def require_stage(self, name: str) -> dict[str, Any]:
+        """The summary of a stage that must be finished.
+
+        Raises
+        ------
+        SlideError
+            There is none.
+        """
+        summary = self.stage(name)
+        if summary is None:
+            raise SlideError(f"{self.path} was changed during the run. Run the same command again.")
+        return summary
 
     def finish_stage(self, name: str, summary: Mapping[str, Any]) -> None:
         write_sealed_json(self.path / f"{name}.json", summary)
@@ -309,7 +324,7 @@ def describe_files(result: Path) -> dict[str, dict[str, Any]]:
     """The record's ``files``: size and checksum of each, so that damage can be told later."""
     return {
         **{name: describe_file(result / name) for name in RESULT_FILES},
-        RESULT_STORE: _describe_store(result / RESULT_STORE),
+        RESULT_STORE: describe_store(result / RESULT_STORE),
     }
 
 
@@ -326,7 +341,7 @@ def is_intact(path: Path, noted: Mapping[str, Any]) -> bool:
     """Whether a file, or a store, still is as it was described; a large file is judged by its size alone."""
     try:
         if path.is_dir():
-            return _describe_store(path) == noted
+            return describe_store(path) == noted
         size = path.stat().st_size
         return size == noted["bytes"] and (size > _CHECKED_BYTES or describe_file(path) == noted)
     except OSError:
@@ -438,7 +453,7 @@ def output_lock(out: Path) -> Iterator[None]:
     """Hold ``out`` for writing; a second run is refused. A killed run's lock is gone with it."""
     with environment_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _held(out / ".lock", out):
+    with hold_lock(out / ".lock", out):
         with environment_faults(out):
             for name in _RESERVED:
                 remove_leftovers(out / name)
@@ -451,7 +466,7 @@ def lock_beside(path: Path) -> Iterator[None]:
     file = path.with_name(f".{path.name}.lock")
     with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(file, path):
+    with hold_lock(file, path):
         try:
             yield
         finally:
@@ -459,7 +474,7 @@ def lock_beside(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(file: Path, out: Path) -> Iterator[None]:
+def hold_lock(file: Path, out: Path) -> Iterator[None]:
     """Hold the lock ``file``, which stands for ``out``; refuse at once if another process holds it."""
     lock = filelock.FileLock(file)
     with environment_faults(out):
@@ -528,13 +543,14 @@ def _owner(folder: Path) -> str | None:
     return None if record is None else str(record["slide"]["path"])
 
 
-def _is_temporary(name: str) -> bool:
+def is_temporary(name: str) -> bool:
+    """Whether a file has a name that :func:`temporary_name` gives."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
 def _temporary_prefix(path: Path) -> str:
     short = path.name
-    while len(os.fsencode(short)) > _MAX_ID_BYTES:
+    while len(os.fsencode(short)) > _PREFIX_BYTES:
         short = short[:-1]
     return f".{short}."
 
@@ -553,7 +569,7 @@ def _why_no_record(path: Path) -> str:
     return f"{RECORD_NAME}: " + (records.problem(record, _name(path)) if record else "not JSON")
 
 
-def _describe_store(path: Path) -> dict[str, Any]:
+def describe_store(path: Path) -> dict[str, Any]:
     """Of a folder the number and the size of its files: it may have thousands."""
     sizes = [os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names]
     return {"bytes": sum(sizes), "files": len(sizes)}
@@ -567,6 +583,6 @@ def _json_checksum(value: Mapping[str, Any]) -> str:
 def _vanished_attempt(path: Path) -> Path | None:
     """The attempt's folder that ``path`` lies in, if it is gone while the results folder is still there."""
     for attempt in path.parents:
-        if attempt.parent.parent.name == _WORK:
+        if attempt.parent.parent.name == WORK:
             return attempt if not attempt.exists() and attempt.parents[2].exists() else None
     return None
