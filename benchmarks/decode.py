@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from wsiseg.measure import measure
-from wsiseg.metrics import evaluate
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import Labels, rasterize, trace
+from wsiseg.evaluate import evaluate
 from wsiseg.models.decoders import OffsetDecoder, WatershedDecoder
 from wsiseg.models.decoders.maps import Map
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import Labels, rasterize, trace
+from wsiseg.tiles.measure import measure
 
 NUCLEI_PER_MPX = 1500
 RADII_PX = (6.0, 10.0)

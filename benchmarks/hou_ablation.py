@@ -36,7 +36,7 @@ import numpy as np
 from scipy import stats
 
 from wsiseg.errors import WsisegError
-from wsiseg.metrics import summarize
+from wsiseg.evaluate import summarize
 from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.hou.patch import MPP
 from wsiseg.synth.hou.weights import HIGHEST, LOWEST

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wsiseg.formats import snow
+from wsiseg.interop import snow
 from wsiseg.models.decoders.otsu import OtsuDecoder
 from wsiseg.models.registry import load_segmenter
 from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, image_size, read_image

@@ -48,7 +48,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
     from wsiseg.errors import WsisegError
-    from wsiseg.models.engine import Engine, place
+    from wsiseg.models.engine.engine import Engine, place
     from wsiseg.models.networks import build_network
 
     torch.set_num_threads(options.threads)
@@ -84,8 +84,8 @@ def measure_default(options: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
     from wsiseg.errors import WsisegError
+    from wsiseg.models.engine.speed import measure_speed
     from wsiseg.models.registry import DEFAULT_MODEL, load_segmenter
-    from wsiseg.models.speed import measure_speed
 
     torch.set_num_threads(options.threads)
     rows = []

@@ -20,12 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wsiseg.cluster import ClusterOptions, open_executor
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice, resident_segmenter
-from wsiseg.pipeline import SegmentOptions, segment_slides
-from wsiseg.schedule import Executor
+from wsiseg.run.cluster import ClusterOptions, open_executor
+from wsiseg.run.pipeline import segment_slides
+from wsiseg.run.schedule import Executor
 from wsiseg.testing import write_slide
+from wsiseg.tiles.request import SegmentOptions
 
 
 def network_seconds(job: tuple[ModelChoice, int, int]) -> float:
@@ -50,9 +51,7 @@ def measure_network(executor: Executor, choice: ModelChoice, side: int, tiles: i
     return each * len(jobs) / max(seconds)
 
 
-def measure_round(
-    slides: list[Path], out: Path, settings: SegmentOptions, executor: Executor
-) -> dict[str, Any]:
+def measure_round(slides: list[Path], out: Path, settings: SegmentOptions, executor: Executor) -> dict[str, Any]:
     """Segment the slides, then pass as many tiles as they have through the network alone."""
     result = segment_slides(slides, out, settings, executor)
     specification = result.records[0]["specification"]

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import openslide
 
-from wsiseg.geometry import Window
+from wsiseg.core.geometry import Window
 from wsiseg.slide import open_slide
-from wsiseg.slide.base import Pixels
 from wsiseg.slide.cache import SHARED
-from wsiseg.slide.tiff import TiffReader
+from wsiseg.slide.readers.tiff.reader import TiffReader
+from wsiseg.slide.types import Pixels
 from wsiseg.testing import write_svs
 
 HALO = 96

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiseg.formats.geoparquet import ATTRIBUTES, NucleiWriter, read_nuclei
-from wsiseg.geometry import Scale
-from wsiseg.grid import TileGrid
-from wsiseg.nuclei import Nuclei
-from wsiseg.stitch import read_part, select_candidates, stitch, write_part
+from wsiseg.core.geometry import Scale
+from wsiseg.core.grid import TileGrid
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, read_nuclei
+from wsiseg.results.partfile import read_part, write_part
+from wsiseg.stitch.stream import stitch
+from wsiseg.tiles.candidates import select_candidates
 
 SPACING = 34.0  # dense tissue: about 3,600 nuclei in a tile of 2048² pixels at 0.5 µm
 CORNERS = 30

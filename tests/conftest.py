@@ -59,8 +59,9 @@ def patch_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn_results(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``wsiseg segment`` makes of the drawn slide."""
     from wsiseg.models.resident import ModelChoice
-    from wsiseg.pipeline import SegmentOptions, segment_slides
-    from wsiseg.schedule import SerialExecutor
+    from wsiseg.run.pipeline import segment_slides
+    from wsiseg.run.schedule import SerialExecutor
+    from wsiseg.tiles.request import SegmentOptions
 
     out = tmp_path_factory.mktemp("results")
     options = SegmentOptions(ModelChoice("classical", "cpu"), tile=512)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsiseg.formats import snow
+from wsiseg.interop import snow
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block
 from wsiseg.train.patches import NAMES, PatchPool
 from wsiseg.train.source import Frame, Source

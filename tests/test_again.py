@@ -13,14 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import wsiseg.plan as plan
+import wsiseg.tiles.plan as plan
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError, WorkerDied
-from wsiseg.evaluate import find_sources
-from wsiseg.export import export_run
+from wsiseg.evaluate.compare import find_sources
+from wsiseg.interop.export import export_run
 from wsiseg.models.resident import ModelChoice
-from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides, write_reports
-from wsiseg.schedule import SerialExecutor
+from wsiseg.run.pipeline import CohortResult, Event, segment_slides, write_reports
+from wsiseg.run.schedule import SerialExecutor
 from wsiseg.testing import write_slide
+from wsiseg.tiles.request import SegmentOptions
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.run import RunSource
 
@@ -76,9 +77,7 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
-def run(
-    slides: list[Path], out: Path, executor: Any = None, **settings: Any
-) -> tuple[CohortResult, list[Event]]:
+def run(slides: list[Path], out: Path, executor: Any = None, **settings: Any) -> tuple[CohortResult, list[Event]]:
     events: list[Event] = []
     options = SegmentOptions(ModelChoice("classical", "cpu"), tile=256, **settings)
     return segment_slides(slides, out, options, executor or SerialExecutor(), events.append), events
@@ -283,7 +282,7 @@ def test_a_resumption_does_not_trust_what_was_damaged(
 
 
 def test_a_plan_of_another_version_is_not_gone_on_with(slide: Path, clean: Path, tmp_path: Path) -> None:
-    from wsiseg.store import read_sealed_json, write_sealed_json
+    from wsiseg.core.sealed import read_sealed_json, write_sealed_json
 
     work = stopped([slide], tmp_path / "out", "stitch-slide")
     value = read_sealed_json(work / "plan.json")
@@ -432,7 +431,7 @@ def test_an_odd_record_is_nobodys_internal_error(
 def test_a_cluster_that_stays_up_sees_the_world_as_it_is(
     slide: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsiseg.cluster import ClusterOptions, open_executor
+    from wsiseg.run.cluster import ClusterOptions, open_executor
 
     with warnings.catch_warnings(), open_executor(ClusterOptions(None, 1, "cpu", "127.0.0.1:0")) as executor:
         monkeypatch.chdir(slide.parent)  # the worker stays where it was started

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsiseg.histogram import otsu, otsu_bin
-from wsiseg.metrics import evaluate
+from wsiseg.core.histogram import otsu, otsu_bin
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
+from wsiseg.evaluate import evaluate
 from wsiseg.models.base import Segmenter
 from wsiseg.models.classical import ClassicalSegmenter
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize
 
 MONUSEG = Path(__file__).resolve().parents[2] / "shared" / "data" / "monuseg_train30"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-import wsiseg.cluster as cluster
-from wsiseg.cluster import ClusterOptions, open_executor
+import wsiseg.run.cluster as cluster
 from wsiseg.errors import EnvironmentFault, UsageError
+from wsiseg.run.cluster import ClusterOptions, open_executor
 
 
 def surroundings(_argument: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numba
 import pytest
 from numba.core import caching
 
-from wsiseg import compiled as compiling
-from wsiseg.compiled import cache_folder, compiled
+from wsiseg.core import compiled as compiling
+from wsiseg.core.compiled import cache_folder, compiled
 
 
 def added(x: int) -> int:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from wsiseg.metrics import evaluate
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
+from wsiseg.evaluate import evaluate
 from wsiseg.models.decoders import OffsetDecoder, WatershedDecoder, decode_mask, decode_offsets
 from wsiseg.models.decoders.maps import enlarge, kernel_radius, maxima, smooth
 from wsiseg.models.decoders.watershed import distance_transform, fill_holes
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize
 
 
 def discs(size, seed, spacing=14, radii=(5, 8)):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from wsiseg.metrics import evaluate
+from wsiseg.core.raster import rasterize
+from wsiseg.evaluate import evaluate
 from wsiseg.models.decoders import (
     HoverDecoder,
     OtsuDecoder,
@@ -25,7 +26,6 @@ from wsiseg.models.decoders.flood import watershed
 from wsiseg.models.decoders.hover import slope_ranges
 from wsiseg.models.decoders.labels import fill_enclosed, label, majorities, means, open_ellipse
 from wsiseg.models.decoders.starconvex import suppress
-from wsiseg.raster import rasterize
 
 RAYS = 32
 

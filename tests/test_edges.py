@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.edges import cut_at_edges, mirror_beyond
-from wsiseg.geometry import Window
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.geometry import Window
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.tiles.borders import cut_at_edges, mirror_beyond
 
 
 def squares(*corners: tuple[float, float, float]) -> Nuclei:

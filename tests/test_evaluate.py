@@ -20,18 +20,19 @@ from record_data import failed_record, finished_record
 from scipy import io
 from wsiseg_cli.evaluate import command
 
-from wsiseg import metrics
+from wsiseg import evaluate as metrics
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import trace
 from wsiseg.errors import UsageError
-from wsiseg.evaluate import evaluate_sets, find_sources
-from wsiseg.export import export_run
-from wsiseg.formats.geojson import export_geojson, read_geojson
-from wsiseg.formats.geoparquet import NucleiWriter
-from wsiseg.formats.labelimage import read_labels, read_probabilities
+from wsiseg.evaluate.compare import evaluate_sets, find_sources
+from wsiseg.interop.export import export_run
+from wsiseg.interop.geojson import export_geojson, read_geojson
+from wsiseg.interop.labelimage import read_labels, read_probabilities
 from wsiseg.models.resident import ModelChoice
-from wsiseg.nuclei import Nuclei
-from wsiseg.pipeline import SegmentOptions, segment_slides
-from wsiseg.raster import trace
-from wsiseg.schedule import SerialExecutor
+from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.run.pipeline import segment_slides
+from wsiseg.run.schedule import SerialExecutor
+from wsiseg.tiles.request import SegmentOptions
 
 H, W = 60, 80
 

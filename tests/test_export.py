@@ -13,13 +13,15 @@ import tifffile
 from PIL import Image, ImageDraw
 
 from wsiseg.errors import UsageError
-from wsiseg.evaluate import evaluate_sets
-from wsiseg.export import draw_overlay, export_run
-from wsiseg.formats.geojson import read_geojson
-from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.evaluate.compare import evaluate_sets
+from wsiseg.interop.export import export_run
+from wsiseg.interop.geojson import read_geojson
 from wsiseg.models.resident import ModelChoice
-from wsiseg.pipeline import SegmentOptions, segment_slides
-from wsiseg.schedule import SerialExecutor
+from wsiseg.report.picture import draw_overlay
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.pipeline import segment_slides
+from wsiseg.run.schedule import SerialExecutor
+from wsiseg.tiles.request import SegmentOptions
 
 SIDE, CORNER = 512, (1000, 600)
 VIEW = '<view sizeX="{}" sizeY="{}" offsetX="{}" offsetY="{}" spacingZ="0"/>'
@@ -41,7 +43,7 @@ def write_scn(path: Path) -> Path:
     images = (
         f'<image name="macro" uuid="a">{PIXELS.format(128, 0)}{VIEW.format(2048 * nm, 1536 * nm, 0, 0)}'
         f'{SETTINGS.format("0.6")}<image name="main" uuid="b">{PIXELS.format(SIDE, 1)}{scanned}'
-        f'{SETTINGS.format("20")}'
+        f"{SETTINGS.format('20')}"
     )
     xml = (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection name="c" '
@@ -150,7 +152,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(drawn_results: Path, t
     child = os.fork()
     if child == 0:
         writing = export_run(drawn_results, "geojson", tmp_path)
-        from wsiseg.formats import geojson
+        from wsiseg.interop import geojson
 
         geojson._write_collection = lambda *_: os.kill(os.getpid(), 9)  # type: ignore[assignment]
         next(writing)

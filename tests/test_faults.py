@@ -26,17 +26,17 @@ import zarr.storage._local as zarr_local
 from test_run import CLASSICAL, run, same_results
 from wsiseg_cli.main import main
 
-import wsiseg.pipeline as pipeline
-import wsiseg.segment as segment
-import wsiseg.store as store
+import wsiseg.results.folder as store
+import wsiseg.run.pipeline as pipeline
+import wsiseg.tiles.work as segment
 from wsiseg.errors import EnvironmentFault
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.metrics import match_polygons
-from wsiseg.models.engine import Engine
+from wsiseg.evaluate import match_polygons
+from wsiseg.models.engine.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice, resident_segmenter
-from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
-from wsiseg.store import assign_ids, output_lock
+from wsiseg.results.folder import assign_ids, output_lock
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.testing import write_slide
 
 Command = Callable[..., tuple[int, str]]
@@ -438,7 +438,7 @@ def test_a_fault_of_the_program_costs_its_slide_alone(
 
 # signals, and how the process ends
 
-STAGES = ["wsiseg.cluster.open_executor", "wsiseg.pipeline.run_stages", "wsiseg.pipeline.write_reports"]
+STAGES = ["wsiseg.run.cluster.open_executor", "wsiseg.run.pipeline.run_stages", "wsiseg.run.pipeline.write_reports"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -26,21 +26,23 @@ import torch
 from test_faults import nothing_temporary
 from test_run import same_results
 
-import wsiseg.cluster as cluster
-import wsiseg.pipeline as pipeline
-from wsiseg.batch import BatchJob, BatchSummary
-from wsiseg.cluster import ClusterOptions, DaskExecutor, open_executor
+import wsiseg.run.cluster as cluster
+import wsiseg.run.pipeline as pipeline
 from wsiseg.errors import EnvironmentFault
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.metrics import match_polygons
+from wsiseg.evaluate import match_polygons
 from wsiseg.models.base import ModelCard
 from wsiseg.models.networks import build_network
 from wsiseg.models.resident import ModelChoice
-from wsiseg.models.weights_io import save_weights
-from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
-from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
-from wsiseg.segment import segment_batch
+from wsiseg.models.weightfile import save_weights
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.parts import BatchSummary
+from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor
+from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.testing import Truth, write_slide
+from wsiseg.tiles.parts import BatchJob
+from wsiseg.tiles.request import SegmentOptions
+from wsiseg.tiles.work import segment_batch
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsiseg.core.featurefile import Feature, NotGeoJson, listed, polygons_in, read_features, ring_arrays
 from wsiseg.errors import UsageError
-from wsiseg.featurefile import Feature, NotGeoJson, listed, polygons_in, read_features, ring_arrays
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
 SQUARE = {"type": "Polygon", "coordinates": [RING]}

@@ -13,12 +13,12 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.formats import geojson
-from wsiseg.formats.geojson import Classification, export_geojson, read_geojson
-from wsiseg.formats.geoparquet import ATTRIBUTES, NucleiWriter, iter_nuclei, read_nuclei
-from wsiseg.formats.text import feature_text, plainly_simple
-from wsiseg.nuclei import Nuclei
+from wsiseg.interop import geojson
+from wsiseg.interop.geojson import Classification, export_geojson, read_geojson
+from wsiseg.interop.text import feature_text, plainly_simple
+from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, iter_nuclei, read_nuclei
 
 META = {"slide": "s.svs", "fingerprint": "f" * 64, "mpp": 0.25, "downsample": 2.0}
 

@@ -12,11 +12,11 @@ import pytest
 import shapely
 import zarr
 
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.formats import maps
-from wsiseg.formats.geoparquet import NucleiWriter, read_nuclei
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.nuclei import Nuclei
+from wsiseg.results import maps
+from wsiseg.results.nuclei import NucleiWriter, read_nuclei
 from wsiseg.slide import open_slide
 
 MPP = 0.25

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import shapely
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.formats import quip
-from wsiseg.formats.geoparquet import NucleiWriter, read_nuclei
-from wsiseg.formats.quip import QuipSlide, export_quip, iter_quip, read_quip
-from wsiseg.nuclei import Nuclei
+from wsiseg.interop import quip
+from wsiseg.interop.quip import QuipSlide, export_quip, iter_quip, read_quip
+from wsiseg.results.nuclei import NucleiWriter, read_nuclei
 
 SLIDE = QuipSlide("TCGA-XX.svs", 9001, 4500, 0.2325)
 

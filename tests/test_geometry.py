@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.geometry import Box, Scale, Window
+from wsiseg.core.geometry import Box, Scale, Window
 
 unhurried = settings(deadline=None)
 coordinates = st.floats(-1e5, 1e5)

@@ -16,8 +16,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsiseg.core.geometry import Box
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.formats.geoparquet import (
+from wsiseg.results.nuclei import (
     ATTRIBUTES,
     NucleiWriter,
     count_nuclei,
@@ -28,8 +30,6 @@ from wsiseg.formats.geoparquet import (
     read_row_groups_bounds,
     to_wkb,
 )
-from wsiseg.geometry import Box
-from wsiseg.nuclei import Nuclei
 
 METADATA = {"slide": "a.svs", "mpp": 0.25, "downsample": 2.0}
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsiseg.core.geometry import Window
+from wsiseg.core.grid import TileGrid, round_up
 from wsiseg.errors import UsageError
-from wsiseg.geometry import Window
-from wsiseg.grid import TileGrid, round_up
 
 unhurried = settings(deadline=None, max_examples=60)
 

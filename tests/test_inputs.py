@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from wsiseg.errors import UsageError
-from wsiseg.inputs import find_slides
 from wsiseg.slide import open_slide
-from wsiseg.slide.dicom import WHOLE_SLIDE_IMAGE, Series, read_series
-from wsiseg.slide.ngff import group_metadata
-from wsiseg.slide.omezarr import SCHEMA
+from wsiseg.slide.discover import find_slides
+from wsiseg.slide.readers.dicom import WHOLE_SLIDE_IMAGE, Series, read_series
+from wsiseg.slide.readers.omezarr.ngff import group_metadata
+from wsiseg.slide.readers.omezarr.reader import SCHEMA
 from wsiseg.testing import write_svs
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"

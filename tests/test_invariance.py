@@ -10,14 +10,15 @@ import pytest
 import shapely
 from test_run import same_results
 
-from wsiseg.cluster import ClusterOptions, open_executor
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.metrics import match_polygons
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.evaluate import match_polygons
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice
-from wsiseg.nuclei import Nuclei
-from wsiseg.pipeline import SegmentOptions, segment_slides
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.cluster import ClusterOptions, open_executor
+from wsiseg.run.pipeline import segment_slides
 from wsiseg.testing import write_slide
+from wsiseg.tiles.request import SegmentOptions
 
 pytestmark = pytest.mark.slow
 

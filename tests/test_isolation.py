@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import wsiseg.pipeline as pipeline
+import wsiseg.run.pipeline as pipeline
 import wsiseg.slide.lethal as lethal
-from wsiseg.batch import BatchJob
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError, WorkerDied
-from wsiseg.finish import publish_job, publish_slide, published_record
-from wsiseg.geometry import Scale, Window
-from wsiseg.grading import JudgeJob
-from wsiseg.isolation import WorkJob, isolated
 from wsiseg.models.resident import ModelChoice
-from wsiseg.schedule import SerialExecutor, Stage, Steps, run_stages
+from wsiseg.qc.stage import JudgeJob
+from wsiseg.results.folder import SlideFolder, WorkFolder
+from wsiseg.results.job import WorkJob
+from wsiseg.run.isolation import isolated
+from wsiseg.run.publish import publish_job, publish_slide, published_record
+from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.slide import SlideSource, open_slide
 from wsiseg.slide.lethal import Lethal
-from wsiseg.store import SlideFolder, WorkFolder
 from wsiseg.testing import write_slide
+from wsiseg.tiles.parts import BatchJob
 
 CLASSICAL = ModelChoice("classical", "cpu")
 TILE = Window(256, 256, 256, 256)
@@ -50,7 +51,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "child.py"
     program.write_text(
         "import os, signal\n"
-        "from wsiseg.geometry import Window\n"
+        "from wsiseg.core.geometry import Window\n"
         "from wsiseg.slide import child, tiff\n"
         "read = tiff.TiffReader.read_level\n"
         "def deadly(self, level, window):\n"
@@ -205,7 +206,7 @@ class Killed(SerialExecutor):
 
 
 def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiseg.formats.maps.SHARD_PX", 2048)
+    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 2048)
     monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 2)
     path = tmp_path / "s.svs"
     write_slide(path, width=6000, height=2048, layout="dense", seed=4)
@@ -218,7 +219,7 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     stamp = blocks[0].stat().st_mtime_ns
     rest = Killed("", -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsiseg.store.SlideFolder.clean", lambda self: None)
+        patch.setattr("wsiseg.results.folder.SlideFolder.clean", lambda self: None)
         record = run(path, tmp_path / "out", rest)
     assert "label-map" not in rest.names
     assert rest.names.count("segment-batch") == 0

@@ -13,8 +13,8 @@ import pytest
 from benchmark_modules import load_benchmark
 from PIL import Image
 
-from wsiseg.formats import snow
-from wsiseg.metrics import auc
+from wsiseg.evaluate import auc
+from wsiseg.interop import snow
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "joyce.py"
 

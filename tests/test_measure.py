@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.spatial import ConvexHull
 from scipy.special import ellipe
 
-from wsiseg.measure import MEASUREMENTS, _hull_area, measure
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize, trace
-from wsiseg.stain import eosin, hematoxylin
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize, trace
+from wsiseg.core.stain import eosin, hematoxylin
+from wsiseg.tiles.measure import MEASUREMENTS, _hull_area, measure
 
 WHITE = np.full((100, 100, 3), 255, np.uint8)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsiseg import metrics
-from wsiseg.nuclei import Nuclei
+from wsiseg import evaluate as metrics
+from wsiseg.core.nuclei import Nuclei
 
 
 def by_hand() -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +156,7 @@ def test_assignment_is_the_same_however_many_groups_are_solved_at_once(monkeypat
     truth[::29] = 0
     overlap = metrics.label_overlap(truth, np.roll(pred, (2, 3), axis=(0, 1)))
     at_once = metrics.one_to_one(overlap)
-    monkeypatch.setattr("wsiseg.metrics.matching._SOLVED_AT_ONCE", 1)
+    monkeypatch.setattr("wsiseg.evaluate.matching._SOLVED_AT_ONCE", 1)
     assert overlap.iou[metrics.one_to_one(overlap)].sum() == pytest.approx(overlap.iou[at_once].sum())
 
 
@@ -274,7 +274,7 @@ def test_polygons_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(8)
     truth, pred = _stars(rng, 60, 0.0), _stars(rng, 60, 0.0)
     whole = metrics.polygon_overlap(truth, pred)
-    monkeypatch.setattr("wsiseg.metrics.overlap._BLOCK", 7)
+    monkeypatch.setattr("wsiseg.evaluate.overlap._BLOCK", 7)
     parts = metrics.polygon_overlap(truth, pred)
     assert len(whole.truth) > 7
     np.testing.assert_array_equal(whole.shared, parts.shared)

@@ -22,12 +22,12 @@ torch = pytest.importorskip("torch")
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.base import ModelCard, Segmenter  # noqa: E402
 from wsiseg.models.decoders.offsets import OffsetDecoder  # noqa: E402
-from wsiseg.models.engine import Engine, Placement, place  # noqa: E402
-from wsiseg.models.folding import fold_batch_norm  # noqa: E402
+from wsiseg.models.engine.engine import Engine, Placement, place  # noqa: E402
+from wsiseg.models.engine.folding import fold_batch_norm  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter, network_segmenter  # noqa: E402
 from wsiseg.models.networks.unet import UNet, UNetConfig, drop_auxiliary  # noqa: E402
 from wsiseg.models.registry import DEFAULT_MODEL, WEIGHTS, describe_model, list_models, load_segmenter  # noqa: E402
-from wsiseg.models.weights_io import load_weights, read_header, save_weights  # noqa: E402
+from wsiseg.models.weightfile import load_weights, read_header, save_weights  # noqa: E402
 
 TINY = UNetConfig(widths=(4, 8, 8))
 FP32 = Placement("cpu", "fp32", 1)

@@ -23,11 +23,11 @@ from wsiseg_cli.group import cli  # noqa: E402
 from wsiseg_cli.main import main  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.models import speed  # noqa: E402
 from wsiseg.models.base import ModelCard  # noqa: E402
 from wsiseg.models.classical import ClassicalSegmenter  # noqa: E402
+from wsiseg.models.engine import speed  # noqa: E402
 from wsiseg.models.registry import DEFAULT_MODEL, describe_model  # noqa: E402
-from wsiseg.models.weights_io import Named, save_weights  # noqa: E402
+from wsiseg.models.weightfile import Named, save_weights  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 from wsiseg.train.recipe import read_recipe  # noqa: E402
 
@@ -182,9 +182,7 @@ def test_truncated_weights(segment: Command, tmp_path: Path) -> None:
         ({"card": 5}, "its description cannot be read"),
     ],
 )
-def test_weights_that_do_not_fit(
-    segment: Command, tmp_path: Path, changes: dict[str, object], reason: str
-) -> None:
+def test_weights_that_do_not_fit(segment: Command, tmp_path: Path, changes: dict[str, object], reason: str) -> None:
     code, message = segment(weights(tmp_path / "odd.pt", **changes))
     assert code == 2
     assert reason in message

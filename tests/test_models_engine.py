@@ -15,17 +15,17 @@ from torch import nn  # noqa: E402
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.base import ModelCard, Segmenter  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
-from wsiseg.models.engine import Engine, Placement, place  # noqa: E402
-from wsiseg.models.folding import fold_batch_norm  # noqa: E402
+from wsiseg.models.engine.engine import Engine, Placement, place  # noqa: E402
+from wsiseg.models.engine.folding import fold_batch_norm  # noqa: E402
+from wsiseg.models.engine.mirrors import mean_of_mirrors  # noqa: E402
+from wsiseg.models.engine.windows import pieces  # noqa: E402
 from wsiseg.models.heads import HEADS, head_of  # noqa: E402
-from wsiseg.models.mirrors import mean_of_mirrors  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter  # noqa: E402
 from wsiseg.models.networks import build_network, network_config, network_names  # noqa: E402
 from wsiseg.models.networks.hovernet import HoVerNetConfig  # noqa: E402
 from wsiseg.models.networks.sizes import input_side  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
-from wsiseg.models.weights_io import Named, save_weights  # noqa: E402
-from wsiseg.models.windows import pieces  # noqa: E402
+from wsiseg.models.weightfile import Named, save_weights  # noqa: E402
 
 FP32 = Placement("cpu", "fp32", 1)
 THIN: dict[str, dict[str, object]] = {

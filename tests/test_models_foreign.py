@@ -21,8 +21,8 @@ from onnx_file import write_pointwise  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.models.engine import Placement  # noqa: E402
-from wsiseg.models.manifest import read_manifest  # noqa: E402
+from wsiseg.models.engine.engine import Placement  # noqa: E402
+from wsiseg.models.foreign.manifest import read_manifest  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 
@@ -580,7 +580,7 @@ def test_the_trial_runs_as_many_images_as_the_engine_will(tmp_path: Path, monkey
     """On CUDA images of one size run together; here as well, for once."""
     path = bring(tmp_path, Odd("one"))
     assert load(path).name == "dark"
-    monkeypatch.setattr("wsiseg.models.foreign.place", lambda *_: Placement("cpu", "fp32", 8))
+    monkeypatch.setattr("wsiseg.models.foreign.load.place", lambda *_: Placement("cpu", "fp32", 8))
     with pytest.raises(ModelError, match=r"it cannot be run \(.*shape '\[1, "):
         load(path)
 

@@ -51,9 +51,7 @@ def raw_maps(head: str) -> dict[str, torch.Tensor]:
         "rays": list(rays),
         "classes": [-logit, logit, logit - 20],
     }
-    return {
-        name: torch.from_numpy(np.stack(stack[name]).astype(np.float32))[None] for name in HEADS[head].maps
-    }
+    return {name: torch.from_numpy(np.stack(stack[name]).astype(np.float32))[None] for name in HEADS[head].maps}
 
 
 @pytest.mark.parametrize("name", HEADS)

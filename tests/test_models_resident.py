@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from wsiseg.errors import EnvironmentFault, ModelError
-from wsiseg.models import engine, onnxfile, resident
+from wsiseg.models import resident
 from wsiseg.models.base import ModelCard
+from wsiseg.models.engine import engine
+from wsiseg.models.foreign import onnxfile
 from wsiseg.models.networks import build_network
 from wsiseg.models.resident import ModelChoice, resident_segmenter
-from wsiseg.models.weights_io import save_weights
+from wsiseg.models.weightfile import save_weights
 
 
 @pytest.fixture(autouse=True)
@@ -159,9 +161,7 @@ def test_another_description_is_named(tmp_path: Path) -> None:
         resident_segmenter(choice(path), planned)
 
 
-def test_a_file_that_changes_while_it_is_read_is_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_while_it_is_read_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wsiseg.models import registry
 
     path, load = write(tmp_path / "m.safetensors", 1), registry.load_weights

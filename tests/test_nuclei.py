@@ -8,8 +8,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.geometry import Box, Scale
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.nuclei import Nuclei
 
 
 def stars(seed: int, count: int, where: float = 0.0) -> Nuclei:

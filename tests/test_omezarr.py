@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import ReadError, SlideError
-from wsiseg.geometry import Scale, Window
-from wsiseg.inputs import find_slides
 from wsiseg.slide import open_slide
-from wsiseg.slide.base import Pixels
-from wsiseg.slide.ngff import group_metadata, image_attributes
-from wsiseg.slide.omezarr import NOT_WRITTEN, SCHEMA, OmeZarrReader, ZarrLevel, stored_bits
-from wsiseg.slide.shards import ShardedLevel, ShardLayout, encode_shard, layout_of, read_index
+from wsiseg.slide.discover import find_slides
+from wsiseg.slide.readers.omezarr.ngff import group_metadata, image_attributes
+from wsiseg.slide.readers.omezarr.reader import NOT_WRITTEN, SCHEMA, OmeZarrReader, ZarrLevel, stored_bits
+from wsiseg.slide.readers.omezarr.shards import ShardedLevel, ShardLayout, encode_shard, layout_of, read_index
+from wsiseg.slide.types import Pixels
 
 RGB = ("FF0000", "00FF00", "0000FF")
 LAYOUT = ShardLayout(300, 200, "zstd", chunk=32, shard=128)

@@ -112,7 +112,7 @@ def test_console_script_is_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["wsiseg", "wsiseg.errors", "wsiseg.nuclei", "wsiseg.slide", "wsiseg.testing"]
+    "module", ["wsiseg", "wsiseg.errors", "wsiseg.core.nuclei", "wsiseg.slide", "wsiseg.testing"]
 )
 def test_importing_light_modules_is_light(module: str) -> None:
     assert not HEAVY & loaded_by(f"import {module}")
@@ -179,7 +179,5 @@ def test_package_data_is_not_ignored(project: dict[str, Any], folder: str, patte
     assert files, f"no {pattern} in {folder}"
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: nothing can be ignored")
-    ignored = subprocess.run(
-        ["git", "check-ignore", *map(str, files)], cwd=ROOT, capture_output=True, text=True
-    )
+    ignored = subprocess.run(["git", "check-ignore", *map(str, files)], cwd=ROOT, capture_output=True, text=True)
     assert ignored.stdout == ""

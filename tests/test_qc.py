@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.formats.geoparquet import NucleiWriter
-from wsiseg.geometry import Box, Scale
-from wsiseg.nuclei import Nuclei
 from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
 from wsiseg.qc.check import calibrate_slide, judge_patches
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import plan_patches
 from wsiseg.qc.rubric import GRADES, Rubric, clopper_pearson, grade_of
+from wsiseg.results.nuclei import NucleiWriter
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import Truth, write_slide
 from wsiseg.tissue import Tissue, find_tissue, make_tissue

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import components, largest_components, rasterize, spans, trace
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import components, largest_components, rasterize, spans, trace
 
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14), elements=st.integers(0, 3)

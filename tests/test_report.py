@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.formats.geoparquet import NucleiWriter
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.nuclei import Nuclei
 from wsiseg.qc.rubric import grade_of
 from wsiseg.report.cohort import COLUMNS, write_cohort
 from wsiseg.report.html import render_report, write_report
@@ -32,6 +31,7 @@ from wsiseg.report.thumbnail import (
     thumbnail_size,
     write_thumbnail,
 )
+from wsiseg.results.nuclei import NucleiWriter
 
 NASTY = [
     '<script>alert(1)</script>',

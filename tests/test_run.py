@@ -16,16 +16,17 @@ import shapely
 from markupsafe import escape
 
 from wsiseg.errors import UsageError
-from wsiseg.export import export_run
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.metrics import match_polygons
+from wsiseg.evaluate import match_polygons
+from wsiseg.interop.export import export_run
 from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.models.resident import ModelChoice
-from wsiseg.pipeline import CohortResult, Event, SegmentOptions, segment_slides
-from wsiseg.plan import _samples
-from wsiseg.schedule import SerialExecutor
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.schedule import SerialExecutor
 from wsiseg.slide import open_slide
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
+from wsiseg.tiles.plan import _samples
+from wsiseg.tiles.request import SegmentOptions
 from wsiseg.tissue import find_tissue
 
 CLASSICAL = ModelChoice("classical", "cpu")

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.cluster import ClusterOptions, open_executor
 from wsiseg.errors import EnvironmentFault
-from wsiseg.schedule import Executor, SerialExecutor, Stage, Steps, map_bounded, run_stages
+from wsiseg.run.cluster import ClusterOptions, open_executor
+from wsiseg.run.schedule import Executor, SerialExecutor, Stage, Steps, map_bounded, run_stages
 
 
 class ShuffledExecutor(SerialExecutor):
@@ -103,9 +103,7 @@ def test_retry_replaces_a_failed_argument() -> None:
         return tiles
 
     def steps() -> Steps:
-        return (
-            yield Stage("tile", work, [(1, 2), (3,)], retry=lambda tiles, error: [(tile,) for tile in tiles])
-        )
+        return (yield Stage("tile", work, [(1, 2), (3,)], retry=lambda tiles, error: [(tile,) for tile in tiles]))
 
     ((_, found),) = run_stages(SerialExecutor(), iter([steps()]))
     assert sorted(found) == [(1,), (2,), (3,)]

@@ -18,8 +18,8 @@ import tifffile
 from PIL import Image
 from test_slide_tiff import texture
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError
-from wsiseg.geometry import Scale, Window
 from wsiseg.slide import open as opening
 from wsiseg.slide import open_slide
 from wsiseg.slide.held import Held
@@ -223,9 +223,9 @@ def test_a_plain_image_is_held_once(tmp_path: Path) -> None:
     Image.new("RGB", (9000, 7000), "pink").save(path)
     script = f"""
 import resource
-from wsiseg.geometry import Scale, Window
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.slide import open_slide
-from wsiseg.slide.image import ImageReader
+from wsiseg.slide.readers.image import ImageReader
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 before = peak()
 slide = open_slide({str(path)!r})

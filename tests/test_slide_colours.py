@@ -17,10 +17,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError
-from wsiseg.geometry import Scale, Window
-from wsiseg.slide import codec, jp2, jpegcheck, open_slide
-from wsiseg.slide.codec import TileDamage, TileFormat
+from wsiseg.slide import open_slide
+from wsiseg.slide.readers.tiff import codec, jp2, jpegcheck
+from wsiseg.slide.readers.tiff.codec import TileDamage, TileFormat
 
 RGB, YCBCR = 2, 6
 

@@ -19,9 +19,10 @@ import psutil
 import pytest
 import tifffile
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import ReadError, SlideError
-from wsiseg.geometry import Scale, Window
-from wsiseg.slide import guard, open_slide
+from wsiseg.slide import open_slide
+from wsiseg.slide.readers.openslide import guard
 from wsiseg.testing import write_svs
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)

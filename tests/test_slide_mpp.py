@@ -10,12 +10,12 @@ import pytest
 import tifffile
 from test_slide_tiff import texture
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import MissingMppError, SlideError, UsageError
-from wsiseg.geometry import Scale, Window
 from wsiseg.slide import open_slide, read_mpp_table
-from wsiseg.slide.declared import microns
 from wsiseg.slide.info import describe
 from wsiseg.slide.mpp import from_metadata, from_option
+from wsiseg.slide.readers.tiff.declared import microns
 from wsiseg.testing import write_svs
 
 

@@ -10,9 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError
-from wsiseg.geometry import Scale, Window
-from wsiseg.slide import omexml, open_slide
+from wsiseg.slide import open_slide
+from wsiseg.slide.readers.tiff import omexml
 
 TILED = {"tile": (64, 64), "compression": "deflate"}
 UM = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsiseg.geometry import Window
+from wsiseg.core.geometry import Window
 from wsiseg.slide import resample
 
 LEVEL = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)

@@ -16,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.errors import ReadError
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.slide import jpegcheck, open_slide
+from wsiseg.slide import open_slide
 from wsiseg.slide.cache import SHARED, TileCache
-from wsiseg.slide.openslide import OpenSlideReader
-from wsiseg.slide.tiff import Elsewhere, TiffReader
-from wsiseg.slide.tiffblocks import Unsuited
-from wsiseg.slide.tiffdir import TiffDamage
-from wsiseg.slide.tiffpages import NotBrightfield
+from wsiseg.slide.readers.openslide.reader import OpenSlideReader
+from wsiseg.slide.readers.tiff import jpegcheck
+from wsiseg.slide.readers.tiff.blocks import Unsuited
+from wsiseg.slide.readers.tiff.directory import TiffDamage
+from wsiseg.slide.readers.tiff.pages import NotBrightfield
+from wsiseg.slide.readers.tiff.reader import Elsewhere, TiffReader
 from wsiseg.testing import corrupt_tile, drop_tile, write_svs
 
 SLIDES = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"

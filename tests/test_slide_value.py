@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_slide_tiff import texture
 
-from wsiseg.geometry import Box, Scale, Window
+from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.slide import Slide, open_slide
-from wsiseg.slide.base import nominal_downsample
 from wsiseg.slide.info import describe
 from wsiseg.slide.lazy import LevelView
+from wsiseg.slide.types import nominal_downsample
 from wsiseg.testing import write_svs
 
 SLIDES = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"

@@ -14,8 +14,8 @@ from scipy import io
 from wsiseg_cli.synth import command
 
 from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.evaluate import evaluate_sets
-from wsiseg.formats import snow
+from wsiseg.evaluate.compare import evaluate_sets
+from wsiseg.interop import snow
 from wsiseg.synth import export
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, open_dataset, write_block
 from wsiseg.synth.export import export_snow

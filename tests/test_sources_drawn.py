@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from source_data import FRAME, discs, same, whole, write_snow
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.nuclei import Nuclei
 from wsiseg.synth.render import REVISION
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels

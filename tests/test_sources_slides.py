@@ -15,7 +15,7 @@ from PIL import Image
 from source_data import same, whole
 
 from wsiseg.errors import MissingMppError, UsageError
-from wsiseg.formats.geoparquet import read_nuclei
+from wsiseg.results.nuclei import read_nuclei
 from wsiseg.testing import Truth
 from wsiseg.train.patches import KNOWN, UNKNOWN
 from wsiseg.train.source import Frame
@@ -59,8 +59,8 @@ def test_a_nucleus_that_is_not_sure_is_unknown(drawn_results: Path) -> None:
 
 
 def test_lost_area_is_unknown(drawn_results: Path, tmp_path: Path) -> None:
-    from wsiseg.formats.maps import write_masks
-    from wsiseg.geometry import Scale
+    from wsiseg.core.geometry import Scale
+    from wsiseg.results.maps import write_masks
 
     copy = shutil.copytree(drawn_results, tmp_path / "lost")
     maps = copy / "drawn" / "maps.zarr"

@@ -13,25 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import Voronoi
 
+from wsiseg.core.geometry import Scale, Window
+from wsiseg.core.grid import TileGrid
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import EnvironmentFault
-from wsiseg.geometry import Scale, Window
-from wsiseg.grid import TileGrid
 from wsiseg.models.classical import ClassicalSegmenter
-from wsiseg.nuclei import Nuclei
+from wsiseg.results.partfile import read_part, read_part_summary, write_part
 from wsiseg.slide import open_slide
-from wsiseg.stitch import (
-    SeamAudit,
-    read_part,
-    read_part_summary,
-    resolve_seam,
-    select_candidates,
-    stitch,
-    stream,
-    write_part,
-)
+from wsiseg.stitch import stream
+from wsiseg.stitch.audit import SeamAudit, Tally
+from wsiseg.stitch.conflicts import resolve_seam
 from wsiseg.stitch.overlap import common_area
-from wsiseg.stitch.seams import Tally
+from wsiseg.stitch.stream import stitch
 from wsiseg.testing import Truth
+from wsiseg.tiles.candidates import select_candidates
 
 SPACING = 20.0
 BAND = 24.0

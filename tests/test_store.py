@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_data import failed_record, finished_record
 
-from wsiseg import store
+from wsiseg.core.atomic import write_json
 from wsiseg.errors import DamagedFile, EnvironmentFault, SlideError, UsageError
-from wsiseg.record import problem
+from wsiseg.results import folder as store
+from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records, result_key
+from wsiseg.results.record import problem
 from wsiseg.slide import Mpp, SlideSource
-from wsiseg.store import SlideFolder, assign_ids, output_lock, read_records, result_key, write_json
 
 OUT = Path("/nowhere/out")
 SOURCE = SlideSource("/slides/s.svs", Mpp(0.5, "option"))
@@ -95,7 +96,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom wsiseg.store import output_lock\n"
+        "from pathlib import Path\nfrom wsiseg.results.folder import output_lock\n"
         f"with output_lock(Path({str(tmp_path)!r})): pass"
     )
     with output_lock(tmp_path):
@@ -299,7 +300,7 @@ def test_temporary_names_are_nobody_elses_and_never_too_long(tmp_path: Path) -> 
 
 def test_a_file_that_may_not_grow_is_the_environments_fault(tmp_path: Path) -> None:
     code = (
-        "import resource, signal\nfrom pathlib import Path\nfrom wsiseg.store import write_bytes\n"
+        "import resource, signal\nfrom pathlib import Path\nfrom wsiseg.results.folder import write_bytes\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"write_bytes(Path({str(tmp_path / 'a')!r}), bytes(2000))"

@@ -22,9 +22,9 @@ from PIL import Image
 from test_synth_hou import TINY, stained
 from wsiseg_cli.group import cli
 
+from wsiseg.core.atomic import lock_beside
 from wsiseg.errors import EnvironmentFault, ModelError, UsageError
-from wsiseg.schedule import SerialExecutor
-from wsiseg.store import lock_beside
+from wsiseg.run.schedule import SerialExecutor
 from wsiseg.synth import dataset as module
 from wsiseg.synth.dataset import create_dataset, open_dataset
 from wsiseg.synth.generate import generate_hou
@@ -102,10 +102,8 @@ def test_the_provenance_says_what_made_it(made: Path) -> None:
     assert zarr.open_group(str(made), mode="r").attrs["wsiseg"]["schema"] == module.SCHEMA
 
 
-def test_two_workers_make_the_same_bytes_as_none(
-    made: Path, textures: Path, refiner: Path, tmp_path: Path
-) -> None:
-    from wsiseg.cluster import ClusterOptions, open_executor
+def test_two_workers_make_the_same_bytes_as_none(made: Path, textures: Path, refiner: Path, tmp_path: Path) -> None:
+    from wsiseg.run.cluster import ClusterOptions, open_executor
 
     with open_executor(ClusterOptions(workers=2, device="cpu", dashboard="127.0.0.1:0")) as executor:
         generate_hou(textures, tmp_path / "two.zarr", COUNT, 7, executor, options=SMALL)

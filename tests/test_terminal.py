@@ -18,7 +18,7 @@ import pytest
 from wsiseg_cli.progress import outcome_line
 from wsiseg_cli.terminal import one_line, printable
 
-from wsiseg.pipeline import Event
+from wsiseg.run.pipeline import Event
 from wsiseg.testing import write_slide, write_svs
 
 COMMAND = [sys.executable, "-m", "wsiseg_cli"]
@@ -216,15 +216,15 @@ def test_a_run_ends_as_it_would_whatever_becomes_of_its_words(slide: Path, tmp_p
 
 SWALLOWED = """
 import signal, sys
-import wsiseg.pipeline
-planned = wsiseg.pipeline.assign_ids
+import wsiseg.run.pipeline
+planned = wsiseg.run.pipeline.assign_ids
 def swallowing(*arguments):
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
         pass  # as ctypes' callbacks, finalisers and some imports do
     return planned(*arguments)
-wsiseg.pipeline.assign_ids = swallowing
+wsiseg.run.pipeline.assign_ids = swallowing
 from wsiseg_cli.main import main
 main()
 """

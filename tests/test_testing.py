@@ -17,7 +17,7 @@ import scipy.ndimage
 import shapely
 import tifffile
 
-from wsiseg.geometry import Box, Window
+from wsiseg.core.geometry import Box, Window
 from wsiseg.testing import (
     Truth,
     corrupt_tile,
@@ -126,9 +126,7 @@ def test_windows_with_one_key_are_rendered_once(tmp_path: Path) -> None:
         return np.full((*window.shape, 3), 10 + window.x // 16, dtype=np.uint8)
 
     size = (16 * 7 + 5, 16 * 5)
-    path = write_svs(
-        tmp_path / "a.svs", source, size, codec="jpeg2000", tile=16, levels=(1, 4), key=lambda w: w.x
-    )
+    path = write_svs(tmp_path / "a.svs", source, size, codec="jpeg2000", tile=16, levels=(1, 4), key=lambda w: w.x)
     assert Counter(w.x for w in calls) == dict.fromkeys(range(0, size[0], 16), 1)
     expected = np.broadcast_to((10 + np.arange(size[0]) // 16)[None, :, None], (size[1], size[0], 3))
     np.testing.assert_array_equal(openslide_pixels(path), expected)
@@ -136,9 +134,7 @@ def test_windows_with_one_key_are_rendered_once(tmp_path: Path) -> None:
 
 
 def test_without_mpp_or_associated_images(tmp_path: Path) -> None:
-    path = write_svs(
-        tmp_path / "ü 😐.svs", ramp(300, 300), mpp=None, associated=False, properties={"User": "x"}
-    )
+    path = write_svs(tmp_path / "ü 😐.svs", ramp(300, 300), mpp=None, associated=False, properties={"User": "x"})
     with openslide.OpenSlide(path) as slide:
         assert "openslide.mpp-x" not in slide.properties
         assert not slide.associated_images
@@ -265,9 +261,7 @@ def test_seams_layout_puts_nuclei_across_every_line(tmp_path: Path, mpp: float) 
             assert (a < b).sum() >= 3
 
 
-def test_dense_layout_repeats_the_block_with_the_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dense_layout_repeats_the_block_with_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slide larger than its block: the truth must follow every copy, and lower levels too."""
     monkeypatch.setattr(synthetic, "_LARGEST_BLOCK", 1024)
     path = tmp_path / "d.svs"
@@ -333,9 +327,7 @@ print(len(truth), int(status["VmHWM"].split()[0]) // 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_large_slide_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.svs"
-    done = subprocess.run(
-        [sys.executable, "-c", _LARGE, str(path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", _LARGE, str(path)], capture_output=True, text=True, check=True)
     count, megabytes = map(int, done.stdout.split())
     assert count > 15_000
     assert megabytes < 1500

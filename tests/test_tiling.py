@@ -21,17 +21,19 @@ import numpy as np
 import pytest
 import zarr
 
-from wsiseg import tilingplan, tilingwork
+from wsiseg.convert import plan as tilingplan
+from wsiseg.convert import shards as tilingwork
+from wsiseg.convert.plan import TilingOptions, plan_tiling
+from wsiseg.convert.run import TilingEvent, finish_tiling, tile_slide, tile_slides
+from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.errors import EnvironmentFault, MissingMppError, UsageError
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.schedule import SerialExecutor, map_bounded
+from wsiseg.run.schedule import SerialExecutor, map_bounded
 from wsiseg.slide import open_slide
-from wsiseg.slide.base import Pixels, Slide
 from wsiseg.slide.held import Held
-from wsiseg.slide.shards import ShardLayout
+from wsiseg.slide.readers.omezarr.shards import ShardLayout
+from wsiseg.slide.slide import Slide
+from wsiseg.slide.types import Pixels
 from wsiseg.testing import corrupt_tile, write_svs
-from wsiseg.tiling import TilingEvent, finish_tiling, tile_slide, tile_slides
-from wsiseg.tilingplan import TilingOptions, plan_tiling
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
 WIDTH, HEIGHT = 1301, 1037  # neither a whole number of chunks, shards, nor of 2 × 2 pixels
@@ -345,11 +347,12 @@ def test_a_complete_store_is_left_alone(source: Path, tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from wsiseg import tilingplan, tilingwork
-from wsiseg.schedule import SerialExecutor
+from wsiseg.convert import plan as tilingplan
+from wsiseg.convert import shards as tilingwork
+from wsiseg.run.schedule import SerialExecutor
 from wsiseg.slide import open_slide
-from wsiseg.slide.shards import ShardLayout
-from wsiseg.tiling import tile_slide
+from wsiseg.slide.readers.omezarr.shards import ShardLayout
+from wsiseg.convert.run import tile_slide
 tilingplan.ShardLayout = lambda w, h, codec: ShardLayout(w, h, codec, chunk=64, shard=256)
 tilingplan.SMALLEST_LEVEL_PX = 100
 encode = tilingwork.encode_shard

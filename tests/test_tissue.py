@@ -12,9 +12,9 @@ import pytest
 import shapely
 from PIL import Image
 
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.region import read_mask, requested_region
 from wsiseg.errors import SlideError, UsageError
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.region import read_mask, requested_region
 from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -12,17 +12,17 @@ from scipy import ndimage
 
 torch = pytest.importorskip("torch")
 
+from wsiseg.core.atomic import lock_beside  # noqa: E402
+from wsiseg.core.raster import rasterize  # noqa: E402
 from wsiseg.errors import EnvironmentFault  # noqa: E402
 from wsiseg.models.decoders import HoverDecoder, OffsetDecoder, StarConvexDecoder, decode_offsets  # noqa: E402
 from wsiseg.models.heads import head_by_name  # noqa: E402
-from wsiseg.raster import rasterize  # noqa: E402
-from wsiseg.store import lock_beside  # noqa: E402
 from wsiseg.train.batches import BatchMaker, batches  # noqa: E402
 from wsiseg.train.colour import blur, recompress, vary_colours  # noqa: E402
+from wsiseg.train.labelling import pseudo_labels  # noqa: E402
 from wsiseg.train.losses import HEAD_LOSSES, SeedLoss, loss_terms  # noqa: E402
 from wsiseg.train.patches import KNOWN, NAMES, OUTSIDE, UNKNOWN, PatchPool, is_complete, write_pool  # noqa: E402
 from wsiseg.train.pools import Portion, divide, draw, gather, spread  # noqa: E402
-from wsiseg.train.pseudo import pseudo_labels  # noqa: E402
 from wsiseg.train.settings import Augment, Rounds  # noqa: E402
 from wsiseg.train.source import Frame, Ingredient  # noqa: E402
 from wsiseg.train.targets import HEAD_TARGETS, OffsetTargets, make_targets, sample_patch  # noqa: E402
@@ -414,9 +414,7 @@ def test_unknown_pixels_do_not_count(head: str) -> None:
 def test_weights_multiply_a_patchs_loss(head: str) -> None:
     target, weight = batch_of(head, disc_pool())
     outputs = {name: torch.full((2, c, 48, 48), 0.7) for name, c in head_by_name(head).outputs.items()}
-    one, double = (
-        float(loss_terms(HEAD_LOSSES[head](), outputs, target, weight * w)["total"]) for w in (1.0, 2.0)
-    )
+    one, double = (float(loss_terms(HEAD_LOSSES[head](), outputs, target, weight * w)["total"]) for w in (1.0, 2.0))
     assert double == pytest.approx(2 * one, rel=1e-5)
 
 

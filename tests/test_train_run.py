@@ -19,11 +19,11 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from wsiseg.core.raster import rasterize  # noqa: E402
 from wsiseg.errors import EnvironmentFault, TrainingError, UsageError  # noqa: E402
-from wsiseg.metrics import evaluate  # noqa: E402
+from wsiseg.evaluate import evaluate  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
-from wsiseg.models.weights_io import load_weights  # noqa: E402
-from wsiseg.raster import rasterize  # noqa: E402
+from wsiseg.models.weightfile import load_weights  # noqa: E402
 from wsiseg.train import loop  # noqa: E402
 from wsiseg.train.checkpoint import load_average  # noqa: E402
 from wsiseg.train.journal import Journal, read_log  # noqa: E402
@@ -357,9 +357,7 @@ def test_rounds_train_students_on_what_their_teacher_labels(discs: Path, tmp_pat
     assert (labels == 1).all() == soft
 
 
-def test_rounds_go_on_where_they_were_stopped(
-    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounds_go_on_where_they_were_stopped(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = changed(rounds=ROUNDS, optimise={"steps": 4})
     run(tables, discs, tmp_path / "whole")
     step = loop._step

@@ -24,17 +24,17 @@ from torch import Tensor, nn  # noqa: E402
 from wsiseg_cli.group import cli  # noqa: E402
 from wsiseg_cli.main import main  # noqa: E402
 
+from wsiseg.core.geometry import Box, Scale, Window  # noqa: E402
+from wsiseg.core.nuclei import Nuclei  # noqa: E402
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.formats.geojson import type_classes  # noqa: E402
-from wsiseg.formats.geoparquet import ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
-from wsiseg.geometry import Box, Scale, Window  # noqa: E402
+from wsiseg.interop.geojson import type_classes  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
+from wsiseg.models.engine.mirrors import mean_of_mirrors  # noqa: E402
+from wsiseg.models.foreign.manifest import read_manifest  # noqa: E402
 from wsiseg.models.heads import HEADS  # noqa: E402
-from wsiseg.models.manifest import read_manifest  # noqa: E402
-from wsiseg.models.mirrors import mean_of_mirrors  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
-from wsiseg.nuclei import Nuclei  # noqa: E402
 from wsiseg.report.overlay import OUTLINE  # noqa: E402
+from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
 from wsiseg.slide import open_slide  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 

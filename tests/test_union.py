@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import shapely
 
-from wsiseg import union
-from wsiseg.union import TooIntricate, covered_area
+from wsiseg.core import union
+from wsiseg.core.union import TooIntricate, covered_area
 
 
 def area(*polygons: shapely.Geometry) -> float:

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.compiled import compiled
-from wsiseg.errors import SlideError
-from wsiseg.geometry import Box, FloatArray, Scale, Window
-from wsiseg.region import (
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import Box, FloatArray, Scale, Window
+from wsiseg.core.region import (
     COORDINATES,
     Region,
     common_region,
@@ -29,6 +28,7 @@ from wsiseg.region import (
     region_share,
     touched_cells,
 )
+from wsiseg.errors import SlideError
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide

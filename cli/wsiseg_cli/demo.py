@@ -11,7 +11,7 @@ from wsiseg_cli import options
 from wsiseg_cli.terminal import mention, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.cluster import ClusterOptions
+    from wsiseg.run.cluster import ClusterOptions
 
 
 @click.command("demo")
@@ -37,10 +37,10 @@ def command(
     It needs no data and no network. The drawn tissue is simpler than real tissue: the scores say that the
     installation works, not how good the model is on your slides.
     """
-    from wsiseg.cluster import open_executor
-    from wsiseg.demo import MATCH_IOU, run_demo
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.models.resident import ModelChoice
+    from wsiseg.run.cluster import open_executor
+    from wsiseg.run.demo import MATCH_IOU, run_demo
     from wsiseg_cli.progress import watch
 
     with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:

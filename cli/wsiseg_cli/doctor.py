@@ -15,7 +15,7 @@ def command(as_json: bool) -> int:
 
     Exit code 5 if something essential is missing.
     """
-    from wsiseg.doctor import examine
+    from wsiseg.run.doctor import examine
 
     findings = examine()
     if as_json:

@@ -11,7 +11,7 @@ from wsiseg_cli import options
 from wsiseg_cli.terminal import one_line, tell, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.evaluate import Evaluation
+    from wsiseg.evaluate.compare import Evaluation
 
 _COLUMNS = ("aji", "dice", "pq", "f1", "precision", "recall")
 
@@ -67,8 +67,8 @@ def command(
     wsiseg segment images/*.png --mpp 0.25 -o out
     wsiseg evaluate --truth labels --pred out
     """
-    from wsiseg.evaluate import evaluate_sets
-    from wsiseg.store import write_json
+    from wsiseg.core.atomic import write_json
+    from wsiseg.evaluate.compare import evaluate_sets
 
     result = evaluate_sets(
         truth, pred, probabilities=probabilities, ious=ious, allow_missing=allow_missing, seed=seed
@@ -88,9 +88,7 @@ def _print(result: Evaluation, worst: int) -> None:
     for image in result.images[:worst]:
         scores = "".join(f"{_number(image.scores[name]):>10}" for name in _COLUMNS)
         note = f"  ({one_line(image.note)})" if image.note else ""
-        tell(
-            f"{one_line(image.name):{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}"
-        )
+        tell(f"{one_line(image.name):{width}}{scores}{image.true_objects:>10}{image.found_objects:>10}{note}")
     if len(result.images) > worst:
         tell(f"and {len(result.images) - worst} better ones (--worst {len(result.images)})")
     tell("")
@@ -98,9 +96,7 @@ def _print(result: Evaluation, worst: int) -> None:
     for name, summary in result.summary.items():
         if summary.n:
             interval = f"{_number(summary.low)} – {_number(summary.high)}" if summary.low is not None else "–"
-            tell(
-                f"{name:{width}}{_number(summary.mean):>10}{_number(summary.sd):>10}{interval:>20}{summary.n:>10}"
-            )
+            tell(f"{name:{width}}{_number(summary.mean):>10}{_number(summary.sd):>10}{interval:>20}{summary.n:>10}")
     for names, what in ((result.without_prediction, "prediction"), (result.without_truth, "truth")):
         if names:
             tell(f"left out, no {what}: {one_line(', '.join(names))}")

@@ -27,7 +27,7 @@ def command(run: Path, target: str, out: Path | None, split: int | None) -> int:
     Coordinates are level-0 pixels; GeoJSON's are relative to the scanned region's corner (OpenSlide's bounds), as
     QuPath shows it. Files are written as a stream: memory does not grow with the slide.
     """
-    from wsiseg.export import export_run
+    from wsiseg.interop.export import export_run
 
     if split and target == "quip-csv":
         raise click.UsageError("--split is for GeoJSON; quip-csv has one file a tile of 4000 pixels")

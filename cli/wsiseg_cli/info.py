@@ -24,8 +24,8 @@ def command(
     A slide that cannot be opened is shown with the reason; the exit code is then 3, or 4 if none can.
     """
     from wsiseg.errors import SlideError
-    from wsiseg.inputs import find_slides
     from wsiseg.slide import open_slide
+    from wsiseg.slide.discover import find_slides
     from wsiseg.slide.info import describe
 
     shown: list[dict[str, Any]] = []

@@ -72,8 +72,8 @@ def show(model: str, measured: bool, engine: str, as_json: bool) -> int:
 
 
 def _measured(model: str, engine: str) -> dict[str, Any]:
+    from wsiseg.models.engine.speed import measure_speed
     from wsiseg.models.registry import load_segmenter
-    from wsiseg.models.speed import measure_speed
 
     return measure_speed(load_segmenter(model, engine=engine)).to_dict()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wsiseg.plainfile import require_plain_file
+from wsiseg.core.plainfile import require_plain_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,7 +85,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         scheduler_file: Path | None,
         **others: Any,
     ) -> Any:
-        from wsiseg.cluster import ClusterOptions  # it imports Dask
+        from wsiseg.run.cluster import ClusterOptions  # it imports Dask
 
         cluster = ClusterOptions(
             scheduler, workers, device, dashboard_address, memory_limit, performance_report, scheduler_file
@@ -146,9 +146,7 @@ def json_option(function: F) -> F:
 
 
 def output_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
-    return click.option(
-        "-o", "--output", "out", type=click.Path(path_type=Path), required=required, help=help_text
-    )
+    return click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=required, help=help_text)
 
 
 def resume_command() -> str:

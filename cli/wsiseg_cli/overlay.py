@@ -21,7 +21,7 @@ def command(result: Path, roi: str, slide: Path | None, zoom: int, out: Path) ->
 
     Types of nuclei, where the model has them, are told by colours, which are printed.
     """
-    from wsiseg.export import draw_overlay
+    from wsiseg.report.picture import draw_overlay
     from wsiseg_cli.segment import Roi
 
     x, y, width, height = Roi().convert(roi, None, None)

@@ -11,7 +11,7 @@ from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import is_terminal, note, one_line, printable, terminal_file
 
 if TYPE_CHECKING:
-    from wsiseg.pipeline import Event
+    from wsiseg.run.pipeline import Event
 
 _PLAIN_INTERVAL_S = 15.0
 

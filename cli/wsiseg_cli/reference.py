@@ -36,9 +36,7 @@ that is read-only, no HOME), compiled functions are kept in a folder of yours am
 
 def reference() -> str:
     """The text of docs/cli.md."""
-    context = click.Context(
-        cli, info_name="wsiseg", terminal_width=100, help_option_names=["-h", "--help"]
-    )
+    context = click.Context(cli, info_name="wsiseg", terminal_width=100, help_option_names=["-h", "--help"])
     parts = [_HEADER, _section(cli, context)]
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)

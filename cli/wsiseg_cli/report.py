@@ -14,8 +14,8 @@ from wsiseg_cli.terminal import mention, one_line
 def command(results: Path) -> int:
     """Write cohort.csv, cohort.parquet and report.html of the RESULTS folder again, over all its slides."""
     from wsiseg.errors import UsageError
-    from wsiseg.pipeline import write_reports
-    from wsiseg.store import output_lock, read_records
+    from wsiseg.results.folder import output_lock, read_records
+    from wsiseg.run.pipeline import write_reports
 
     if not read_records(results):
         raise UsageError(f"{results} has no finished slides. Expected the output folder of `wsiseg segment`.")

@@ -12,7 +12,7 @@ from wsiseg_cli import options
 from wsiseg_cli.terminal import mention, one_line, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.cluster import ClusterOptions
+    from wsiseg.run.cluster import ClusterOptions
 
 
 class Roi(click.ParamType):
@@ -108,11 +108,12 @@ def command(
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
     """
-    from wsiseg.cluster import open_executor
-    from wsiseg.inputs import find_slides
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.models.resident import ModelChoice
-    from wsiseg.pipeline import SegmentOptions, segment_slides
+    from wsiseg.run.cluster import open_executor
+    from wsiseg.run.pipeline import segment_slides
+    from wsiseg.slide.discover import find_slides
+    from wsiseg.tiles.request import SegmentOptions
     from wsiseg_cli.progress import watch
 
     paths = find_slides(slides)

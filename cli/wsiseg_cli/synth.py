@@ -13,7 +13,7 @@ from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import mention, note, one_line, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.cluster import ClusterOptions
+    from wsiseg.run.cluster import ClusterOptions
 
 
 @click.group("synth")
@@ -55,7 +55,7 @@ def hou(
     The same textures, seed and options give the same bytes, whatever the workers. A stopped run goes on where it
     was when the same command is given again.
     """
-    from wsiseg.cluster import open_executor
+    from wsiseg.run.cluster import open_executor
     from wsiseg.synth.generate import generate_hou
     from wsiseg.synth.hou.patch import HouOptions
 

@@ -13,8 +13,8 @@ from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import note, one_line, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.cluster import ClusterOptions
-    from wsiseg.tiling import TilingEvent
+    from wsiseg.convert.run import TilingEvent
+    from wsiseg.run.cluster import ClusterOptions
 
 
 @click.command("tile")
@@ -55,9 +55,9 @@ def command(
     The slide's own levels are copied as they are, and coarser ones added for viewers. A stopped run goes on where
     it was when the same command is given again.
     """
-    from wsiseg.cluster import open_executor
-    from wsiseg.inputs import find_slides
-    from wsiseg.tiling import TilingOptions, tile_slides
+    from wsiseg.convert.run import TilingOptions, tile_slides
+    from wsiseg.run.cluster import open_executor
+    from wsiseg.slide.discover import find_slides
 
     settings = TilingOptions(mpp, tissue_only, "jpeg" if codec == "jpeg" else "zstd")
     paths = find_slides(slides)

@@ -36,9 +36,7 @@ class Named(click.ParamType):
     "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
     help="Override a value of the recipe, for example optimise.steps=1000; may be repeated.",
 )  # fmt: skip
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads that make batches and processes that make patches."

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.nuclei import Nuclei
 
 Image = npt.NDArray[np.uint8]
 

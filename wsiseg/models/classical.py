@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.histogram import otsu
+from wsiseg.core.histogram import otsu
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.stain import hematoxylin, optical_density_table
 from wsiseg.models.decoders.maps import Map, kernel_radius, smooth
 from wsiseg.models.decoders.watershed import WatershedDecoder
-from wsiseg.nuclei import Nuclei
-from wsiseg.stain import hematoxylin, optical_density_table
 
 Image = npt.NDArray[np.uint8]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import ModelError, UsageError
-from wsiseg.plainfile import require_plain_file
 
 LARGEST = 4 << 30  # bytes; a thousand million weights in float32
 _SLACK = 64 << 20

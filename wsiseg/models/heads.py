@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import ModelError
 from wsiseg.models.decoders import Decoder, HoverDecoder, OtsuDecoder, slope_ranges
-from wsiseg.nuclei import Nuclei
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,17 +134,14 @@ class Head:
         """Whether a network with these maps (names to channels) has this head; auxiliary maps may lack."""
         needed = {name for name, item in self.maps.items() if not (item.auxiliary or item.optional)}
         return needed <= set(outputs) <= set(self.maps) and all(
-            count >= _LEAST.get(self.maps[name].kind, count) and (
-                self.maps[name].kind in _LEAST or count == self.maps[name].channels
-            )
+            count >= _LEAST.get(self.maps[name].kind, count)
+            and (self.maps[name].kind in _LEAST or count == self.maps[name].channels)
             for name, count in outputs.items()
         )
 
     def activate(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The decoder's arguments for a batch: float32 (N, h, w) or (N, channels, h, w), in the head's order."""
-        return tuple(
-            _ACTIVATIONS[self.maps[name].kind](maps[name].float()) for name in self.inputs if name in maps
-        )
+        return tuple(_ACTIVATIONS[self.maps[name].kind](maps[name].float()) for name in self.inputs if name in maps)
 
     def split(self, stacked: Maps, outputs: Mapping[str, int]) -> tuple[Maps, ...]:
         """The maps of :meth:`activate` again, of one image, from their channels (C, h, w) one after the other.

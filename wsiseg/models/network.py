@@ -8,22 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
 from wsiseg.models.decoders import Decoder, HoverDecoder, OffsetDecoder, build_decoder, decoder_name
-from wsiseg.models.engine import Engine, Placement
+from wsiseg.models.engine.engine import Engine, Placement
+from wsiseg.models.engine.mirrors import mean_of_mirrors
 from wsiseg.models.files import sha256_of
 from wsiseg.models.heads import Head, Maps, head_by_name, head_of
-from wsiseg.models.mirrors import mean_of_mirrors
 from wsiseg.models.networks import build_network
 from wsiseg.models.networks.published import load_published_checkpoint
-from wsiseg.models.weights_io import Named, WeightFile
-from wsiseg.nuclei import Nuclei
+from wsiseg.models.weightfile import Named, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from wsiseg.models.manifest import Manifest
+    from wsiseg.models.foreign.manifest import Manifest
 
 
 class NetworkSegmenter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
 from wsiseg.models.files import identity, sha256_of
-from wsiseg.models.weights_io import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
+from wsiseg.models.weightfile import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
 
 if TYPE_CHECKING:
     from wsiseg.models.network import NetworkSegmenter
@@ -86,7 +86,7 @@ def model_files(model: str) -> tuple[Path, ...]:
     path = find_model(model)
     if path.suffix != MANIFEST:
         return (path,)
-    from wsiseg.models.manifest import read_manifest
+    from wsiseg.models.foreign.manifest import read_manifest
 
     return path, read_manifest(path).file
 
@@ -94,10 +94,10 @@ def model_files(model: str) -> tuple[Path, ...]:
 def _load_network(path: Path, device: str, precision: str, engine: str) -> NetworkSegmenter:
     # Only here: torch takes a second to import, and a wrong name should not cost it.
     if path.suffix == MANIFEST:
-        from wsiseg.models.foreign import foreign_segmenter
+        from wsiseg.models.foreign.load import foreign_segmenter
 
         return foreign_segmenter(path, device, precision, engine)
-    from wsiseg.models.engine import place
+    from wsiseg.models.engine.engine import place
     from wsiseg.models.network import hovernet_segmenter, network_segmenter
 
     if path.suffix == CHECKPOINT:
@@ -119,7 +119,7 @@ def describe_model(model: str) -> dict[str, Any]:
         return {"card": CLASSICAL.to_dict(), "file": None}
     path = find_model(model)
     if path.suffix == MANIFEST:
-        from wsiseg.models.manifest import read_manifest
+        from wsiseg.models.foreign.manifest import read_manifest
 
         manifest = read_manifest(path)
         card = manifest.card.to_dict()

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.compiled import compiled
-from wsiseg.histogram import otsu
-from wsiseg.stain import hematoxylin
+from wsiseg.core.compiled import compiled
+from wsiseg.core.histogram import otsu
+from wsiseg.core.stain import hematoxylin
 
 FloatImage = npt.NDArray[np.float32]
 BoolImage = npt.NDArray[np.bool_]

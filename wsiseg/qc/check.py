@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
 from wsiseg.errors import ReadError
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.nuclei import Nuclei
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
 from wsiseg.qc.patches import Patches
-from wsiseg.raster import rasterize
+from wsiseg.results.nuclei import read_nuclei
 
 if TYPE_CHECKING:
     import os

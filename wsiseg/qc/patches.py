@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.geometry import Box, FloatArray
-from wsiseg.region import region_share
+from wsiseg.core.geometry import Box, FloatArray
+from wsiseg.core.region import region_share
 from wsiseg.tissue import Tissue
 
 PATCH_UM = 256.0

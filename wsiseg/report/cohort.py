@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsiseg.store import write_bytes
+from wsiseg.core.atomic import write_bytes
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()

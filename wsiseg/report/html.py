@@ -25,10 +25,10 @@ import jinja2
 import markupsafe
 from PIL import Image
 
+from wsiseg.core.atomic import write_bytes
 from wsiseg.qc.rubric import GRADES, Rubric
 from wsiseg.report.cohort import lookup, lookup_number, lookup_numbers
 from wsiseg.report.rows import Row, duration, make_row
-from wsiseg.store import write_bytes
 
 _EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.atomic import write_bytes
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import Box
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
-from wsiseg.geometry import Box
-from wsiseg.nuclei import Nuclei
-from wsiseg.store import write_bytes
 
 if TYPE_CHECKING:
-    from wsiseg.slide.base import Slide
+    from wsiseg.slide.slide import Slide
 
 Image = npt.NDArray[np.uint8]
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import scipy.ndimage as ndi
 from PIL import Image, ImageDraw, ImageFont
 
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.geometry import Scale
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.atomic import write_bytes
+from wsiseg.core.geometry import Scale
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.report.overlay import OUTLINE, draw_outlines
-from wsiseg.store import write_bytes
+from wsiseg.results.nuclei import read_nuclei
 
 LONG_SIDE_PX = 1024
 _OUTLINES_FROM_UM = 1.5  # µm per pixel: a nucleus of 8 µm is then at least 5 pixels wide

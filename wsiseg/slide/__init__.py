@@ -1,8 +1,9 @@
 """Slides: one value for every format, pixels at any scale, lazy views that copy nothing."""
 
-from wsiseg.slide.base import Description, Level, Lost, Mpp, Reader, Slide, Unread
 from wsiseg.slide.mpp import MppTable, read_mpp_table
 from wsiseg.slide.open import SlideSource, open_slide
+from wsiseg.slide.slide import Slide
+from wsiseg.slide.types import Description, Level, Lost, Mpp, Reader, Unread
 
 __all__ = [
     "Description",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsiseg.slide.base import Slide
+from wsiseg.slide.slide import Slide
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import dask.array
 import numpy as np
@@ -17,19 +18,34 @@ from dask.base import tokenize
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from wsiseg.slide.base import Pixels, Slide
+from wsiseg.slide.types import Level, Mpp, Pixels
 
 _CHUNK = 1024  # pixels a side, about
 
 
-def chunk_size(slide: Slide, level: int) -> tuple[int, int]:
+class Leveled(Protocol):
+    """What a view needs of a slide."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def levels(self) -> tuple[Level, ...]: ...
+    @property
+    def mpp(self) -> Mpp | None: ...
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels: ...
+
+
+def chunk_size(slide: Leveled, level: int) -> tuple[int, int]:
     """(height, width) of a chunk: whole stored tiles, about 1024 pixels a side."""
     size = slide.levels[level]
     height, width = (tile * max(1, round(_CHUNK / tile)) for tile in (size.tile_height, size.tile_width))
     return min(height, size.height), min(width, size.width)
 
 
-def dask_level(slide: Slide, level: int) -> dask.array.Array:
+def dask_level(slide: Leveled, level: int) -> dask.array.Array:
     """One level as uint8 (height, width, 3), in chunks of whole stored tiles."""
     view = LevelView(slide, level)
     return dask.array.from_array(
@@ -41,7 +57,7 @@ def dask_level(slide: Slide, level: int) -> dask.array.Array:
     )
 
 
-def zarr_group(slide: Slide) -> zarr.Group:
+def zarr_group(slide: Leveled) -> zarr.Group:
     """A read-only zarr v3 group with one array (height, width, 3) a level, named "0", "1", …"""
     return zarr.open_group(SlideStore(slide), mode="r", zarr_format=3)
 
@@ -49,7 +65,7 @@ def zarr_group(slide: Slide) -> zarr.Group:
 class LevelView:
     """The least that Dask asks of an array: shape, dtype and slicing."""
 
-    def __init__(self, slide: Slide, level: int) -> None:
+    def __init__(self, slide: Leveled, level: int) -> None:
         size = slide.levels[level]
         self._slide, self._level = slide, level
         self.shape = (size.height, size.width, 3)
@@ -127,7 +143,7 @@ class SlideStore(Store):
     supports_deletes = False
     supports_listing = True
 
-    def __init__(self, slide: Slide) -> None:
+    def __init__(self, slide: Leveled) -> None:
         super().__init__(read_only=True)
         self._slide = slide
         self._documents = _documents(slide)
@@ -233,7 +249,7 @@ def _range(wanted: ByteRequest | None, length: int) -> tuple[int, int]:
     return 0, length
 
 
-def _documents(slide: Slide) -> dict[str, bytes]:
+def _documents(slide: Leveled) -> dict[str, bytes]:
     mpp = slide.mpp.value if slide.mpp else None
     group: dict[str, Any] = {
         "wsiseg": {"slide": slide.name, "mpp": mpp, "downsamples": [level.downsample for level in slide.levels]}

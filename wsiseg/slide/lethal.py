@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.geometry import Window
 from wsiseg.errors import SlideError
-from wsiseg.geometry import Window
-from wsiseg.slide.base import Description, Level, Pixels, Reader, Unread
+from wsiseg.slide.types import Description, Level, Pixels, Reader, Unread
 
 _PROGRAM = ("-m", "wsiseg.slide.child")
 _MOST_DEATHS = 256
@@ -54,7 +54,7 @@ class ChildDied(Exception):
 
 
 class GuardedReader:
-    """A :class:`wsiseg.slide.base.Reader` that reads around the stored tiles that kill, and can find them.
+    """A :class:`wsiseg.slide.types.Reader` that reads around the stored tiles that kill, and can find them.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class GuardedReader:
 
 
 class ChildReader:
-    """A :class:`wsiseg.slide.base.Reader` in a process of its own, which is started again when it has died.
+    """A :class:`wsiseg.slide.types.Reader` in a process of its own, which is started again when it has died.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsiseg.errors import UsageError
-from wsiseg.slide.base import Mpp
+from wsiseg.slide.types import Mpp
 
 # Light microscopes resolve about 0.2 µm, and slides are scanned at 0.1 to 1: what metadata declare beyond ten times
 # that is an error. A user's own value may be any that could be meant: 0.01 for any optics, 100 for an overview.

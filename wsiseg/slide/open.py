@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError, shown
-from wsiseg.slide.base import Description, Mpp, Reader, Slide
 from wsiseg.slide.held import Held, identity
 from wsiseg.slide.lethal import ChildReader, GuardedReader, Lethal
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
-from wsiseg.slide.shell import Shell, folder_shell, shell
+from wsiseg.slide.readers.shell import Shell, folder_shell, shell
+from wsiseg.slide.slide import Slide
+from wsiseg.slide.types import Description, Mpp, Reader
 
 if TYPE_CHECKING:
-    from wsiseg.slide.tiff import Elsewhere
+    from wsiseg.slide.readers.tiff.reader import Elsewhere
 
 _EXPECTED = (
     "Expected: a whole-slide image (SVS, tiled TIFF, NDPI, MRXS, SCN, DICOM, …), OME-Zarr, PNG, JPEG or WebP."
@@ -83,7 +84,7 @@ class SlideSource:
             return reopen(self.path, self.mpp)
         path = Path(self.path)
         reader = ChildReader(path) if guarded else _open_reader(path)
-        return Slide(path, GuardedReader(reader, lethal), self.mpp)
+        return Slide(path, GuardedReader(reader, lethal), self.mpp, reopen=reopen)
 
 
 def open_slide(
@@ -125,7 +126,8 @@ def open_slide(
         override = from_option(mpp)
     elif mpp_table is not None:
         override = (mpp_table if isinstance(mpp_table, MppTable) else read_mpp_table(mpp_table)).lookup(path)
-    return Slide(path, GuardedReader(ChildReader(path)) if guarded else _open_reader(path), override)
+    reader = GuardedReader(ChildReader(path)) if guarded else _open_reader(path)
+    return Slide(path, reader, override, reopen=reopen)
 
 
 def reopen(path: str, override: Mpp | None) -> Slide:
@@ -133,13 +135,14 @@ def reopen(path: str, override: Mpp | None) -> Slide:
     try:
         key = (path, identity(path))
     except (OSError, ValueError):
-        return Slide(Path(path), _open_reader(Path(path)), override)
-    return Slide(Path(path), _readers.get(key, lambda: _open_reader(Path(path))), override, owns=False)
+        return Slide(Path(path), _open_reader(Path(path)), override, reopen=reopen)
+    reader = _readers.get(key, lambda: _open_reader(Path(path)))
+    return Slide(Path(path), reader, override, owns=False, reopen=reopen)
 
 
 def _held_bytes(reader: Reader) -> int:
     """Memory that an open reader keeps: a plain image is decoded whole."""
-    from wsiseg.slide.image import ImageReader
+    from wsiseg.slide.readers.image import ImageReader
 
     if isinstance(reader, ImageReader):
         return reader.held_bytes
@@ -159,7 +162,7 @@ def _open_reader(path: Path) -> Reader:
 
 
 def _open_file(path: Path) -> Reader:
-    from wsiseg.slide import image
+    from wsiseg.slide.readers import image
 
     with open(path, "rb") as file:
         head = file.read(512)
@@ -167,8 +170,8 @@ def _open_file(path: Path) -> Reader:
     kind = image.sniff(head)
     if kind not in ("", "TIFF") and path.suffix != ".mrxs":  # a MIRAX slide's own file is a JPEG
         return image.ImageReader(path, kind)
-    from wsiseg.slide.dicom import is_dicom, odd_neighbour
-    from wsiseg.slide.openslide import OpenSlideReader, detect
+    from wsiseg.slide.readers.dicom import is_dicom, odd_neighbour
+    from wsiseg.slide.readers.openslide.reader import OpenSlideReader, detect
 
     if is_dicom(head):
         odd = odd_neighbour(path)
@@ -210,7 +213,7 @@ def _excess(description: Description) -> str:
 
 
 def _open_tiff(path: Path, vendor: str) -> Reader:
-    from wsiseg.slide.tiff import Elsewhere, NotBrightfield, TiffDamage, TiffReader, Unsuited
+    from wsiseg.slide.readers.tiff.reader import Elsewhere, NotBrightfield, TiffDamage, TiffReader, Unsuited
 
     try:
         return TiffReader(path, vendor)
@@ -241,8 +244,8 @@ def _unsuited(path: Path, reason: Exception) -> SlideError:
 
 def _open_elsewhere(path: Path, vendor: str, elsewhere: Elsewhere) -> Reader | None:
     """Another reader for what is not decoded directly, if one gives the same picture; None if there is none."""
-    from wsiseg.slide import image
-    from wsiseg.slide.openslide import OpenSlideReader
+    from wsiseg.slide.readers import image
+    from wsiseg.slide.readers.openslide.reader import OpenSlideReader
 
     told = elsewhere.told
     if told.planes > 1:
@@ -266,7 +269,7 @@ def _open_elsewhere(path: Path, vendor: str, elsewhere: Elsewhere) -> Reader | N
 
 
 def _open_directory(path: Path) -> Reader:
-    from wsiseg.slide.omezarr import OmeZarrReader, is_omezarr
+    from wsiseg.slide.readers.omezarr.reader import OmeZarrReader, is_omezarr
 
     if not is_omezarr(path):
         _refuse_shell(path, folder_shell(path))

@@ -15,8 +15,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import Window
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import Window
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -16,23 +16,3 @@ core, and candidates of different tiles are matched by overlap:
 Polygons are never merged: a union of two noisy outlines is nobody's measurement. With a band of at least one
 nucleus diameter, a pair that one tile merged and another split loses neither half.
 """
-
-from __future__ import annotations
-
-from wsiseg.stitch.candidates import BAND_UM, select_candidates
-from wsiseg.stitch.conflicts import resolve_seam
-from wsiseg.stitch.parts import check_part, read_part, read_part_summary, write_part
-from wsiseg.stitch.seams import SeamAudit
-from wsiseg.stitch.stream import stitch
-
-__all__ = [
-    "BAND_UM",
-    "SeamAudit",
-    "check_part",
-    "read_part",
-    "read_part_summary",
-    "resolve_seam",
-    "select_candidates",
-    "stitch",
-    "write_part",
-]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from wsiseg.compiled import compiled
-from wsiseg.nuclei import BoolArray, IntArray, Nuclei
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
 from wsiseg.stitch.overlap import common_area
 
 MIN_IOU = 0.3

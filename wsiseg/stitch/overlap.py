@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
-from wsiseg.nuclei import IntArray, Nuclei
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
+from wsiseg.core.nuclei import IntArray, Nuclei
 
 
 def common_area(nuclei: Nuclei, pairs: IntArray) -> FloatArray:

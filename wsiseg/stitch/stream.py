@@ -10,12 +10,12 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray, Scale
-from wsiseg.grid import TileGrid
-from wsiseg.nuclei import BoolArray, IntArray, Nuclei
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray, Scale
+from wsiseg.core.grid import TileGrid
+from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
+from wsiseg.stitch.audit import SeamAudit, Tally
 from wsiseg.stitch.conflicts import choose, find_conflicts
-from wsiseg.stitch.seams import SeamAudit, Tally
 
 #: Whole tiles are gathered to at least this many nuclei for one call of ``write``.
 ROW_GROUP = 20_000

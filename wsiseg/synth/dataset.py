@@ -20,8 +20,9 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
+from wsiseg.core.atomic import read_json, write_json
+from wsiseg.core.environment import environment_faults
 from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.store import environment_faults, read_json, write_json
 
 SCHEMA = "wsiseg-patches-1"
 BLOCK = 32

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.atomic import lock_beside, read_json, sync_folder, write_json
+from wsiseg.core.environment import environment_faults
 from wsiseg.errors import UsageError
-from wsiseg.formats import snow
-from wsiseg.store import environment_faults, lock_beside, read_json, sync_folder, write_json
+from wsiseg.interop import snow
 from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.sheet import outlined
 

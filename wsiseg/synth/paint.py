@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
 from wsiseg.synth.shapes import Float32, bounding_box, relative_radius
 
 NOISE_SIZE = 512

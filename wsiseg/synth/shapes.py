@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
 
 HARMONICS = (2, 3, 4, 5, 6)
 SHAPE_FIELDS = 7 + 2 * len(HARMONICS)  # x, y, semi-major, semi-minor, cos, sin, bend, amplitudes, phases

@@ -34,7 +34,7 @@ def write_sheet(dataset: PatchDataset, path: Path, count: int = 24) -> None:
     """Write :func:`contact_sheet` as PNG."""
     from PIL import Image
 
-    from wsiseg.store import environment_faults
+    from wsiseg.core.environment import environment_faults
 
     with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.histogram import otsu_bin
+from wsiseg.core.histogram import otsu_bin
 
 Float32 = npt.NDArray[np.float32]
 
@@ -49,7 +49,7 @@ def to_rgb(density: Float32) -> npt.NDArray[np.uint8]:
 
 
 def otsu_level(values: npt.NDArray[np.floating]) -> float:
-    """What divides values best in two: the centre of :func:`wsiseg.histogram.otsu_bin` of 256 bins."""
+    """What divides values best in two: the centre of :func:`wsiseg.core.histogram.otsu_bin` of 256 bins."""
     counts, edges = np.histogram(values, 256)
     centres = 0.5 * (edges[1:] + edges[:-1])
     return float(centres[otsu_bin(counts, centres)])

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.testing import nucleus as nuc
 
 Layout = Literal["tissue", "seams", "dense"]
@@ -162,9 +162,7 @@ def _lay_ground(rng: np.random.Generator, period: int, mpp: float, layout: Layou
     # Thick bundles, thin fibres inside them that follow a different bend, and clefts that end somewhere.
     thin = np.sin(2.6 * phase + 1.3 * broken) * _ramp(broken, -1.5, 1.0)
     bundles = 0.5 + 0.36 * np.sin(phase + 0.5 * broken) + 0.16 * thin
-    cleft = _ramp(-bundles + 0.16 * loose + 0.13 * broken, -0.12, 0.02) * _ramp(
-        loose + 0.6 * broken, -0.6, 0.5
-    )
+    cleft = _ramp(-bundles + 0.16 * loose + 0.13 * broken, -0.12, 0.02) * _ramp(loose + 0.6 * broken, -0.6, 0.5)
     cleft = cleft * (1 - epithelium)
     lumen = _ramp(noise(rng, coarse, 120 / unit) + 0.1 * noise(rng, coarse, 16 / unit), 1.75, 1.85)
     space = np.maximum(cleft, lumen * (0.0 if layout == "dense" else 1.0)).astype(np.float32)
@@ -253,8 +251,7 @@ def _stain_ground(
         ((0.09 * stroma + 0.08 * epithelium) * substance, fine),
     )
     haematoxylin = _textured(
-        (0.05 * stroma + 0.30 * epithelium + 0.16 * ground.infiltrate - 0.12 * border + 0.03 * slow)
-        * substance,
+        (0.05 * stroma + 0.30 * epithelium + 0.16 * ground.infiltrate - 0.12 * border + 0.03 * slow) * substance,
         ((0.02 * stroma + 0.07 * epithelium) * substance, medium),
         (0.08 * epithelium * substance, fine),
     )
@@ -313,9 +310,7 @@ def _stain_nuclei(
 def _colour(haematoxylin: Field, eosin: Field, mpp: float) -> npt.NDArray[np.uint8]:
     """Beer–Lambert: 8-bit RGB of the stain amounts, seen through slightly blurring optics."""
     sigma = _BLUR_UM / mpp
-    amounts = [
-        ndimage.gaussian_filter(stain, sigma, mode="wrap", truncate=3.0) for stain in (haematoxylin, eosin)
-    ]
+    amounts = [ndimage.gaussian_filter(stain, sigma, mode="wrap", truncate=3.0) for stain in (haematoxylin, eosin)]
     image = np.empty((*haematoxylin.shape, 3), dtype=np.uint8)
     for channel in range(3):
         light = amounts[0] * np.float32(-HAEMATOXYLIN[channel])

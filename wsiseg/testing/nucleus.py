@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
+from wsiseg.core.nuclei import Nuclei
 
 EPITHELIAL, LYMPHOCYTE, SPINDLE = 0, 1, 2
 CORNERS = 40  # vertices of an outline

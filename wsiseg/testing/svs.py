@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image, ImageDraw
 
-from wsiseg.geometry import Window
+from wsiseg.core.geometry import Window
 
 Pixels = npt.NDArray[np.uint8]
 PixelSource = Callable[[Window], Pixels]
@@ -301,9 +301,7 @@ def _description(mpp: float | None, app_mag: float | None, properties: Mapping[s
     return "".join(f"|{name} = {value}" for name, value in pairs.items())
 
 
-def _write_image(
-    writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str
-) -> None:
+def _write_image(writer: tifffile.TiffWriter, image: Image.Image, kind: int, compression: str, text: str) -> None:
     """One associated image; readers tell them apart by subfile type and by the description's second line."""
     options: dict[str, Any] = {"compressionargs": {"level": 80}} if compression == "jpeg" else {}
     writer.write(

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy import fft, ndimage
 
-from wsiseg.geometry import Box, FloatArray, Window
-from wsiseg.nuclei import Nuclei
+from wsiseg.core.geometry import Box, FloatArray, Window
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.testing.histology import GLASS, Block, Layout, render_block
 from wsiseg.testing.svs import Codec, Pixels, write_svs
 
@@ -238,9 +238,7 @@ class _Scene:
     def _distance_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """The smooth distance to the tissue's edge at points of level 0, interpolated."""
         at = np.stack([y / _MASK_STEP, x / _MASK_STEP])  # samples lie on multiples of the step
-        return np.asarray(
-            ndimage.map_coordinates(self.distance, at, order=1, mode="nearest"), dtype=np.float64
-        )
+        return np.asarray(ndimage.map_coordinates(self.distance, at, order=1, mode="nearest"), dtype=np.float64)
 
     def key(self, window: Window) -> Hashable | None:
         """Names the content of windows that are all glass, or copies of a part of the block."""
@@ -319,9 +317,7 @@ def _tissue_distance(
     return np.asarray(signed * _MASK_STEP, dtype=np.float32)
 
 
-def _smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, int], wavelength: float
-) -> npt.NDArray[np.float32]:
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], wavelength: float) -> npt.NDArray[np.float32]:
     """A Gaussian random field, mean 0, deviation 1, with waves of about ``wavelength`` samples."""
     side = fft.next_fast_len(int(max(shape) * 1.2))
     spectrum = fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))

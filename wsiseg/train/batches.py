@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsiseg.geometry import FloatArray
+from wsiseg.core.geometry import FloatArray
 from wsiseg.train.colour import mix_densities, vary_colours
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.pools import Portion, draw

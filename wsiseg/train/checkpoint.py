@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsiseg.core.environment import environment_faults
 from wsiseg.errors import EnvironmentFault
-from wsiseg.store import environment_faults
 
 
 @dataclass(frozen=True)

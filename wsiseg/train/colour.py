@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
 from wsiseg.train.settings import Augment
 from wsiseg.train.views import mirrored
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from wsiseg.models.engine import Engine
-from wsiseg.store import environment_faults
+from wsiseg.core.environment import environment_faults
+from wsiseg.models.engine.engine import Engine
 from wsiseg.synth.sheet import outlined
 from wsiseg.train.journal import Row, read_log
 from wsiseg.train.patches import PatchPool

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from wsiseg import __version__
+from wsiseg.core.atomic import write_bytes
 from wsiseg.models.base import ModelCard
-from wsiseg.models.weights_io import load_weights, save_weights
-from wsiseg.store import write_bytes
+from wsiseg.models.weightfile import load_weights, save_weights
 from wsiseg.train.plan import Plan
 from wsiseg.train.settings import Recipe
 from wsiseg.train.source import Ingredient
@@ -51,7 +51,7 @@ def scored(card: ModelCard, scores: Mapping[str, Mapping[str, float]]) -> ModelC
 def export_weights(network: nn.Module, plan: Plan, card: ModelCard, out: Path, margin_px: int | None) -> str:
     """Write ``out`` (``<name>.safetensors``) and its page ``<name>.md``; returns the sha256.
 
-    ``margin_px`` is what was measured with these weights, see :class:`wsiseg.models.weights_io.WeightFile`.
+    ``margin_px`` is what was measured with these weights, see :class:`wsiseg.models.weightfile.WeightFile`.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsiseg.store import environment_faults
+from wsiseg.core.environment import environment_faults
 
 Row = dict[str, Any]
 

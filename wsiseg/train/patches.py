@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.atomic import read_json, write_json
+from wsiseg.core.environment import environment_faults
 from wsiseg.errors import EnvironmentFault
-from wsiseg.store import environment_faults, read_json, write_json
 
 UNKNOWN, KNOWN, OUTSIDE = 0, 1, 2
 NAMES = ("images", "labels", "covered", "known", "weight")

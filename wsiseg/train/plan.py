@@ -17,7 +17,7 @@ from wsiseg.models.networks import build_network, network_config, network_names
 from wsiseg.models.networks.encoder_unet import EncoderUNet, EncoderUNetConfig, load_encoder_weights
 from wsiseg.models.networks.sizes import input_side
 from wsiseg.models.registry import WEIGHTS
-from wsiseg.models.weights_io import Named, load_weights
+from wsiseg.models.weightfile import Named, load_weights
 from wsiseg.train.losses import HEAD_LOSSES
 from wsiseg.train.settings import Recipe
 from wsiseg.train.tables import parse_table, suggestion

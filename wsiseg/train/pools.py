@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.atomic import lock_beside
+from wsiseg.core.nuclei import IntArray
 from wsiseg.errors import UsageError
-from wsiseg.nuclei import IntArray
-from wsiseg.store import lock_beside
 from wsiseg.train.patches import PatchPool, is_complete, write_pool
 from wsiseg.train.source import Frame, Ingredient
 

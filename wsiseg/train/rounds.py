@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from wsiseg.store import read_json, write_json
+from wsiseg.core.atomic import read_json, write_json
 from wsiseg.train.checkpoint import Progress
+from wsiseg.train.labelling import Trust, pseudo_labels
 from wsiseg.train.patches import PatchPool, write_pool
 from wsiseg.train.pools import Portion, divide, spread
-from wsiseg.train.pseudo import Trust, pseudo_labels
 from wsiseg.train.settings import Rounds
 from wsiseg.train.training import Training, fit_on
 from wsiseg.train.validate import predict, predictor

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.atomic import read_json, write_json
+from wsiseg.core.geometry import FloatArray
 from wsiseg.errors import UsageError
-from wsiseg.geometry import FloatArray
-from wsiseg.models.engine import place
-from wsiseg.store import output_lock, read_json, write_json
+from wsiseg.models.engine.engine import place
+from wsiseg.results.folder import output_lock
 from wsiseg.train.export import export_weights, scored, training_card
 from wsiseg.train.loop import Machine, update_average
 from wsiseg.train.plan import fresh_network, plan_training

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
 from wsiseg.train.colour import DENSITY
 
 Image = npt.NDArray[np.uint8]

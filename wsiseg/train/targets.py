@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
 from wsiseg.train.patches import KNOWN, PatchPool
 from wsiseg.train.views import Float32, Int32, Sample, View, look
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from wsiseg.geometry import FloatArray
+from wsiseg.core.geometry import FloatArray
 from wsiseg.models.base import ModelCard
 from wsiseg.train.batches import BatchMaker
 from wsiseg.train.checkpoint import Progress

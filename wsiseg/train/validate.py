@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from wsiseg.metrics import evaluate
-from wsiseg.models.engine import Engine, Placement
+from wsiseg.core.raster import rasterize
+from wsiseg.evaluate import evaluate
+from wsiseg.models.engine.engine import Engine, Placement
+from wsiseg.models.engine.mirrors import mean_of_mirrors
 from wsiseg.models.heads import Maps
-from wsiseg.models.mirrors import mean_of_mirrors
-from wsiseg.raster import rasterize
 from wsiseg.train.patches import KNOWN, PatchPool
 from wsiseg.train.plan import Plan
 
@@ -60,9 +60,7 @@ def validate(engine: Engine, plan: Plan, patches: Sequence[tuple[PatchPool, int]
     return {name: round(float(np.mean([row[name] for row in rows])), 5) for name in SCORES}
 
 
-def _scores(
-    engine: Engine, plan: Plan, patches: Sequence[tuple[PatchPool, int]]
-) -> Iterator[dict[str, float]]:
+def _scores(engine: Engine, plan: Plan, patches: Sequence[tuple[PatchPool, int]]) -> Iterator[dict[str, float]]:
     for pool, index in patches:
         known = np.asarray(pool.known[index]) == KNOWN
         if not known.any():

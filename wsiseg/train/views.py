@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
 from wsiseg.train.patches import OUTSIDE, PatchPool
 from wsiseg.train.settings import Augment
 
@@ -98,9 +98,7 @@ def draw_view(rng: np.random.Generator, shape: tuple[int, int], side: int, augme
         matrix = matrix / math.exp(low)
     # The sides of the square's bounds in the patch; whole, so that a view that only turns stays on the pixels.
     extent = np.ceil(np.abs(matrix).sum(axis=1) * side - 1e-9).astype(int)
-    first = [
-        int(rng.integers(n - e + 1)) if n >= e else (n - e) // 2 for n, e in zip(shape, extent, strict=True)
-    ]
+    first = [int(rng.integers(n - e + 1)) if n >= e else (n - e) // 2 for n, e in zip(shape, extent, strict=True)]
     middle = np.array(first) + extent / 2
     matrix = np.ascontiguousarray(matrix)
     return View(matrix, middle - matrix @ np.full(2, side / 2), side)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import ModelError
 from wsiseg.models.decoders.hover import HoverDecoder, decode_hover, slope_ranges
 from wsiseg.models.decoders.offsets import OffsetDecoder, decode_offsets
@@ -20,7 +21,6 @@ from wsiseg.models.decoders.otsu import OtsuDecoder
 from wsiseg.models.decoders.seeds import SeedDecoder, decode_seeds
 from wsiseg.models.decoders.starconvex import StarConvexDecoder
 from wsiseg.models.decoders.watershed import WatershedDecoder, decode_mask
-from wsiseg.nuclei import Nuclei
 
 __all__ = [
     "DECODERS",

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.nuclei import IntArray
-from wsiseg.raster import Labels
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray
+from wsiseg.core.raster import Labels
 
 Surface = npt.NDArray[np.float64]
 

@@ -23,18 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import Labels
 from wsiseg.models.decoders.flood import watershed
-from wsiseg.models.decoders.labels import (
-    fill_enclosed,
-    label,
-    majorities,
-    means,
-    nuclei_of_labels,
-    open_ellipse,
-)
+from wsiseg.models.decoders.labels import fill_enclosed, label, majorities, means, nuclei_of_labels, open_ellipse
 from wsiseg.models.decoders.maps import Map
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import Labels
 
 SlopeRanges = tuple[tuple[float, float], tuple[float, float]]
 

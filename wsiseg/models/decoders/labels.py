@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray, Nuclei
+from wsiseg.core.raster import Labels, components, trace
 from wsiseg.models.decoders.maps import Map
-from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import Labels, components, trace
 
 Mask = npt.NDArray[np.bool_]
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.nuclei import IntArray
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray
 
 Map = npt.NDArray[np.float32]
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray, Nuclei
+from wsiseg.core.raster import trace
 from wsiseg.models.decoders.maps import Map, kernel_radius, maxima, phases, smooth
-from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import trace
 
 
 @dataclass(frozen=True)

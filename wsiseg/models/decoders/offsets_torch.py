@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.models.decoders.maps import Map, kernel_radius
 from wsiseg.models.decoders.offsets import OffsetDecoder
-from wsiseg.nuclei import Nuclei
 
 
 def decode_on_device(decoder: OffsetDecoder, foreground: Map, offsets: Map, device: str) -> Nuclei:
@@ -27,9 +27,7 @@ def decode_on_device(decoder: OffsetDecoder, foreground: Map, offsets: Map, devi
 
 
 @torch.inference_mode()
-def decode_offsets_on_device(
-    foreground: Tensor, offsets: Tensor, params: OffsetDecoder
-) -> tuple[Tensor, Tensor]:
+def decode_offsets_on_device(foreground: Tensor, offsets: Tensor, params: OffsetDecoder) -> tuple[Tensor, Tensor]:
     """Label every foreground pixel with the seed that it votes for.
 
     Parameters

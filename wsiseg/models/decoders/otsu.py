@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.histogram import otsu_bin
+from wsiseg.core.histogram import otsu_bin
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.models.decoders.labels import fill_enclosed, label, means, nuclei_of_labels
 from wsiseg.models.decoders.maps import Map
-from wsiseg.nuclei import Nuclei
 
 _LEVELS = 256
 _VALUES = np.arange(_LEVELS)

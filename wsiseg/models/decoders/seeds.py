@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray, Nuclei
+from wsiseg.core.raster import Labels
 from wsiseg.models.decoders.flood import watershed
 from wsiseg.models.decoders.labels import Mask, label, means, nuclei_of_labels
 from wsiseg.models.decoders.maps import Map, kernel_radius, smooth
-from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import Labels
 
 
 @dataclass(frozen=True)

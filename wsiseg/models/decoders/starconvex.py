@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsiseg.compiled import compiled
-from wsiseg.geometry import FloatArray
+from wsiseg.core.compiled import compiled
+from wsiseg.core.geometry import FloatArray
+from wsiseg.core.nuclei import IntArray, Nuclei
+from wsiseg.core.raster import spans
 from wsiseg.models.decoders.labels import Mask
 from wsiseg.models.decoders.maps import Map
-from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import spans
 
 _NEAREST_PX = 0.1  # a ray is at least this long, so that a polygon does not touch itself
 

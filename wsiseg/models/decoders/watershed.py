@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
+from wsiseg.core.compiled import compiled
+from wsiseg.core.nuclei import IntArray, Nuclei
+from wsiseg.core.raster import components, trace
 from wsiseg.models.decoders.maps import Map, enlarge, kernel_radius, maxima, smooth
-from wsiseg.nuclei import IntArray, Nuclei
-from wsiseg.raster import components, trace
 
 Mask = npt.NDArray[np.bool_]
 

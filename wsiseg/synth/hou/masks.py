@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.compiled import compiled
-from wsiseg.raster import largest_components
+from wsiseg.core.compiled import compiled
+from wsiseg.core.raster import largest_components
 
 Int32 = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -115,9 +115,7 @@ def sample_instances(
     return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
 
 
-def sample_distractors(
-    rng: np.random.Generator, count: int, size: int, spiky: bool
-) -> npt.NDArray[np.bool_]:
+def sample_distractors(rng: np.random.Generator, count: int, size: int, spiky: bool) -> npt.NDArray[np.bool_]:
     """Pixels (size, size) of ``count`` distractors, each with its own warp: stars, or polygons like nuclei."""
     mask = np.zeros((size, size), dtype=np.int32)
     if count:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsiseg.core.atomic import write_bytes
 from wsiseg.errors import ModelError
-from wsiseg.store import write_bytes
 
 FORMAT = "wsiseg-hou-refiner-2"
 SYNTHETIC, REAL = 0, 1

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsiseg.compiled import compiled
-from wsiseg.stain import eosin, hematoxylin
+from wsiseg.core.compiled import compiled
+from wsiseg.core.stain import eosin, hematoxylin
 from wsiseg.synth.textures import otsu_level
 
 Float32 = npt.NDArray[np.float32]
@@ -224,9 +224,7 @@ def _body(rng: np.random.Generator, colour: Float32, texture: Float32) -> Float3
     return (255.0 * intensity ** (1.0 / (slow[..., None] * tint))).astype(np.float32)
 
 
-def _alpha(
-    rng: np.random.Generator, labels: npt.NDArray[np.int32], texture: Float32, *, blurred: bool
-) -> Float32:
+def _alpha(rng: np.random.Generator, labels: npt.NDArray[np.int32], texture: Float32, *, blurred: bool) -> Float32:
     """Opacity (h, w, 1) of nuclei: pale where the texture is low, with a jittered rim, blurred."""
     inside = labels > 0
     grain = _coarse(rng, texture.shape, texture.shape[0] // 2, texture.shape[1] // 2)

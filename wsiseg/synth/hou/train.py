@@ -132,9 +132,7 @@ def train_step(
     options, pair = trainer.options, trainer.pair
     rng = np.random.default_rng([options.seed, trainer.step, 1])
     first = trainer.step * options.batch
-    patches = [
-        render_patch(tiles, options.seed, first + k, HouOptions(options.size)) for k in range(options.batch)
-    ]
+    patches = [render_patch(tiles, options.seed, first + k, HouOptions(options.size)) for k in range(options.batch)]
     references = np.stack([patch.reference for patch in patches])
     image, reference = to_tensor(np.stack([patch.image for patch in patches])), to_tensor(references)
 

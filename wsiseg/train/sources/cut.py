@@ -108,9 +108,7 @@ def common_side(sizes: Sequence[tuple[int, int]], side: int) -> tuple[int, int]:
     return side, side
 
 
-def parts(
-    chosen: Sequence[Place], read: Callable[[str], Labelled], side: tuple[int, int]
-) -> Iterator[PatchPool]:
+def parts(chosen: Sequence[Place], read: Callable[[str], Labelled], side: tuple[int, int]) -> Iterator[PatchPool]:
     """The patches at ``chosen``, at most :data:`PIECE` at a time; ``read`` gives an image at the patches' scale.
 
     Places of one image should follow one another: it is read once for all of them.

@@ -80,7 +80,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UsageError(f"{path}: {pixels.dtype} {pixels.shape}; expected uint8 (height, width, 3)")
         return np.ascontiguousarray(pixels)
-    from wsiseg.geometry import Scale, Window
+    from wsiseg.core.geometry import Scale, Window
     from wsiseg.slide import open_slide
 
     try:

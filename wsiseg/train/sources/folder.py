@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from wsiseg.errors import UsageError
-from wsiseg.formats.labelimage import SUFFIXES as LABEL_SUFFIXES
-from wsiseg.formats.labelimage import read_labels
+from wsiseg.interop.labelimage import SUFFIXES as LABEL_SUFFIXES
+from wsiseg.interop.labelimage import read_labels
 from wsiseg.slide import MppTable, read_mpp_table
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.geometry import Window
 from wsiseg.errors import UsageError
-from wsiseg.geometry import Window
-from wsiseg.inputs import find_slides
 from wsiseg.slide import Slide, open_slide
+from wsiseg.slide.discover import find_slides
 from wsiseg.tissue import find_tissue
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
@@ -107,9 +107,7 @@ class ImagesSource:
         side = cut.common_side(list(sizes.values()), frame.side)
         return [p for name, size in sizes.items() for p in cut.places(name, size, side, self.overlap)], side
 
-    def _drawn(
-        self, found: dict[str, Path], frame: Frame, total: int
-    ) -> tuple[list[cut.Place], tuple[int, int]]:
+    def _drawn(self, found: dict[str, Path], frame: Frame, total: int) -> tuple[list[cut.Place], tuple[int, int]]:
         tissues, areas = {}, []
         for name, path in found.items():
             with self._open(path) as slide:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
 from wsiseg.models.heads import Maps
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize
 from wsiseg.train.patches import KNOWN, OUTSIDE, PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut
@@ -92,7 +92,7 @@ class PseudoSource:
     def _taught(
         self, teacher: NetworkSegmenter, image: Image, known: npt.NDArray[np.uint8], fine: float, mpp: float
     ) -> PatchPool:
-        from wsiseg.train.pseudo import Trust, pseudo_labels
+        from wsiseg.train.labelling import Trust, pseudo_labels
 
         maps = mean_of_views(teacher, image, fine, self.scales)
         nuclei = teacher.head.decode(maps, teacher.decoder, {})
@@ -112,7 +112,7 @@ class PseudoSource:
 
 def mean_of_views(teacher: NetworkSegmenter, image: Image, mpp: float, scales: Sequence[float]) -> tuple[Maps, ...]:
     """What the decoder reads of an image (h, w, 3) at ``mpp``, averaged over enlargements; at the teacher's mpp."""
-    from wsiseg.train.pseudo import mirrored_maps
+    from wsiseg.train.labelling import mirrored_maps
 
     # Types of nuclei, which come last where a network has them, are not averaged: nobody learns them.
     names = [name for name in teacher.head.inputs if teacher.head.maps[name].kind != "types"]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
 from wsiseg.synth.grafts import Graft, cut_grafts
 from wsiseg.synth.render import MPP, REVISION, RenderOptions, render_patch
 from wsiseg.synth.textures import Texture, dissect, optical_density
@@ -161,7 +161,7 @@ def nuclear_pixels(
     labels : int32 array (h, w)
         Nuclei with a score of at least ``sure``, 1 … n.
     """
-    from wsiseg.train.pseudo import foreground_of, mirrored_maps
+    from wsiseg.train.labelling import foreground_of, mirrored_maps
 
     factor = MPP / segmenter.mpp
     shape = (image.shape[0], image.shape[1])

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
-from wsiseg.formats.geoparquet import read_nuclei
-from wsiseg.formats.maps import read_label_region
-from wsiseg.geometry import Box, Scale, Window
-from wsiseg.nuclei import Nuclei
-from wsiseg.raster import rasterize
+from wsiseg.results.folder import read_records
+from wsiseg.results.maps import read_label_region
+from wsiseg.results.nuclei import read_nuclei
 from wsiseg.slide import Slide, open_slide
-from wsiseg.store import read_records
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.geometry import Scale, Window
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.slide import Slide
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN
 from wsiseg.train.sources.cut import Image, Place

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsiseg.formats import snow
+from wsiseg.interop import snow
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.folder import FolderSource
@@ -16,7 +16,7 @@ from wsiseg.train.sources.select import ALL, Select
 
 @dataclass(frozen=True)
 class SnowSource:
-    """``Image/seed0000.png`` with ``Mask/seed0000.mat``; see :mod:`wsiseg.formats.snow`.
+    """``Image/seed0000.png`` with ``Mask/seed0000.mat``; see :mod:`wsiseg.interop.snow`.
 
     Attributes
     ----------

@@ -1,0 +1,1 @@
+"""``wsiseg tile``: a slide as an OME-Zarr store, shard by shard."""

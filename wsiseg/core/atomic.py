@@ -1,0 +1,162 @@
+"""Files that appear under their names only when they are complete, and locks beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from wsiseg.core.environment import environment_faults
+from wsiseg.errors import EnvironmentFault
+
+
+@contextlib.contextmanager
+def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary names to write to; all get their final names when the block ends without an error.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Final names; folders that are missing are made.
+
+    Raises
+    ------
+    EnvironmentFault
+        The disk refuses: full, read-only, no permission; or another process is writing the first of them.
+    """
+    temporaries = [temporary_name(path) for path in paths]
+    with lock_beside(paths[0]), environment_faults(paths[0]):
+        for path in paths:
+            remove_leftovers(path)
+        try:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporaries
+            for temporary, path in zip(temporaries, paths, strict=True):
+                _sync(temporary)
+                os.replace(temporary, path)
+        finally:
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+_PREFIX_BYTES = 80
+"""Of a temporary name, so that the whole of it fits."""
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where the file is missing or is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write atomically: readers see the old file or the whole new one."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name may hold bytes that are no text: Python's lone surrogates, which JSON can only write escaped.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write atomically and durably."""
+    temporary = temporary_name(path)
+    with environment_faults(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` to write under first, which no other process has: not even one in another container,
+    whose number may be the same."""
+    return path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(6)}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of ``path`` under temporary names; the caller holds its lock."""
+    for left in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files, ours and zarr's, that killed processes left in a result."""
+    for pattern in (".*.tmp", "*.partial"):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in ``folder`` survive a power failure, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_beside(path: Path) -> Iterator[None]:
+    """Hold a file or store for writing. The lock lies beside it: inside, readers would see a strange node."""
+    file = path.with_name(f".{path.name}.lock")
+    with environment_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(file, path):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold_lock(file: Path, out: Path) -> Iterator[None]:
+    """Hold the lock ``file``, which stands for ``out``; refuse at once if another process holds it."""
+    lock = filelock.FileLock(file)
+    with environment_faults(out):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise EnvironmentFault(
+                f"another run is writing to {out}. Wait for it, stop it, or choose another -o."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has a name that :func:`temporary_name` gives."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _temporary_prefix(path: Path) -> str:
+    short = path.name
+    while len(os.fsencode(short)) > _PREFIX_BYTES:
+        short = short[:-1]
+    return f".{short}."

@@ -1,0 +1,1 @@
+"""What computes a network: devices, precision, windows, and the backends."""

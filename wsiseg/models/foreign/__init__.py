@@ -1,0 +1,1 @@
+"""Networks that others bring, as TorchScript or ONNX with a manifest."""

@@ -1,0 +1,363 @@
+"""``maps.zarr``: the nuclei as a label pyramid, the tissue and the lost area, in OME-Zarr 0.5.
+
+    maps.zarr/0 1 …             uint8 (c, y, x), the slide's overview: an image that viewers show below the labels
+      labels/nuclei/0 1 2 …     int32, the value is the nucleus's id; level 0 on the run's lattice
+      labels/tissue/0 …         uint8, 1 where there is tissue
+      labels/lost/0 …           uint8, 1 where pixels could not be read or were given up
+
+The frame of every array is that of the slide converted to OME-Zarr without a translation [1]_: micrometres, the
+origin at the centre of the slide's level-0 pixel (0, 0). A pixel that is s µm wide therefore has its first centre
+at (s − mpp)/2, and that is the translation.
+
+The labels are written shard by shard, in any order and by any worker: a shard of level 0 holds 4 × 4 chunks, and
+the shards of levels 1 and 2 that cover the same ground hold 2 × 2 and one, so that each task writes its part of
+three levels and reads none back. What is left of the pyramid is a sixteenth of the pixels.
+
+NGFF asks for as many levels in an image as in each of its labels, so the overview and the masks are halved as often
+as the nuclei are, down to a few pixels.
+
+References
+----------
+.. [1] Moore et al., OME-Zarr: a cloud-optimized bioimaging file format with international community support,
+   Histochemistry and Cell Biology 160 (2023), DOI 10.1007/s00418-023-02209-1; NGFF 0.5,
+   https://ngff.openmicroscopy.org/0.5/
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BytesCodec, ZstdCodec
+
+from wsiseg import __version__
+from wsiseg.core.environment import environment_faults
+from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import rasterize
+from wsiseg.errors import UsageError
+from wsiseg.results.nuclei import read_nuclei, read_row_groups_bounds
+
+NGFF_VERSION = "0.5"
+CHUNK_PX = 1024
+SHARD_PX = 4096
+_SHARDED_LEVELS = 3  # 4096 halved down to one chunk
+_TOP_PX = 1024  # the coarsest level is no longer than this
+_MASK_CHUNK_PX = 1024
+_MASK_COLORS = {"tissue": (31, 119, 180, 96), "lost": (214, 39, 40, 160)}
+
+
+@dataclass(frozen=True)
+class LabelShard:
+    """One task: the shard of level 0 at ``window`` (lattice pixels) and what lies above it in levels 1 and 2.
+
+    Attributes
+    ----------
+    maps, nuclei : str
+        Paths of ``maps.zarr`` and ``nuclei.parquet``.
+    downsample : float
+        Of the lattice.
+    window : Window
+        Clipped to the slide.
+    """
+
+    maps: str
+    nuclei: str
+    downsample: float
+    window: Window
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a task wrote: how many nuclei it drew and how many lattice pixels they cover."""
+
+    nuclei: int
+    covered_px: int
+
+
+def plan_labels(
+    path: Path, nuclei_parquet: Path, size: tuple[int, int], scale: Scale, mpp: float
+) -> tuple[LabelShard, ...]:
+    """Make the empty label pyramid and list the tasks that fill it; shards without nuclei have none.
+
+    What an earlier attempt left of the labels is removed.
+
+    Parameters
+    ----------
+    path : Path
+        ``maps.zarr``.
+    nuclei_parquet : Path
+        Complete.
+    size : (int, int)
+        Width and height of the slide in lattice pixels.
+    scale : Scale
+        The run's lattice.
+    mpp : float
+        Of level 0.
+
+    Raises
+    ------
+    EnvironmentFault
+        The disk refuses.
+    """
+    width, height = size
+    with environment_faults(path):
+        shutil.rmtree(path / "labels" / "nuclei", ignore_errors=True)
+        depth = _own_depth(width, height)
+        group = _label_group(path, "nuclei", depth, scale, mpp)
+        for level, (h, w) in enumerate(_pyramid_shapes(height, width, depth)):
+            _create_array(group, str(level), (h, w), np.dtype(np.int32), _shard_side(level), CHUNK_PX)
+    shards = _shards_with(read_row_groups_bounds(nuclei_parquet), size, scale)
+    return tuple(LabelShard(str(path), str(nuclei_parquet), scale.downsample, window) for window in shards)
+
+
+def write_label_shard(shard: LabelShard) -> ShardSummary:
+    """Draw the nuclei of one shard and write it with its share of levels 1 and 2.
+
+    A shard is written whole by its one task, so that tasks may run at the same time, in any order, and again.
+    """
+    scale = Scale(shard.downsample)
+    window = shard.window
+    nuclei = read_nuclei(shard.nuclei, scale.box(window), columns=["id"])
+    image = draw_labels(nuclei, window, scale)
+    group = zarr.open_group(f"{shard.maps}/labels/nuclei", mode="r+")
+    with environment_faults(Path(shard.maps)):
+        part = image
+        for level in range(min(_SHARDED_LEVELS, _array_count(group))):
+            if level:
+                part = part[::2, ::2]
+            y, x = window.y >> level, window.x >> level
+            _array(group, level)[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return ShardSummary(len(nuclei), int(np.count_nonzero(image)))
+
+
+def draw_labels(nuclei: Nuclei, window: Window, scale: Scale) -> npt.NDArray[np.int32]:
+    """The ids of ``nuclei``, in level-0 coordinates, on the lattice pixels of ``window``; int32 (h, w)."""
+    on_lattice = Nuclei(scale.from_level0(nuclei.vertices), nuclei.offsets, nuclei.columns)
+    ids = nuclei.columns["id"].astype(np.int32)
+    return rasterize(on_lattice, ids, window.shape, (float(window.x), float(window.y)))
+
+
+def write_label_levels(path: Path) -> None:
+    """Write the levels above those that the shards' tasks have written, each from the one below."""
+    group = zarr.open_group(str(path / "labels" / "nuclei"), mode="r+")
+    with environment_faults(path):
+        for level in range(_SHARDED_LEVELS, _array_count(group)):
+            below, above = _array(group, level - 1), _array(group, level)
+            for y in range(0, above.shape[0], 4 * CHUNK_PX):
+                for x in range(0, above.shape[1], 4 * CHUNK_PX):
+                    rows = slice(y, min(y + 4 * CHUNK_PX, above.shape[0]))
+                    columns = slice(x, min(x + 4 * CHUNK_PX, above.shape[1]))
+                    block = np.asarray(below[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop])
+                    above[rows, columns] = block[::2, ::2]
+
+
+def write_masks(
+    path: Path,
+    tissue: npt.NDArray[np.bool_],
+    scale: Scale,
+    mpp: float,
+    lost: Iterable[Sequence[Any]] = (),
+) -> None:
+    """Write ``labels/tissue`` and ``labels/lost``.
+
+    Parameters
+    ----------
+    path : Path
+        ``maps.zarr``.
+    tissue : bool array (H, W)
+    scale : Scale
+        Its lattice.
+    mpp : float
+        Of level 0.
+    lost : iterable of (x0, y0, x1, y1, …)
+        Level-0 boxes, as in ``slide.json``; a mask pixel that a box touches counts as lost.
+    """
+    masks = {"tissue": tissue.astype(np.uint8), "lost": lost_mask(lost, tissue.shape, scale)}
+    with environment_faults(path):
+        for name, mask in masks.items():
+            shutil.rmtree(path / "labels" / name, ignore_errors=True)
+            height, width = mask.shape
+            depth = _depth(path, width, height)
+            group = _label_group(path, name, depth, scale, mpp)
+            for level, shape in enumerate(_pyramid_shapes(height, width, depth)):
+                array = _create_array(group, str(level), shape, mask.dtype, None, _MASK_CHUNK_PX)
+                step = 2**level
+                array[:] = mask[::step, ::step]
+
+
+def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: float) -> None:
+    """Make ``maps.zarr`` an image, uint8 (h, w, 3) on the lattice ``scale``: viewers show it below the labels."""
+    with environment_faults(path):
+        group = _root(path)
+        depth = _depth(path, image.shape[1], image.shape[0])
+        axes = [{"name": "c", "type": "channel"}, *_AXES]
+        multiscales = _multiscales("overview", depth, scale, mpp, axes)
+        omero: dict[str, Any] = {"channels": _CHANNELS, "rdefs": {"model": "color"}}
+        group.attrs.update({"ome": {"version": NGFF_VERSION, "multiscales": multiscales, "omero": omero}})
+        for level in range(depth):
+            pixels = np.moveaxis(image[:: 2**level, :: 2**level], -1, 0)
+            array = group.create_array(
+                str(level),
+                shape=pixels.shape,
+                chunks=(1, _MASK_CHUNK_PX, _MASK_CHUNK_PX),
+                dtype=pixels.dtype,
+                serializer=BytesCodec(),
+                compressors=[ZstdCodec(level=1)],
+                dimension_names=["c", "y", "x"],
+                overwrite=True,
+            )
+            array[:] = pixels
+
+
+def lost_mask(boxes: Iterable[Sequence[Any]], shape: tuple[int, ...], scale: Scale) -> npt.NDArray[np.uint8]:
+    """1 where a pixel of the mask (H, W) is touched by a level-0 box (x0, y0, x1, y1, …)."""
+    mask = np.zeros(shape[:2], dtype=np.uint8)
+    whole = Window(0, 0, shape[1], shape[0])
+    for box in boxes:
+        x0, y0, x1, y1 = (float(value) for value in box[:4])
+        mask[scale.window(Box(x0, y0, x1, y1)).intersection(whole).within(whole)] = 1
+    return mask
+
+
+def read_label_region(
+    path: Path, box: Box, *, name: str = "nuclei", level: int = 0
+) -> tuple[npt.NDArray[np.integer], Window, Scale]:
+    """The labels of a level-0 box.
+
+    Returns
+    -------
+    labels : integer array (h, w)
+    window : Window
+        The pixels that ``labels`` holds: the smallest window over the box, clipped to the slide.
+    scale : Scale
+        The lattice of ``window``.
+
+    Raises
+    ------
+    UsageError
+        No such map.
+    """
+    try:
+        group = zarr.open_group(str(Path(path) / "labels" / name), mode="r")
+        array = _array(group, level)
+        downsample = float(dict(group.attrs)["wsiseg"]["downsample"])  # type: ignore[index, call-overload, arg-type]
+    except (FileNotFoundError, KeyError) as error:
+        raise UsageError(f"{path} has no label map {name!r} of level {level}; expected a maps.zarr") from error
+    scale = Scale(downsample * 2**level)
+    height, width = array.shape
+    window = scale.window(box).intersection(Window(0, 0, width, height))
+    return np.asarray(array[window.y : window.y1, window.x : window.x1]), window, scale
+
+
+_AXES = [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
+_CHANNELS: list[dict[str, Any]] = [
+    {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
+    for label, color in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+]
+
+
+def _pyramid_shapes(height: int, width: int, depth: int) -> list[tuple[int, int]]:
+    """Shapes of all levels: every second pixel from the first, so that sizes round up."""
+    return [(-(-height // 2**k), -(-width // 2**k)) for k in range(depth)]
+
+
+def _own_depth(width: int, height: int) -> int:
+    depth = 1
+    while -(-max(width, height) // 2 ** (depth - 1)) > _TOP_PX:
+        depth += 1
+    return depth
+
+
+def _depth(path: Path, width: int, height: int) -> int:
+    """As many levels as the nuclei have, or what the size asks for where there are none."""
+    if not (path / "labels" / "nuclei" / "zarr.json").exists():
+        return _own_depth(width, height)
+    return _array_count(zarr.open_group(str(path / "labels" / "nuclei"), mode="r"))
+
+
+def _shard_side(level: int) -> int | None:
+    return SHARD_PX >> level if level < _SHARDED_LEVELS - 1 else None
+
+
+def _shards_with(bounds: npt.NDArray[np.float64], size: tuple[int, int], scale: Scale) -> list[Window]:
+    """The shards that a row group's bounds touch, by rows and columns."""
+    width, height = size
+    columns, rows = -(-width // SHARD_PX), -(-height // SHARD_PX)
+    touched = np.zeros((rows, columns), dtype=bool)
+    side = SHARD_PX * scale.downsample
+    for x0, y0, x1, y1 in np.clip(bounds, -side, (max(columns, rows) + 1) * side).tolist():
+        top, bottom = max(0, int(y0 // side)), int(y1 // side) + 1
+        left, right = max(0, int(x0 // side)), int(x1 // side) + 1
+        touched[top:bottom, left:right] = True
+    whole = Window(0, 0, width, height)
+    found = np.argwhere(touched).tolist()
+    return [Window(c * SHARD_PX, r * SHARD_PX, SHARD_PX, SHARD_PX).intersection(whole) for r, c in found]
+
+
+def _root(path: Path) -> zarr.Group:
+    return zarr.open_group(str(path), mode="a", zarr_format=3)
+
+
+def _label_group(path: Path, name: str, depth: int, scale: Scale, mpp: float) -> zarr.Group:
+    labels = _root(path).require_group("labels")
+    present = sorted({*(key for key, _ in labels.groups()), name})
+    labels.attrs.update({"ome": {"version": NGFF_VERSION, "labels": present}})
+    group = labels.require_group(name)
+    multiscales = _multiscales(name, depth, scale, mpp, _AXES)
+    label: dict[str, Any] = {"version": NGFF_VERSION, "source": {"image": "../../"}}
+    if name in _MASK_COLORS:
+        label["colors"] = [{"label-value": 1, "rgba": list(_MASK_COLORS[name])}]
+    ome: dict[str, Any] = {"version": NGFF_VERSION, "multiscales": multiscales, "image-label": label}
+    group.attrs.update({"ome": ome, "wsiseg": {"downsample": scale.downsample, "mpp": mpp, "version": __version__}})
+    return group
+
+
+def _multiscales(
+    name: str, depth: int, scale: Scale, mpp: float, axes: list[dict[str, str]]
+) -> list[dict[str, Any]]:
+    channels = len(axes) - 2
+    datasets = []
+    for level in range(depth):
+        pixel = mpp * scale.downsample * 2**level
+        first = (pixel - mpp) / 2
+        transforms = [
+            {"type": "scale", "scale": [1.0] * channels + [pixel, pixel]},
+            {"type": "translation", "translation": [0.0] * channels + [first, first]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    return [{"name": name, "axes": axes, "datasets": datasets, "type": "nearest"}]
+
+
+def _create_array(
+    group: zarr.Group, name: str, shape: tuple[int, int], dtype: np.dtype[Any], shard: int | None, chunk: int
+) -> zarr.Array:
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=(chunk, chunk),
+        shards=(shard, shard) if shard else None,
+        serializer=BytesCodec(),
+        compressors=[ZstdCodec(level=1)],
+        fill_value=0,
+        config={"write_empty_chunks": False},
+        dimension_names=["y", "x"],
+        overwrite=True,
+    )
+
+
+def _array_count(group: zarr.Group) -> int:
+    return len(list(group.array_keys()))
+
+
+def _array(group: zarr.Group, level: int) -> zarr.Array:
+    found = group[str(level)]
+    assert isinstance(found, zarr.Array)
+    return found

@@ -1,0 +1,490 @@
+"""Nuclei as GeoParquet 1.1: written as a stream of row groups, read whole, by box, or one row group at a time.
+
+The format is GeoParquet [1]_ with a ``bbox`` covering column, so that readers skip row groups by their statistics,
+and ``crs: null`` because the coordinates are pixels. Nothing in the file depends on time, machine or batch order:
+the same nuclei in the same row groups give the same bytes.
+
+References
+----------
+.. [1] GeoParquet 1.1.0, Open Geospatial Consortium, https://geoparquet.org/releases/v1.1.0/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
+
+from wsiseg.core.atomic import sync_folder, temporary_name
+from wsiseg.core.compiled import compiled
+from wsiseg.core.environment import environment_faults
+from wsiseg.core.featurefile import LARGEST_COORDINATE
+from wsiseg.core.geometry import Box, FloatArray
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.plainfile import require_plain_file
+from wsiseg.errors import EnvironmentFault, UsageError
+
+#: The attributes of ``nuclei.parquet`` in file order, after id, geometry, bbox, x and y.
+ATTRIBUTES: Mapping[str, str] = {
+    "area_um2": "float32",
+    "perimeter_um": "float32",
+    "eccentricity": "float32",
+    "solidity": "float32",
+    "score": "float32",
+    "hematoxylin_od": "float32",
+}
+#: What follows them where the model tells types of nuclei apart: the type's name, and its share of the nucleus.
+TYPE, TYPE_PROB = "type", "type_prob"
+FORMAT_VERSION = 1
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in _CORNERS])
+_HEADER = 13  # byte order, geometry type, ring count, vertex count
+_POLYGON = 3
+
+
+class NotNuclei(ValueError):
+    """What in a GeoParquet file is not as nuclei are."""
+
+
+class NucleiWriter:
+    """Writes ``nuclei.parquet`` one row group at a time; the file has its final name only if all went well.
+
+    Use it as a context manager. Memory is that of one row group. An exception inside the ``with`` block removes
+    what was written and leaves an older file of that name untouched.
+
+    Parameters
+    ----------
+    path : path
+        The final name. The temporary file lies in the same folder.
+    metadata : mapping
+        JSON for the file's ``wsiseg`` key, for example slide, mpp and downsample. ``format`` is added.
+    attributes : mapping of str to numpy dtype name
+        The columns to write, in file order. Other columns of the nuclei are left out.
+    types : sequence of str
+        Names of the types of nuclei. The nuclei's columns ``type``, numbers from 0, and ``type_prob`` are then
+        written as well, the types by their names, and the names in order are in the ``wsiseg`` key.
+
+    Raises
+    ------
+    EnvironmentFault
+        The disk is full, read-only or not permitted.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Any],
+        attributes: Mapping[str, str] = ATTRIBUTES,
+        types: Sequence[str] = (),
+    ) -> None:
+        self.path = Path(path)
+        self.count = 0
+        self.counts = np.zeros(len(types), dtype=np.int64)  # by type
+        self._types = list(types)
+        self._metadata = {**metadata, **({"types": self._types} if types else {}), "format": FORMAT_VERSION}
+        typed = {TYPE: "int16", TYPE_PROB: "float32"} if types else {}
+        self._attributes = {name: np.dtype(kind) for name, kind in {**attributes, **typed}.items()}
+        self._schema = _schema(self._attributes, types)
+        self._temporary = temporary_name(self.path)
+        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> NucleiWriter:
+        try:
+            with environment_faults(self.path):
+                self._writer = pq.ParquetWriter(
+                    self._temporary,
+                    self._schema,
+                    compression="zstd",
+                    # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
+                    use_dictionary=[TYPE] if self._types else False,
+                    write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
+                )
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(self, nuclei: Nuclei) -> None:
+        """Append ``nuclei``, in level-0 coordinates, as one row group; ids go on from the last one.
+
+        Raises
+        ------
+        ValueError
+            A declared attribute is missing, or a type has no name.
+        """
+        if self._writer is None:
+            raise ValueError("write to an open NucleiWriter: use it in a with statement")
+        if len(nuclei) == 0:
+            return
+        missing = [name for name in self._attributes if name not in nuclei.columns]
+        if missing:
+            raise ValueError(f"nuclei without the columns {missing}; they have {sorted(nuclei.columns)}")
+        by_type = np.bincount(nuclei.columns[TYPE], minlength=len(self._types)) if self._types else self.counts
+        if len(by_type) > len(self._types):
+            raise ValueError(f"a nucleus has type {len(by_type) - 1}; the names are {self._types}")
+        bounds = nuclei.bounds()
+        table = self._table(nuclei, bounds)
+        with environment_faults(self.path):
+            self._writer.write_table(table, row_group_size=len(nuclei))
+        self.count += len(nuclei)
+        self.counts = self.counts + by_type
+        low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+        self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        writer, self._writer = self._writer, None
+        try:
+            with environment_faults(self.path):
+                if writer is None:
+                    return
+                if kind is None:
+                    writer.add_key_value_metadata(
+                        {"geo": self._geo(), "wsiseg": json.dumps(self._metadata, sort_keys=True, allow_nan=False)}
+                    )
+                writer.close()
+                if kind is None:
+                    _sync(self._temporary)
+                    os.replace(self._temporary, self.path)
+                    sync_folder(self.path.parent)
+        except (OSError, EnvironmentFault):
+            # What went wrong inside the block is the cause; a disk that also refuses to close is not.
+            if kind is None:
+                raise
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        # A folder that cannot be written cannot be cleaned either, and holds nothing of ours.
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def _table(self, nuclei: Nuclei, bounds: FloatArray) -> pa.Table:
+        centroids = nuclei.centroids()
+        corners = [pa.array(np.ascontiguousarray(bounds[:, k])) for k in range(4)]
+        columns = [
+            pa.array(np.arange(self.count + 1, self.count + len(nuclei) + 1)),
+            to_wkb(nuclei),
+            pa.StructArray.from_arrays(corners, fields=list(_BBOX)),
+            pa.array(np.ascontiguousarray(centroids[:, 0])),
+            pa.array(np.ascontiguousarray(centroids[:, 1])),
+        ]
+        plain = {name: pa.array(nuclei.columns[name].astype(kind)) for name, kind in self._attributes.items()}
+        if self._types:
+            plain[TYPE] = pa.DictionaryArray.from_arrays(plain[TYPE], pa.array(self._types))
+        columns += plain.values()
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _geo(self) -> str:
+        geometry: dict[str, Any] = {
+            "encoding": "WKB",
+            "geometry_types": ["Polygon"],
+            "crs": None,
+            "covering": {"bbox": {name: ["bbox", name] for name in _CORNERS}},
+        }
+        if self.count:
+            geometry["bbox"] = self._bounds.tolist()
+        return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}})
+
+
+def read_nuclei(
+    path: str | os.PathLike[str], box: Box | None = None, *, columns: Sequence[str] | None = None
+) -> Nuclei:
+    """Nuclei of a GeoParquet file, in level-0 coordinates and in file order.
+
+    Parameters
+    ----------
+    path : path
+    box : Box, optional
+        Only nuclei whose bounds overlap this box; row groups that cannot have any are not read.
+    columns : sequence of str, optional
+        The attributes to read, by default all: ``id``, ``x``, ``y`` and those that the file declares. ``type``
+        is read as int16, the place among the names under ``types`` in :func:`read_metadata`.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or not a GeoParquet file of polygons.
+    """
+    with _open(path) as file, _damage_said(path):
+        groups = np.arange(file.num_row_groups)
+        if box is not None:
+            groups = groups[_overlap(_group_bounds(file), box)]
+        names = _attribute_names(file, columns)
+        parts = [_read_group(file, int(group), names, box) for group in groups]
+        return Nuclei.concatenate(parts) if parts else _none(file, names)
+
+
+def iter_nuclei(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None) -> Iterator[Nuclei]:
+    """The row groups of a file one after the other, with the memory of one; see :func:`read_nuclei`."""
+    with _open(path) as file:
+        names = _attribute_names(file, columns)
+        for group in range(file.num_row_groups):
+            with _damage_said(path):
+                nuclei = _read_group(file, group, names, None)
+            yield nuclei
+
+
+def read_row_groups_bounds(path: str | os.PathLike[str]) -> FloatArray:
+    """Bounds of the nuclei in each row group, shape (R, 4) as x0, y0, x1, y1, from the file's statistics alone."""
+    with _open(path) as file:
+        return _group_bounds(file)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The file's ``wsiseg`` metadata; ``{}`` for a file that another program made."""
+    with _open(path) as file, _damage_said(path):
+        metadata = _wsiseg_metadata(file)
+        _types(metadata)
+        return metadata
+
+
+def count_nuclei(path: str | os.PathLike[str]) -> int:
+    """Number of nuclei in a file, from its footer."""
+    with _open(path) as file:
+        return file.metadata.num_rows
+
+
+def to_wkb(nuclei: Nuclei) -> pa.BinaryArray:
+    """The polygons as little-endian WKB with closed rings.
+
+    Filling the buffer directly is about ten times as fast as going through one geometry object a nucleus.
+    """
+    sizes = _HEADER + 16 * (np.diff(nuclei.offsets) + 1)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{len(nuclei)} nuclei are too many for one row group: write fewer at a time")
+    buffer = np.empty(int(ends[-1]), dtype=np.uint8)
+    raw = np.ascontiguousarray(nuclei.vertices, dtype="<f8").view(np.uint8).reshape(-1, 16)
+    _fill_wkb(raw, nuclei.offsets, ends, buffer)
+    offsets = pa.py_buffer(ends.astype(np.int32))
+    return pa.BinaryArray.from_buffers(pa.binary(), len(nuclei), [None, offsets, pa.py_buffer(buffer)])
+
+
+def from_wkb(array: pa.BinaryArray, columns: Mapping[str, npt.NDArray[np.generic]] | None = None) -> Nuclei:
+    """The inverse of :func:`to_wkb`; of polygons with holes only the exterior ring is kept."""
+    attributes = dict(columns or {})
+    if len(array) == 0:
+        return Nuclei.empty(attributes)
+    if not (pa.types.is_binary(array.type) and array.null_count == 0):
+        return _from_any_wkb(array, attributes)
+    starts = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array) + 1]
+    data = np.frombuffer(array.buffers()[2], dtype=np.uint8)
+    counts = _ring_sizes(data, starts)
+    if (counts < 0).any():
+        return _from_any_wkb(array, attributes)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    raw = np.empty((int(offsets[-1]), 16), dtype=np.uint8)
+    _read_rings(data, starts, offsets, raw)
+    return Nuclei(raw.view("<f8").astype(np.float64, copy=False), offsets, attributes)
+
+
+def _schema(attributes: Mapping[str, np.dtype[Any]], types: Sequence[str]) -> pa.Schema:
+    fields = [("id", pa.int64()), ("geometry", pa.binary()), ("bbox", _BBOX)]
+    fields += [("x", pa.float64()), ("y", pa.float64())]
+    named = {TYPE: pa.dictionary(pa.int16(), pa.string())} if types else {}
+    fields += [(name, named.get(name) or pa.from_numpy_dtype(kind)) for name, kind in attributes.items()]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
+    name = os.fspath(path)
+    if not os.path.lexists(path):
+        raise UsageError(f"{name}: no such file")
+    require_plain_file(path, "The file")
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{name}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
+    if _geometry_name(file) is None:
+        file.close()
+        raise UsageError(f"{name}: Parquet, but not GeoParquet with WKB geometry; expected a nuclei.parquet")
+    return file
+
+
+@contextlib.contextmanager
+def _damage_said(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors in the middle of a file, by its name."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, shapely.errors.ShapelyError, NotNuclei) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{os.fspath(path)}: is damaged, or not as wsiseg writes it ({reason}).\n"
+            "Expected: an intact nuclei.parquet. `wsiseg segment` with the slide makes it again."
+        ) from error
+
+
+def _geo_metadata(file: pq.ParquetFile) -> dict[str, Any]:
+    return _json_object(file, b"geo")
+
+
+def _wsiseg_metadata(file: pq.ParquetFile) -> dict[str, Any]:
+    return _json_object(file, b"wsiseg")
+
+
+def _json_object(file: pq.ParquetFile, key: bytes) -> dict[str, Any]:
+    """A JSON object in the file's metadata; ``{}`` where there is none."""
+    try:
+        value = json.loads((file.metadata.metadata or {})[key])
+    except (KeyError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _geometry_name(file: pq.ParquetFile) -> str | None:
+    geo = _geo_metadata(file)
+    name, columns = geo.get("primary_column"), geo.get("columns")
+    if not isinstance(name, str) or not isinstance(columns, dict) or name not in file.schema_arrow.names:
+        return None
+    described = columns.get(name)
+    return name if isinstance(described, dict) and described.get("encoding") == "WKB" else None
+
+
+def _attribute_names(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    schema = file.schema_arrow
+    plain = [f.name for f in schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))]
+    plain = [name for name in plain if name != _geometry_name(file)]
+    unknown = [name for name in columns or () if name not in plain]
+    if unknown:
+        raise UsageError(f"no columns {unknown} in the file; it has {plain}")
+    return plain if columns is None else list(columns)
+
+
+def _none(file: pq.ParquetFile, names: Sequence[str]) -> Nuclei:
+    table = file.schema_arrow.empty_table()
+    return Nuclei.empty({name: _values(file, table.column(name), name) for name in names})
+
+
+def _group_bounds(file: pq.ParquetFile) -> FloatArray:
+    paths = [file.metadata.schema.column(k).path for k in range(file.metadata.num_columns)]
+    bounds = np.tile([-np.inf, -np.inf, np.inf, np.inf], (file.num_row_groups, 1))
+    for corner, name in enumerate(_CORNERS):
+        if f"bbox.{name}" not in paths:
+            continue
+        column = paths.index(f"bbox.{name}")
+        for group in range(file.num_row_groups):
+            statistics = file.metadata.row_group(group).column(column).statistics
+            if statistics is not None and statistics.has_min_max:
+                bounds[group, corner] = statistics.min if corner < 2 else statistics.max
+    return bounds
+
+
+def _overlap(bounds: FloatArray, box: Box) -> npt.NDArray[np.bool_]:
+    return (bounds[:, 0] < box.x1) & (bounds[:, 2] > box.x0) & (bounds[:, 1] < box.y1) & (bounds[:, 3] > box.y0)
+
+
+def _read_group(file: pq.ParquetFile, group: int, names: Sequence[str], box: Box | None) -> Nuclei:
+    geometry = _geometry_name(file)
+    table = file.read_row_group(group, columns=[geometry, *names]).combine_chunks()
+    wkb = table.column(geometry)
+    columns = {name: _values(file, table.column(name), name) for name in names}
+    nuclei = from_wkb(wkb.chunk(0) if wkb.num_chunks else pa.array([], pa.binary()), columns)
+    # Compiled code follows the coordinates: what no slide can have must not come so far.
+    extremes = (nuclei.vertices.min(), nuclei.vertices.max()) if len(nuclei.vertices) else ()
+    if not all(abs(value) <= LARGEST_COORDINATE for value in extremes):
+        raise NotNuclei(f"coordinates that are not finite, or beyond {LARGEST_COORDINATE:.0e}")
+    return nuclei if box is None else nuclei.take(_overlap(nuclei.bounds(), box))
+
+
+def _values(file: pq.ParquetFile, column: pa.ChunkedArray, name: str) -> npt.NDArray[Any]:
+    """A column as numpy; types by their numbers among the names that the file declares."""
+    types = _types(_wsiseg_metadata(file)) if name == TYPE else ()
+    if not types:
+        return column.to_numpy()
+    numbers = pc.index_in(column.cast(pa.string()), pa.array(types, pa.string()))
+    if numbers.null_count:
+        raise NotNuclei(f"types of nuclei other than those that it declares, {list(types)}")
+    return numbers.to_numpy().astype(np.int16)
+
+
+def _types(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    types = metadata.get("types", [])
+    if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
+        raise NotNuclei("types that are no list of names")
+    return tuple(types)
+
+
+def _from_any_wkb(array: pa.Array, columns: Mapping[str, npt.NDArray[np.generic]]) -> Nuclei:
+    """As :func:`from_wkb`; rows without a geometry are left out, of a MultiPolygon the largest part is kept."""
+    shapes = shapely.from_wkb(array.to_numpy(zero_copy_only=False))
+    parts, row = shapely.get_parts(shapes, return_index=True)
+    held = np.unique(shapely.get_type_id(parts))
+    if not np.isin(held, _POLYGON).all():
+        raise NotNuclei("geometry other than polygons; expected one polygon a nucleus")
+    filled = ~shapely.is_empty(parts)
+    parts, row = parts[filled], row[filled]
+    order = np.lexsort((shapely.area(parts), row))
+    last = np.flatnonzero(np.diff(row[order], append=-1))  # of each row the largest
+    kept = order[last]
+    return Nuclei.from_geometry(parts[kept], {name: column[row[kept]] for name, column in columns.items()})
+
+
+@compiled
+def _fill_wkb(raw, offsets, ends, buffer):  # type: ignore[no-untyped-def]
+    for n in range(len(offsets) - 1):
+        first, last = offsets[n], offsets[n + 1]
+        at = ends[n]
+        buffer[at : at + _HEADER] = 0
+        buffer[at] = 1
+        buffer[at + 1] = _POLYGON
+        buffer[at + 5] = 1
+        count = last - first + 1
+        for byte in range(4):
+            buffer[at + 9 + byte] = (count >> (8 * byte)) & 255
+        at += _HEADER
+        for v in range(first, last):
+            for byte in range(16):
+                buffer[at + byte] = raw[v, byte]
+            at += 16
+        for byte in range(16):
+            buffer[at + byte] = raw[first, byte]
+
+
+@compiled
+def _ring_sizes(data, starts):  # type: ignore[no-untyped-def]
+    """Vertices of each exterior ring without the closing one; -1 where it is not a little-endian 2D polygon."""
+    counts = np.empty(len(starts) - 1, dtype=np.int64)
+    for n in range(len(counts)):
+        at = np.int64(starts[n])
+        header = starts[n + 1] - at > _HEADER and data[at] == 1 and data[at + 1] == _POLYGON
+        if not header or data[at + 2] or data[at + 3] or data[at + 4]:
+            counts[n] = -1
+            continue
+        count = np.int64(0)
+        for byte in range(4):
+            count |= np.int64(data[at + 9 + byte]) << (8 * byte)
+        counts[n] = count - 1 if _HEADER + 16 * count <= starts[n + 1] - at else -1
+    return counts
+
+
+@compiled
+def _read_rings(data, starts, offsets, raw):  # type: ignore[no-untyped-def]
+    for n in range(len(offsets) - 1):
+        at = np.int64(starts[n]) + _HEADER
+        for v in range(offsets[n], offsets[n + 1]):
+            for byte in range(16):
+                raw[v, byte] = data[at + byte]
+            at += 16

@@ -1,0 +1,53 @@
+"""A slide's tissue on disk, as the tasks of a run share it: one ``.npz`` without pickles, with a checksum."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.sealed import read_sealed, write_sealed
+from wsiseg.tissue import Tissue
+
+_MASKS = ("mask", "core", "artefact")
+
+
+def save_tissue(path: Path, tissue: Tissue) -> None:
+    """Write atomically; :func:`load_tissue` gives an equal value back."""
+    region = tissue.region
+    box = isinstance(region, Box)
+    about = {
+        "downsample": tissue.scale.downsample,
+        "box": [region.x0, region.y0, region.x1, region.y1] if box else None,
+        "artefacts": dict(tissue.artefacts),
+        "shape": list(tissue.mask.shape),
+    }
+    arrays = {name: np.packbits(getattr(tissue, name)) for name in _MASKS}
+    wkb = b"" if box else shapely.to_wkb(region)
+    buffer = io.BytesIO()
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    arrays["region"] = np.frombuffer(wkb, dtype=np.uint8)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_sealed(path, buffer.getvalue())
+
+
+def load_tissue(path: Path) -> Tissue:
+    """What :func:`save_tissue` wrote.
+
+    Raises
+    ------
+    DamagedFile
+        It is gone, or not what was written.
+    """
+    with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
+        about = json.loads(file["about"].tobytes())
+        shape = tuple(about["shape"])
+        bits = {name: np.unpackbits(file[name], count=shape[0] * shape[1]) for name in _MASKS}
+        masks = {name: flat.astype(bool).reshape(shape) for name, flat in bits.items()}
+        box = about["box"]
+        region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
+    return Tissue(**masks, scale=Scale(about["downsample"]), region=region, artefacts=about["artefacts"])

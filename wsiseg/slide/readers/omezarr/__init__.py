@@ -1,0 +1,1 @@
+"""OME-Zarr images, and the stores that ``wsiseg tile`` writes."""

@@ -1,0 +1,1 @@
+"""Tiled TIFF read directly: SVS and its relatives, OME-TIFF, ImageJ."""

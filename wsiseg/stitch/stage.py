@@ -1,0 +1,68 @@
+"""The task that stitches: a slide's parts to ``nuclei.parquet``, each nucleus once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from wsiseg.core.sealed import describe_file, is_intact
+from wsiseg.results.job import WorkJob
+from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.partfile import read_part
+from wsiseg.results.parts import BatchSummary, covering_parts, part_summary
+from wsiseg.results.plan import SlidePlan, require_plan
+from wsiseg.stitch.stream import stitch
+
+
+def stitch_slide(job: WorkJob) -> dict[str, Any]:
+    """Join the parts into ``nuclei.parquet``, each nucleus once."""
+    work = job.work
+    finished, result = work.stage("stitch"), work.result / "nuclei.parquet"
+    if finished is not None and is_intact(result, finished["file"]):
+        return finished
+    started = time.perf_counter()
+    plan = require_plan(work)
+    parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
+    metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample}
+    with NucleiWriter(result, metadata, types=plan.types) as writer:
+        audit = stitch(
+            lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
+            [(part[0], part[-1]) for part in parts],
+            plan.grid,
+            plan.scale,
+            writer.write,
+            band_px=plan.band_px,
+        )
+    summaries = [part_summary(work, part) for part in parts]
+    summary = {
+        "nuclei": writer.count,
+        **({"types": dict(zip(plan.types, writer.counts.tolist(), strict=True))} if plan.types else {}),
+        "seams": asdict(audit),
+        "tiles": _tiles(plan, summaries),
+        "lost": [list(box) for summary in summaries for box in summary.lost],
+        "segment_s": _seconds(summaries),
+        "file": describe_file(result),
+        "seconds": time.perf_counter() - started,
+    }
+    # What an earlier stitching was the ground of is not this one's.
+    for stage in ("labels", "maps", "grading"):
+        (work.path / f"{stage}.json").unlink(missing_ok=True)
+    work.finish_stage("stitch", summary)
+    return summary
+
+
+def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> dict[str, int]:
+    failed = sum(len(summary.failed) for summary in summaries)
+    return {
+        "total": len(plan.grid),
+        "done": len(plan.tiles) - failed,
+        "blank": len(plan.grid) - len(plan.tiles),
+        "failed": failed,
+    }
+
+
+def _seconds(summaries: list[BatchSummary]) -> dict[str, float]:
+    """Seconds by activity, summed over the workers."""
+    names = sorted({name for summary in summaries for name in summary.seconds})
+    return {name: sum(summary.seconds.get(name, 0.0) for summary in summaries) for name in names}
