@@ -40,7 +40,7 @@ def command(
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.models.resident import ModelChoice
     from wsiseg.run.cluster import open_executor
-    from wsiseg.run.demo import MATCH_IOU, run_demo
+    from wsiseg.testing.demo import MATCH_IOU, run_demo
     from wsiseg_cli.progress import watch
 
     with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:
