@@ -259,3 +259,14 @@ def test_a_task_that_dask_gave_up_is_a_fault_of_the_cluster(given_up: type[BaseE
     asyncio.run(cluster.DaskExecutor(client, 1, "cpu")._fulfil(remote, task))
     with pytest.raises(EnvironmentFault, match="scheduler was lost"):
         task.result()
+
+
+@pytest.mark.parametrize("limit", ["-1GiB", "1B", "nan", "abc", ""])
+def test_a_memory_limit_that_none_can_work_in_is_refused(limit: str) -> None:
+    with pytest.raises(UsageError, match="expected a size"), open_executor(ClusterOptions(memory_limit=limit)):
+        pass
+
+
+@pytest.mark.parametrize("limit", ["auto", "0", "1GiB", "512 MB"])
+def test_memory_limits_as_dask_writes_them(limit: str) -> None:
+    cluster._require_memory_limit(limit)

@@ -26,9 +26,9 @@ import zarr.storage._local as zarr_local
 from test_run import CLASSICAL, run, same_results
 from wsiseg_cli.main import main
 
-import wsiseg.results.folder as store
 import wsiseg.run.pipeline as pipeline
 import wsiseg.tiles.work as segment
+from wsiseg.core.atomic import write_json
 from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.engine.engine import Engine
@@ -163,7 +163,7 @@ def test_a_disk_that_refuses(
     def refuse(*_: object) -> None:
         raise OSError(cause, os.strerror(cause))
 
-    monkeypatch.setattr(store.os, "fsync", refuse)
+    monkeypatch.setattr("wsiseg.core.atomic.os.fsync", refuse)
     code, message = command(small, "-o", tmp_path)
     assert code == 5
     assert str(tmp_path) in message
@@ -549,6 +549,6 @@ def test_a_cohort_keeps_a_bounded_number_of_tasks(small: Path, tmp_path: Path) -
 
 def test_a_record_may_hold_bytes_that_are_no_text(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe.svs")
-    store.write_json(tmp_path / "a.json", {"name": name, "plain": "é"})
+    write_json(tmp_path / "a.json", {"name": name, "plain": "é"})
     assert store.read_json(tmp_path / "a.json") == {"name": name, "plain": "é"}
     assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")

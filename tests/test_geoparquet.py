@@ -246,12 +246,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_says_so(tmp_path: Path) -> None:
-    writer = NucleiWriter(tmp_path / "nuclei.parquet", METADATA)
-    writer._temporary.symlink_to("/dev/full")
+def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    monkeypatch.setattr("wsiseg.core.atomic.temporary_name", lambda path: full)
 
     def fill() -> None:
-        with writer:
+        with NucleiWriter(tmp_path / "nuclei.parquet", METADATA) as writer:
             writer.write(discs(3000))
 
     with pytest.raises(EnvironmentFault, match="disk is full"):

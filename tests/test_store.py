@@ -12,10 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_data import failed_record, finished_record
 
-from wsiseg.core.atomic import write_json
+from wsiseg.core import sealed
+from wsiseg.core.atomic import temporary_name, write_json
 from wsiseg.errors import DamagedFile, EnvironmentFault, SlideError, UsageError
-from wsiseg.results import folder as store
-from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records, result_key
+from wsiseg.results.folder import (
+    RESULT_FILES,
+    SlideFolder,
+    assign_ids,
+    describe_files,
+    output_lock,
+    read_records,
+    result_key,
+)
 from wsiseg.results.record import problem
 from wsiseg.slide import Mpp, SlideSource
 
@@ -237,40 +245,40 @@ def test_no_record_is_too_odd_to_be_judged(value: object, field: str) -> None:
 def test_sealed_files_tell_what_was_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     for content in (b"", b"nuclei"):
-        store.write_sealed(path, content)
-        assert store.read_sealed(path) == content
+        sealed.write_sealed(path, content)
+        assert sealed.read_sealed(path) == content
     whole = path.read_bytes()
     flipped = bytes([whole[0] ^ 4]) + whole[1:]
     for damaged in (b"", whole[:-1], whole[:3], flipped, whole[:-1] + b"\0", whole + b"\0"):
         path.write_bytes(damaged)
         with pytest.raises(DamagedFile, match=r"a\.bin"):
-            store.read_sealed(path)
+            sealed.read_sealed(path)
     path.unlink()
     with pytest.raises(DamagedFile, match="No such file"):
-        store.read_sealed(path)
+        sealed.read_sealed(path)
 
 
 def test_sealed_json_that_was_edited_is_none(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     value = {"b": [1, (2.5, 1e-9)], "a": {"x": None, "é\udcff": "y"}, "n": {10: 1, 9: 2}}
-    store.write_sealed_json(path, value)
-    assert store.read_sealed_json(path) == json.loads(json.dumps(value))
+    sealed.write_sealed_json(path, value)
+    assert sealed.read_sealed_json(path) == json.loads(json.dumps(value))
     held = json.loads(path.read_text())
     for edited in ({**held, "b": 1}, {k: v for k, v in held.items() if k != "a"}, {**held, "crc32c": 1}, {}):
         path.write_text(json.dumps(edited))
-        assert store.read_sealed_json(path) is None
+        assert sealed.read_sealed_json(path) is None
     path.write_text("")
-    assert store.read_sealed_json(path) is None
+    assert sealed.read_sealed_json(path) is None
 
 
 def test_damage_of_a_finished_result_is_told(tmp_path: Path) -> None:
     folder = SlideFolder(tmp_path, "s")
     store_file = folder.final / "maps.zarr" / "0" / "c"
     store_file.parent.mkdir(parents=True)
-    contents = {folder.final / name: name.encode() * 9 for name in store.RESULT_FILES} | {store_file: b"chunk"}
+    contents = {folder.final / name: name.encode() * 9 for name in RESULT_FILES} | {store_file: b"chunk"}
     for path, content in contents.items():
         path.write_bytes(content)
-    record = {"files": store.describe_files(folder.final)}
+    record = {"files": describe_files(folder.final)}
     assert record["files"]["thumbnail.png"]["bytes"] == 9 * len("thumbnail.png")
     assert folder.damage(record) == ""
     for path, content in contents.items():
@@ -291,7 +299,7 @@ def test_damage_of_a_finished_result_is_told(tmp_path: Path) -> None:
 
 def test_temporary_names_are_nobody_elses_and_never_too_long(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 120 + ".svs.geojson")
-    names = [store.temporary_name(path).name for _ in range(100)]
+    names = [temporary_name(path).name for _ in range(100)]
     assert len(set(names)) == 100
     assert all(len(name.encode()) < 120 and name.startswith(".é") and name.endswith(".tmp") for name in names)
     write_json(path, {"a": 1})
@@ -300,7 +308,7 @@ def test_temporary_names_are_nobody_elses_and_never_too_long(tmp_path: Path) -> 
 
 def test_a_file_that_may_not_grow_is_the_environments_fault(tmp_path: Path) -> None:
     code = (
-        "import resource, signal\nfrom pathlib import Path\nfrom wsiseg.results.folder import write_bytes\n"
+        "import resource, signal\nfrom pathlib import Path\nfrom wsiseg.core.atomic import write_bytes\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"write_bytes(Path({str(tmp_path / 'a')!r}), bytes(2000))"

@@ -17,10 +17,31 @@ import filelock
 from wsiseg.core.environment import environment_faults
 from wsiseg.errors import EnvironmentFault
 
+_PREFIX_BYTES = 80
+"""Of a temporary name, so that the whole of it fits."""
+
 
 @contextlib.contextmanager
-def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary names to write to; all get their final names when the block ends without an error.
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under; the file gets the name ``path`` when the block ends without an error.
+
+    It is on the disk by then, so that a power failure leaves the old file or the whole new one.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        with environment_faults(path):
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # a folder that cannot be written cannot be cleaned either
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """:func:`replacing` for several files, under a lock beside the first of them.
 
     Parameters
     ----------
@@ -32,29 +53,28 @@ def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     EnvironmentFault
         The disk refuses: full, read-only, no permission; or another process is writing the first of them.
     """
-    temporaries = [temporary_name(path) for path in paths]
-    with lock_beside(paths[0]), environment_faults(paths[0]):
+    with lock_beside(paths[0]), environment_faults(paths[0]), contextlib.ExitStack() as stack:
         for path in paths:
             remove_leftovers(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield [stack.enter_context(replacing(path)) for path in reversed(paths)][::-1]
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """:func:`replacing` for a folder, under a lock beside it; what was there is removed last."""
+    temporary, retired = temporary_name(folder), temporary_name(folder)
+    with lock_beside(folder), environment_faults(folder):
+        remove_leftovers(folder)
         try:
-            for path in paths:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporaries
-            for temporary, path in zip(temporaries, paths, strict=True):
-                _sync(temporary)
-                os.replace(temporary, path)
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():
+                os.rename(folder, retired)
+            os.rename(temporary, folder)
         finally:
-            for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-_PREFIX_BYTES = 80
-"""Of a temporary name, so that the whole of it fits."""
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -75,17 +95,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write atomically and durably."""
-    temporary = temporary_name(path)
-    with environment_faults(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with environment_faults(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def temporary_name(path: Path) -> Path:

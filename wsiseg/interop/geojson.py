@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiseg.core.atomic import atomic_files
+from wsiseg.core.atomic import replacing_all
 from wsiseg.core.featurefile import Feature, NotGeoJson, listed, polygons_in, read_features, ring_arrays
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
@@ -129,7 +129,7 @@ def export_geojson(
     namespace = uuid.uuid5(NAMESPACE, identity)
     dx, dy = bounds_offset
     slices = ((run, part.translate(-dx, -dy)) for run, part in _slices(iter_nuclei(nuclei_parquet), split))
-    with atomic_files(paths) as temporaries:
+    with replacing_all(paths) as temporaries:
         runs = itertools.groupby(slices, key=lambda item: item[0])
         for run, group in runs if total else iter([(0, iter(()))]):
             with _writer(temporaries[run], compress) as write:

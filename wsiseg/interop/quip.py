@@ -16,11 +16,8 @@ References
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from wsiseg.core.atomic import lock_beside, remove_leftovers, temporary_name
-from wsiseg.core.environment import environment_faults
+from wsiseg.core.atomic import replacing_folder
 from wsiseg.core.featurefile import LARGEST_COORDINATE
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
@@ -104,7 +100,7 @@ def export_quip(nuclei_parquet: Path, folder: Path, slide: QuipSlide) -> int:
     """
     folder = Path(folder)
     _refuse_foreign(folder)
-    with _atomic_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         return write_quip(iter_nuclei(Path(nuclei_parquet)), temporary, slide)
 
 
@@ -255,19 +251,3 @@ def _refuse_foreign(folder: Path) -> None:
     )
     if foreign:
         raise UsageError(f"{folder} exists and holds other files. Choose a new folder for the export.")
-
-
-@contextlib.contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
-    temporary, retired = temporary_name(folder), temporary_name(folder)
-    with lock_beside(folder), environment_faults(folder):
-        remove_leftovers(folder)
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            if folder.exists():
-                os.rename(folder, retired)
-            os.rename(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(retired, ignore_errors=True)

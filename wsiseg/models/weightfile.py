@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.core.atomic import temporary_name
+from wsiseg.core.atomic import replacing
 from wsiseg.errors import ModelError
 from wsiseg.models.base import ModelCard
 from wsiseg.models.files import read_torch, require_file, sha256_of, shallow
@@ -222,10 +222,9 @@ def save_weights(
         "margin_px": margin_px,
     }
     content["data_sha256"] = hashlib.sha256(_after_header(save(small))).hexdigest()
-    temporary = temporary_name(path)
-    save_file(small, temporary, metadata={"wsiseg": json.dumps(content)})
-    temporary.chmod(0o644)  # the library writes it for its owner alone
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(small, temporary, metadata={"wsiseg": json.dumps(content)})
+        temporary.chmod(0o644)  # the library writes it for its owner alone
 
 
 def _described(content: Mapping[str, Any]) -> tuple[Named, str | None, Named | None]:

@@ -26,14 +26,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
-from wsiseg.core.atomic import sync_folder, temporary_name
+from wsiseg.core.atomic import replacing, sync_folder
 from wsiseg.core.compiled import compiled
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.featurefile import LARGEST_COORDINATE
 from wsiseg.core.geometry import Box, FloatArray
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
-from wsiseg.errors import EnvironmentFault, UsageError
+from wsiseg.errors import UsageError
 
 #: The attributes of ``nuclei.parquet`` in file order, after id, geometry, bbox, x and y.
 ATTRIBUTES: Mapping[str, str] = {
@@ -97,24 +97,21 @@ class NucleiWriter:
         typed = {TYPE: "int16", TYPE_PROB: "float32"} if types else {}
         self._attributes = {name: np.dtype(kind) for name, kind in {**attributes, **typed}.items()}
         self._schema = _schema(self._attributes, types)
-        self._temporary = temporary_name(self.path)
+        self._file = contextlib.ExitStack()
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> NucleiWriter:
-        try:
-            with environment_faults(self.path):
-                self._writer = pq.ParquetWriter(
-                    self._temporary,
-                    self._schema,
-                    compression="zstd",
-                    # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
-                    use_dictionary=[TYPE] if self._types else False,
-                    write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
-                )
-        except BaseException:
-            self._discard()
-            raise
+        with environment_faults(self.path), contextlib.ExitStack() as file:
+            self._writer = pq.ParquetWriter(
+                file.enter_context(replacing(self.path)),
+                self._schema,
+                compression="zstd",
+                # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
+                use_dictionary=[TYPE] if self._types else False,
+                write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
+            )
+            self._file = file.pop_all()
         return self
 
     def write(self, nuclei: Nuclei) -> None:
@@ -148,30 +145,18 @@ class NucleiWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         writer, self._writer = self._writer, None
-        try:
-            with environment_faults(self.path):
-                if writer is None:
-                    return
-                if kind is None:
-                    writer.add_key_value_metadata(
-                        {"geo": self._geo(), "wsiseg": json.dumps(self._metadata, sort_keys=True, allow_nan=False)}
-                    )
+        assert writer is not None
+        if kind is not None:
+            with contextlib.suppress(OSError):  # a disk that also refuses to close is not the cause
                 writer.close()
-                if kind is None:
-                    _sync(self._temporary)
-                    os.replace(self._temporary, self.path)
-                    sync_folder(self.path.parent)
-        except (OSError, EnvironmentFault):
-            # What went wrong inside the block is the cause; a disk that also refuses to close is not.
-            if kind is None:
-                raise
-        finally:
-            self._discard()
-
-    def _discard(self) -> None:
-        # A folder that cannot be written cannot be cleaned either, and holds nothing of ours.
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+            self._file.__exit__(kind, error, trace)
+            return
+        with self._file, environment_faults(self.path):
+            writer.add_key_value_metadata(
+                {"geo": self._geo(), "wsiseg": json.dumps(self._metadata, sort_keys=True, allow_nan=False)}
+            )
+            writer.close()
+        sync_folder(self.path.parent)
 
     def _table(self, nuclei: Nuclei, bounds: FloatArray) -> pa.Table:
         centroids = nuclei.centroids()
@@ -299,14 +284,6 @@ def _schema(attributes: Mapping[str, np.dtype[Any]], types: Sequence[str]) -> pa
     named = {TYPE: pa.dictionary(pa.int16(), pa.string())} if types else {}
     fields += [(name, named.get(name) or pa.from_numpy_dtype(kind)) for name, kind in attributes.items()]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:

@@ -25,6 +25,7 @@ import dask
 import distributed
 import psutil
 from dask.system import CPU_COUNT
+from dask.utils import format_bytes, parse_bytes
 from distributed.utils import LoopRunner, sync
 
 from wsiseg import __version__
@@ -50,6 +51,8 @@ _CONFIG = {
     # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
     "distributed.admin.low-level-log-length": 1000,
 }
+_LEAST_MEMORY = 64 << 20
+"""Bytes below which not even an empty worker can start."""
 _POLL_S = 2.0
 """How often the cluster is looked at while no task ends."""
 _NO_WORKERS_S = 60.0
@@ -268,6 +271,7 @@ def _event_loop() -> Iterator[Any]:
 
 def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     device, dashboard = resolve_device(options.device), _loopback(options.dashboard)
+    _require_memory_limit(options.memory_limit)
     try:
         if device == "cuda":
             return _cuda_cluster(options, dashboard, loop)
@@ -292,6 +296,26 @@ def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot start a local Dask cluster: {error}") from error
     return cluster, workers, device
+
+
+def _require_memory_limit(text: str) -> None:
+    """Refuse what is no size of memory, or one in which no worker can start: Dask would try again and again.
+
+    Raises
+    ------
+    UsageError
+    """
+    if text == "auto":
+        return
+    try:
+        size = parse_bytes(text)
+    except (ValueError, OverflowError):
+        size = -1
+    if size != 0 and size < _LEAST_MEMORY:
+        raise UsageError(
+            f"--memory-limit {text!r}: expected a size from {format_bytes(_LEAST_MEMORY)} on, for example 8GiB, "
+            "0 for no limit, or auto."
+        )
 
 
 def _loopback(address: str) -> str:

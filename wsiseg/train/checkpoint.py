@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsiseg.core.atomic import replacing
 from wsiseg.core.environment import environment_faults
 from wsiseg.errors import EnvironmentFault
 
@@ -109,13 +109,8 @@ def load_average(path: Path) -> tuple[dict[str, Tensor], Progress]:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with environment_faults(path):
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+    with environment_faults(path), replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def _load(path: Path) -> dict[str, Any]:

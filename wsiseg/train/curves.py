@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from wsiseg.core.atomic import replacing
 from wsiseg.core.environment import environment_faults
 from wsiseg.models.engine.engine import Engine
 from wsiseg.synth.sheet import outlined
@@ -111,7 +112,5 @@ def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, top: int, last: int) ->
 
 
 def _write(path: Path, picture: Image.Image) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with environment_faults(path):
+    with environment_faults(path), replacing(path) as temporary:
         picture.save(temporary, "PNG")
-        temporary.replace(path)

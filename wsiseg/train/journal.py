@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsiseg.core.atomic import write_bytes
 from wsiseg.core.environment import environment_faults
 
 Row = dict[str, Any]
@@ -32,9 +32,7 @@ class Journal:
         kept = [row for row in read_log(folder) if row["step"] < first]
         with environment_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(".log.jsonl.tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(temporary, self._path)
+        write_bytes(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._board = _tensorboard(folder / "tensorboard", first)
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsiseg.core.atomic import replacing
+from wsiseg.core.environment import environment_faults
 from wsiseg.errors import UsageError
 from wsiseg.synth.hou.history import HistoryBuffer
 from wsiseg.synth.hou.patch import HouOptions, HouPatch, real_pair, render_patch
@@ -96,9 +98,8 @@ class Trainer:
             "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             "history": {key: torch.from_numpy(value) for key, value in self.history.state().items()},
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with environment_faults(path), replacing(path) as temporary:
+            torch.save(state, temporary)
 
     @classmethod
     def load(cls, path: Path, options: TrainOptions) -> Trainer:
