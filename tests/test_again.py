@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import wsiseg.tiles.plan as plan
+import wsiseg.results.plan as plan
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError, WorkerDied
 from wsiseg.evaluate.compare import find_sources
 from wsiseg.interop.export import export_run

@@ -28,7 +28,7 @@ from wsiseg_cli.main import main
 
 import wsiseg.run.pipeline as pipeline
 import wsiseg.tiles.work as segment
-from wsiseg.core.atomic import write_json
+from wsiseg.core.atomic import read_json, write_json
 from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.engine.engine import Engine
@@ -189,7 +189,7 @@ def _full_for(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     if point == "rows":
         monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     guard(zarr_local, "_put", 0)
-    guard(store.os, "replace", 1)
+    guard(os, "replace", 1)
 
 
 POINTS = [
@@ -252,7 +252,7 @@ def test_a_failed_slide_appears_with_its_record(tmp_path: Path, monkeypatch: pyt
     bad.write_bytes(b"not a slide")
     rename = os.rename
     monkeypatch.setattr(
-        store.os, "rename", lambda old, new: (seen.append(sorted(os.listdir(old))), rename(old, new))
+        os, "rename", lambda old, new: (seen.append(sorted(os.listdir(old))), rename(old, new))
     )
     run([bad], tmp_path / "out")
     assert seen == [["slide.json"]]
@@ -550,5 +550,5 @@ def test_a_cohort_keeps_a_bounded_number_of_tasks(small: Path, tmp_path: Path) -
 def test_a_record_may_hold_bytes_that_are_no_text(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe.svs")
     write_json(tmp_path / "a.json", {"name": name, "plain": "é"})
-    assert store.read_json(tmp_path / "a.json") == {"name": name, "plain": "é"}
+    assert read_json(tmp_path / "a.json") == {"name": name, "plain": "é"}
     assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")
