@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from wsiseg.testing import Truth, write_slide
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+RealData = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def real_slides() -> Path:
-    """The folder of real slides; its tests are skipped where it is absent."""
-    folder = SHARED / "slides"
-    if not folder.is_dir():
-        pytest.skip("the real slides are not beside this checkout (../shared/data)")
-    return folder
+def repository() -> Path:
+    """The folder of ``docs``, ``benchmarks`` and the packages' sources."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data(repository: Path) -> RealData:
+    """The path of a real file or folder, by its name; the test is skipped where that is absent."""
+
+    def find(name: str) -> Path:
+        path = repository.parent / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(f"{name} is not beside this checkout (../shared/data)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def load_benchmark(repository: Path) -> Callable[[str], ModuleType]:
+    """The functions of a script of ``benchmarks``, which is no package, without running it."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, repository / "benchmarks" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +71,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five images with labels, a to e, and tables of their names."""
-    from source_data import write_folder
+    from wsiseg.testing.training import write_folder
 
     return write_folder(tmp_path_factory.mktemp("pairs") / "annotated")
 
@@ -50,7 +79,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def patch_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of forty patches with weights from 0.2 to 2."""
-    from source_data import write_dataset
+    from wsiseg.testing.training import write_dataset
 
     return write_dataset(tmp_path_factory.mktemp("dataset") / "patches.zarr")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from wsiseg.core.region import read_mask, requested_region
 from wsiseg.errors import SlideError, UsageError
 from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MPP = 8.0
 
 PINK, PURPLE, PALE = (214, 140, 180), (120, 80, 150), (236, 226, 234)
@@ -38,10 +38,7 @@ def island(color: tuple[int, int, int], glass: tuple[int, int, int] = GLASS) -> 
     return image
 
 
-def real(name: str, shrink: int = 1) -> RGB:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{name} is not beside this checkout (../shared/data)")
+def reduced(path: Path, shrink: int = 1) -> RGB:
     image = np.asarray(Image.open(path).convert("RGB"))
     h, w = (side // shrink * shrink for side in image.shape[:2])
     blocks = image[:h, :w].reshape(h // shrink, shrink, w // shrink, shrink, 3)
@@ -159,11 +156,10 @@ def test_a_large_slide_takes_about_a_second() -> None:
     assert time.process_time() - started < 4.0  # 0.8 s when measured; the slack is for other machines
 
 
-@pytest.mark.parametrize("path", sorted((DATA / "monuseg_train30" / "images").glob("*.webp"))[::3] or [None])
-def test_real_fields_of_tissue_stay_whole(path: Path | None) -> None:
-    if path is None:
-        pytest.skip("monuseg_train30 is not beside this checkout (../shared/data)")
-    found = tissue_mask(real(f"monuseg_train30/images/{path.name}", 32), MPP)
+@pytest.mark.parametrize("number", range(0, 30, 3))
+def test_real_fields_of_tissue_stay_whole(number: int, real_data: Callable[[str], Path]) -> None:
+    path = sorted(real_data("monuseg_train30/images").glob("*.webp"))[number]
+    found = tissue_mask(reduced(path, 32), MPP)
     assert found.tissue.all()
 
 
@@ -180,14 +176,16 @@ def test_real_fields_of_tissue_stay_whole(path: Path | None) -> None:
         ("histolab_high-nuclei-score-red-pen-level1.png", 8, 0.9, 1.0),
     ],
 )
-def test_real_artefacts(name: str, shrink: int, least: float, most: float) -> None:
-    assert least <= tissue_mask(real(f"qc_artefacts/{name}", shrink), MPP).tissue.mean() <= most
+def test_real_artefacts(
+    name: str, shrink: int, least: float, most: float, real_data: Callable[[str], Path]
+) -> None:
+    assert least <= tissue_mask(reduced(real_data(f"qc_artefacts/{name}"), shrink), MPP).tissue.mean() <= most
 
 
 @pytest.mark.parametrize(("name", "recall"), [("pen_green", 0.95), ("pen_red", 0.55), ("coverslip_edge_he", 0.75)])
-def test_marked_artefacts_are_found(name: str, recall: float) -> None:
-    found = tissue_mask(real(f"qc_artefacts/histoqc_{name}.png"), MPP)
-    marked = real(f"qc_artefacts/histoqc_{name}_mask.png")[..., 0] > 127
+def test_marked_artefacts_are_found(name: str, recall: float, real_data: Callable[[str], Path]) -> None:
+    found = tissue_mask(reduced(real_data(f"qc_artefacts/histoqc_{name}.png")), MPP)
+    marked = reduced(real_data(f"qc_artefacts/histoqc_{name}_mask.png"))[..., 0] > 127
     assert ((found.pen | found.dark) & marked).sum() / marked.sum() >= recall
     assert (found.tissue & marked).sum() / found.tissue.sum() < 0.02
 
@@ -333,12 +331,10 @@ def test_a_request_for_a_rectangle_a_mask_or_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs"])
-def test_real_slides(name: str) -> None:
-    if not (DATA / "slides" / name).exists():
-        pytest.skip(f"{name} is not beside this checkout (../shared/data)")
+def test_real_slides(name: str, real_data: Callable[[str], Path]) -> None:
     from wsiseg.slide import open_slide
 
-    slide = open_slide(DATA / "slides" / name, mpp=None if name.startswith("CMU") else 0.5)
+    slide = open_slide(real_data(f"slides/{name}"), mpp=None if name.startswith("CMU") else 0.5)
     found = find_tissue(slide)
     share = found.core.mean()
     assert (0.38 < share < 0.48) if name.startswith("CMU") else (0.6 < share < 0.72)

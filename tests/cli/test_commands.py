@@ -1,0 +1,207 @@
+"""The commands as a user runs them: processes, exit codes, what they print and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from wsiseg_cli.group import cli
+
+from wsiseg.testing import Truth, write_slide
+from wsiseg.testing.runs import same_results
+
+COMMAND = [sys.executable, "-m", "wsiseg_cli"]
+
+
+def wsiseg(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+
+
+def test_help_names_every_command_and_the_reference_is_in_step(repository: Path) -> None:
+    result = CliRunner().invoke(cli, ["--help"])
+    assert result.exit_code == 0
+    names = cli.list_commands(None)  # type: ignore[arg-type]
+    assert all(name in result.output for name in names)
+    # In a process of its own: click keeps the help option of whichever way a command was first called.
+    command = [sys.executable, "-m", "wsiseg_cli.reference"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = (repository / "docs" / "cli.md").read_text()
+    assert written == made.stdout, "docs/cli.md is out of date: make docs"
+
+
+def test_every_command_module_is_listed(repository: Path) -> None:
+    folder = repository / "cli" / "wsiseg_cli"
+    helpers = {"__init__", "__main__", "main", "group", "options", "reference", "terminal"}
+    helpers |= {"interrupt", "progress", "trainprogress"}
+    assert {path.stem for path in folder.glob("*.py")} - helpers == set(cli.list_commands(None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["segment", "/no/such.svs", "-o", "{out}"], 2, "no such file"),
+        (["segment", "{slide}", "-o", "{out}", "--roi", "1,2,3"], 2, "four numbers"),
+        (["segment", "{slide}", "-o", "{out}", "--roi", "nan,2,3,4"], 2, "finite numbers"),
+        (["segment", "{slide}", "-o", "{out}", "--mpp", "-1"], 2, "--mpp"),
+        (["segment", "{slide}", "-o", "{out}", "-m", "no-such-model", "-w", "0"], 2, "no-such-model"),
+        (["segment", "{slide}", "-o", "{slide}", "-m", "classical", "-w", "0"], 5, "in the way"),
+        (["segment", "{slide}", "-o", "{out}", "--scheduler", "tcp://127.0.0.1:9"], 5, "no Dask scheduler"),
+        (["report", "{empty}"], 2, "no finished slides"),
+        (["export", "{empty}", "--to", "geojson"], 2, "no segmented slide"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_a_wrong_request_says_what_was_expected(
+    arguments: list[str], code: int, says: str, drawn: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"slide": drawn[0], "out": tmp_path / "out", "empty": tmp_path / "empty"}
+    result = wsiseg(*(text.format(**places) for text in arguments))
+    assert result.returncode == code, result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert drawn[0].stat().st_size > 1000
+
+
+def test_a_cohort_of_good_and_bad_slides(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    (folder / "sub").mkdir(parents=True)
+    os.symlink(drawn[0], folder / "good one.svs")
+    (folder / "sub" / "<img onerror=alert(1)>.svs").write_bytes(b"no slide")
+    write_slide(folder / "nameless.svs", width=600, height=600, describe_mpp=False)
+    out = tmp_path / "out"
+    result = wsiseg("segment", folder, "-o", out, "-m", "classical", "-w", "0", "--json")
+    assert result.returncode == 3, result.stderr
+    summary = json.loads(result.stdout)
+    assert sorted(slide["status"] for slide in summary["slides"]) == ["complete", "failed", "failed"]
+    assert "<img onerror" not in (out / "report.html").read_text()
+    assert (out / "good_one" / "slide.json").exists()
+
+    exported = wsiseg("export", out, "--to", "geojson.gz")
+    assert exported.returncode == 0, exported.stderr
+    assert Path(exported.stdout.strip()).name == "good_one.geojson.gz"
+    picture = wsiseg("overlay", out / "good_one", "--roi", "1000,1000,300,200", "-o", tmp_path / "o.png")
+    assert picture.returncode == 0, picture.stderr
+    assert (tmp_path / "o.png").stat().st_size > 1000
+    again = wsiseg("report", out)
+    assert again.returncode == 0
+    assert again.stdout.strip() == str(out / "report.html")
+
+
+def test_info_and_models_and_doctor_answer_in_json(drawn: tuple[Path, Truth]) -> None:
+    (info,) = json.loads(wsiseg("info", drawn[0], "--json").stdout)
+    assert (info["width"], info["height"]) == (3072, 3072)
+    assert info["mpp"] == 0.25
+    names = [card["name"] for card in json.loads(wsiseg("models", "--json").stdout)]
+    assert "classical" in names
+    assert len(names) >= 2
+    doctor = wsiseg("doctor")
+    assert doctor.returncode == 0, doctor.stdout
+
+
+def heed_ctrl_c() -> None:
+    """In the child: a test run that was started in the background passes on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "goes_on"),
+    [
+        ("click", ["segment", "{slide}", "-o", "{out}"], False),  # before it knows what it is to do
+        ("numpy", ["segment", "{slide}", "-o", "{out}"], True),
+        ("numpy", ["--debug", "segment", "{slide}", "-o", "{out}"], True),
+        ("numpy", ["synth", "hou", "--textures", "{folder}", "--count", "3", "-o", "{out}"], True),
+        ("numpy", ["synth", "export", "{folder}", "-o", "{out}"], True),
+        ("numpy", ["synth", "sheet", "{folder}", "-o", "{out}"], False),
+        ("numpy", ["report", "{folder}"], False),
+    ],
+)
+def test_ctrl_c_while_libraries_are_imported(
+    module: str, arguments: list[str], goes_on: bool, tmp_path: Path
+) -> None:
+    """``module`` never ends its import; it waits inside an exec(), of which CPython makes a point at exit."""
+    (tmp_path / "libraries").mkdir()
+    waiting = "exec(\"import time; print('importing', flush=True); time.sleep(300)\")"
+    (tmp_path / "libraries" / f"{module}.py").write_text(waiting)
+    (tmp_path / "segment.svs").write_bytes(b"")
+    places = {"slide": tmp_path / "segment.svs", "out": tmp_path / "out", "folder": tmp_path}
+    search = os.pathsep.join((str(tmp_path / "libraries"), os.environ.get("PYTHONPATH", "")))
+    process = subprocess.Popen(
+        [*COMMAND, *(text.format(**places) for text in arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
+        env={**os.environ, "PYTHONPATH": search},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    first, *rest = errors.strip().splitlines()
+    if goes_on:
+        assert first == "stopped; nothing finished is lost. To go on:"
+        assert rest == [f"  __main__.py {' '.join(arguments).format(**places)}"]
+    else:
+        assert (first, rest) == ("stopped", [])
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_soon_and_prints_how_to_go_on(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    command = [*COMMAND, "segment", str(drawn[0]), "-o", str(tmp_path), "--tile", "256", "-m", "classical"]
+    process = subprocess.Popen(
+        [*command, "-w", "2", "--dashboard-address", "127.0.0.1:0"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "tiles" not in process.stderr.readline():
+        pass
+    stopped = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - stopped < 10
+    assert process.returncode == 130
+    assert "To go on:" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    """The whole process group, scheduler and workers included, dies ten times; the results are the same."""
+    settings = ["-m", "classical", "--tile", "512", "-w", "2", "--dashboard-address", "127.0.0.1:0"]
+    clean = tmp_path / "clean"
+    assert wsiseg("segment", drawn[0], "-o", clean, *settings).returncode == 0
+    # The first run compiled; how long one takes from now on is what the deaths have to fall into.
+    started = time.monotonic()
+    assert wsiseg("segment", drawn[0], "-o", tmp_path / "warm", *settings).returncode == 0
+    duration = time.monotonic() - started
+    moments, killed, deaths = random.Random(5), tmp_path / "killed", 0
+    while deaths < 10:
+        process = subprocess.Popen(
+            [*COMMAND, "segment", str(drawn[0]), "-o", str(killed), *settings],
+            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert process.wait(moments.uniform(0.2, 0.7) * duration) == 0
+        except subprocess.TimeoutExpired:
+            deaths += 1
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        else:  # it was faster than its death: it has to be right, and the next one starts anew
+            same_results(clean / "drawn", killed / "drawn")
+            shutil.rmtree(killed)
+    assert wsiseg("segment", drawn[0], "-o", killed, *settings).returncode == 0
+    same_results(clean / "drawn", killed / "drawn")
+    assert not (killed / ".work").exists()
+    again = wsiseg("segment", drawn[0], "-o", killed, *settings, "--json")
+    assert json.loads(again.stdout)["tiles_computed"] == 0

@@ -1,0 +1,301 @@
+"""`segment_slides` as a whole, in this process, with the segmenter that needs no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from markupsafe import escape
+
+from wsiseg.errors import UsageError
+from wsiseg.evaluate import match_polygons
+from wsiseg.interop.export import export_run
+from wsiseg.models.classical import ClassicalSegmenter
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.schedule import SerialExecutor
+from wsiseg.slide import open_slide
+from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
+from wsiseg.testing.runs import run, same_results
+from wsiseg.tiles.calibration import calibration_samples
+from wsiseg.tissue import find_tissue
+
+
+@pytest.fixture(scope="module")
+def finished(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    result, _ = run([drawn[0]], out)
+    assert result.exit_code == 0
+    return out
+
+
+def test_a_run_finds_the_drawn_nuclei_and_records_all(finished: Path, drawn: tuple[Path, Truth]) -> None:
+    folder = finished / "drawn"
+    record = json.loads((folder / "slide.json").read_text())
+    assert record["status"] == "complete"
+    assert record["tiles"] == {"total": 9, "done": 9, "blank": 0, "failed": 0}
+    found = read_nuclei(folder / "nuclei.parquet")
+    assert record["nuclei"] == len(found)
+    assert np.array_equal(found.columns["id"], np.arange(1, len(found) + 1))
+    assert shapely.is_valid(found.geometry()).all()
+    match = match_polygons(drawn[1].nuclei, found, iou=0.5)
+    assert match.f1 > 0.8  # the drawn tissue is easy; a shift by half a nucleus would halve it
+    ome = json.loads((folder / "maps.zarr" / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["multiscales"][0]["name"] == "overview"
+    for name in ("maps.zarr", "patches.parquet", "thumbnail.png"):
+        assert (folder / name).exists()
+    for name in ("report.html", "cohort.csv", "cohort.parquet"):
+        assert (finished / name).exists()
+    assert not (finished / ".work").exists()
+
+
+def test_a_finished_run_computes_nothing(finished: Path, drawn: tuple[Path, Truth]) -> None:
+    before = (finished / "drawn" / "slide.json").read_bytes()
+    result, events = run([drawn[0]], finished)
+    assert result.tiles_computed == 0
+    assert [e.kind for e in events if e.kind in ("tiles", "unchanged")] == ["unchanged"]
+    assert (finished / "drawn" / "slide.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("tile", [768, 1536])
+def test_other_tile_sizes_find_the_same_nuclei(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tile: int
+) -> None:
+    run([drawn[0]], tmp_path, tile=tile)
+    first = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    other = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    match = match_polygons(first, other, iou=0.9)
+    assert min(match.precision, match.recall) >= 0.999
+    assert abs(len(first) - len(other)) <= 0.001 * len(first) + 1
+
+
+class _StopAfter(SerialExecutor):
+    """Stops like a kill: after some tasks nothing more happens, and nothing is cleaned up."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.left = tasks
+
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().submit(name, function, argument)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7])
+def test_a_stopped_run_goes_on_and_ends_the_same(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tasks: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run([drawn[0]], tmp_path, _StopAfter(tasks))
+    assert not (tmp_path / "drawn" / "slide.json").exists()
+    result, events = run([drawn[0]], tmp_path)
+    resumed = sum(e.detail["done"] for e in events if e.kind == "tiles" and not e.detail["computed"])
+    assert result.tiles_computed + resumed == 9
+    assert resumed > 0 or tasks < 2
+    same_results(finished / "drawn", tmp_path / "drawn")
+
+
+def test_results_of_other_settings_are_replaced_on_request_alone(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    roi = (1024.0, 1024.0, 512.0, 512.0)
+    run([drawn[0]], tmp_path, roi=roi)
+    inside = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    assert len(inside)
+    assert ((inside.centroids() >= 1024) & (inside.centroids() < 1536)).all()
+    (export,) = export_run(tmp_path, "geojson", None)
+    assert export == tmp_path / "exports" / "drawn.geojson"
+    before = _tree(tmp_path)
+    with pytest.raises(UsageError, match=r"(?s)drawn: holds results of other settings: roi \[1024.*--overwrite"):
+        run([drawn[0]], tmp_path)
+    assert _tree(tmp_path) == before
+    assert run([drawn[0]], tmp_path, roi=roi)[0].tiles_computed == 0
+    assert run([drawn[0]], tmp_path, roi=roi, overwrite=True)[0].tiles_computed == 0
+    with pytest.raises(KeyboardInterrupt):
+        run([drawn[0]], tmp_path, _StopAfter(4), overwrite=True)
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) == len(inside)
+    assert run([drawn[0]], tmp_path, overwrite=True)[0].exit_code == 0
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)
+    assert export.is_file()
+    assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)
+
+
+def test_a_roi_holds_exactly_the_whole_runs_nuclei(
+    finished: Path, drawn: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    run([drawn[0]], tmp_path, roi=(700.0, 900.0, 1111.0, 777.0))
+    whole = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    x, y = whole.centroids().T
+    expected = whole.take((x >= 700) & (x < 1811) & (y >= 900) & (y < 1677))
+    found = read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    match = match_polygons(expected, found, iou=0.99)
+    assert len(found) == len(expected)
+    assert match.f1 == 1.0
+
+
+def test_damage_costs_its_own_stored_tile_alone(finished: Path, drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    damaged = tmp_path / "drawn.svs"
+    shutil.copy(drawn[0], damaged)
+    corrupt_tile(damaged, 5 * 12 + 5)
+    result, _ = run([damaged], tmp_path / "out")
+    (record,) = result.records
+    assert result.exit_code == 3
+    assert record["status"] == "partial"
+    ((x0, y0, x1, y1, reason),) = record["lost"]["boxes"]
+    assert (x0, y0, x1, y1) == (1280, 1280, 1536, 1536)
+    assert reason
+    assert record["lost"]["area_mm2"] == pytest.approx(0.064**2, rel=1e-6)
+    clean = read_nuclei(finished / "drawn" / "nuclei.parquet")
+    found = read_nuclei(tmp_path / "out" / "drawn" / "nuclei.parquet")
+    away = _outside(clean, (x0 - 120, y0 - 120, x1 + 120, y1 + 120))
+    match = match_polygons(clean.take(away), found, iou=0.9)
+    assert match.recall >= 0.999
+    assert not (~_outside(found, (x0, y0, x1, y1))).any()
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    """Every file's content by name."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _outside(nuclei: Any, box: tuple[float, ...]) -> Any:
+    b = nuclei.bounds()
+    return (b[:, 0] >= box[2]) | (b[:, 2] <= box[0]) | (b[:, 1] >= box[3]) | (b[:, 3] <= box[1])
+
+
+def test_a_failed_slide_leaves_the_others_alone(finished: Path, drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    bad, nameless = tmp_path / "bad.svs", tmp_path / "nameless.svs"
+    bad.write_bytes(b"not a slide")
+    write_slide(nameless, width=512, height=512, describe_mpp=False)
+    result, _ = run([bad, drawn[0], nameless], tmp_path / "out")
+    assert result.exit_code == 3
+    assert [r["status"] for r in result.records] == ["failed", "complete", "failed"]
+    assert "--mpp" in result.records[2]["error"]["message"]
+    same_results(finished / "drawn", tmp_path / "out" / "drawn")
+    statuses = pq.read_table(tmp_path / "out" / "cohort.parquet").column("status").to_pylist()
+    assert sorted(statuses) == ["complete", "failed", "failed"]
+    assert run([bad], tmp_path / "other")[0].exit_code == 4
+
+
+def test_a_failure_does_not_remove_an_earlier_result(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    slide, out = tmp_path / "s.svs", tmp_path / "out"
+    write_slide(slide, width=1024, height=1024, layout="dense")
+    assert run([slide], out)[0].exit_code == 0
+    slide.write_bytes(b"overwritten")
+    assert run([slide], out)[0].exit_code == 4
+    assert json.loads((out / "s" / "slide.json").read_text())["status"] == "complete"
+
+
+def test_a_region_that_misses_a_slide_fails_that_slide_alone(tmp_path: Path) -> None:
+    small, large, out = tmp_path / "small.svs", tmp_path / "large.svs", tmp_path / "out"
+    write_slide(small, width=512, height=512)
+    write_slide(large, width=1024, height=1024, layout="dense")
+    roi = (600.0, 600.0, 300.0, 300.0)
+    result, _ = run([small, large], out, roi=roi)
+    assert result.exit_code == 3
+    failed, complete = result.records
+    assert (failed["status"], complete["status"]) == ("failed", "complete")
+    assert complete["nuclei"] > 0
+    assert "(600, 600)–(900, 900) does not overlap the slide's (0, 0)–(512, 512)" in failed["error"]["message"]
+    assert "Expected: coordinates in pixels" in failed["error"]["message"]
+    assert json.loads((out / "small" / "slide.json").read_text())["status"] == "failed"
+    assert run([small], tmp_path / "alone", roi=roi)[0].exit_code == 4
+    assert run([small], out, roi=(0.0, 0.0, 300.0, 300.0))[0].exit_code == 0  # another call, into the same folder
+
+
+def test_a_region_that_no_slide_can_have_ends_the_call_before_it_begins(
+    drawn: tuple[Path, Truth], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="outside every slide"):
+        run([drawn[0]], tmp_path / "out", roi=(-300.0, 0.0, 200.0, 200.0))
+    (tmp_path / "mask.geojson").write_text("[]")
+    with pytest.raises(UsageError, match="holds no area"):
+        run([drawn[0]], tmp_path / "out", mask=tmp_path / "mask.geojson")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> None:
+    write_svs(tmp_path / "white.svs", np.full((1500, 1200, 3), 244, np.uint8), mpp=0.5)
+    result, _ = run([tmp_path / "white.svs"], tmp_path / "out")
+    (record,) = result.records
+    assert (record["status"], record["nuclei"], record["tiles"]["done"]) == ("complete", 0, 0)
+    assert record["grade"]["grade"] == "Unacceptable"
+    assert record["grade"]["failure"]
+    assert len(read_nuclei(tmp_path / "out" / "white" / "nuclei.parquet")) == 0
+
+
+def test_a_tile_size_off_the_stride_is_a_usage_error(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tile"):
+        run([drawn[0]], tmp_path, tile=-5)
+
+
+def test_a_slide_of_which_nothing_can_be_read_fails(tmp_path: Path) -> None:
+    slide = tmp_path / "ruined.svs"
+    write_svs(slide, np.full((512, 512, 3), 200, np.uint8), mpp=0.5, levels=(1,), tile=256)
+    for index in range(4):
+        corrupt_tile(slide, index)
+    result, _ = run([slide], tmp_path / "out")
+    assert result.exit_code == 4
+    assert "none of its pixels" in result.records[0]["error"]["message"]
+
+
+def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
+    drawn = write_slide(tmp_path / "drawn.svs", width=1024, height=1024, layout="dense", seed=4)
+    assert len(drawn.nuclei)
+    with open_slide(tmp_path / "drawn.svs") as slide:
+        image = slide.read_level(0, 0, 0, 1024, 1024)
+    grey = np.repeat(image.mean(axis=2).astype(np.uint8)[..., None], 3, axis=2)
+    write_svs(tmp_path / "grey.svs", grey, mpp=0.25)
+    write_svs(tmp_path / "white.svs", np.full((512, 512, 3), 255, np.uint8), mpp=0.25)
+    write_svs(tmp_path / "odd.svs", image[:512, :512], mpp=0.25, app_mag=5)
+    names = ("grey", "white", "odd")
+    result, events = run([tmp_path / f"{name}.svs" for name in names], tmp_path / "out")
+    said = {record["id"]: record["notes"] for record in result.records}
+    assert "no colour" in said["grey"][0]
+    assert said["grey"][1].startswith("No tissue was found")
+    assert said["white"] == ["No tissue was found: nothing in the image has the colours of stained tissue."]
+    assert any("does not fit" in text for text in said["odd"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    table = pq.read_table(tmp_path / "out" / "cohort.parquet").to_pylist()
+    for row in table:
+        assert (row["notes"] or "").split(" | ") == said[row["id"]]
+        assert str(escape(said[row["id"]][0])) in page
+    shown = [(e.slide, e.detail["text"]) for e in events if e.kind == "note"]
+    assert shown == [(name, text) for name in names for text in said[name]]
+    again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
+    assert again.records[0]["notes"] == said["grey"]
+
+
+def test_a_lost_tile_enters_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a window meets damage another one is taken, so that the threshold is made of the slide's own pixels."""
+    path = tmp_path / "s.svs"
+    write_slide(path, width=2048, height=2048, layout="dense", seed=4, tile=256, levels=(1, 4))
+    with open_slide(path) as slide:
+        tissue, scale = find_tissue(slide), slide.scale(0.5)
+        intact = list(calibration_samples(slide, scale, tissue))
+    assert [image.shape for image in intact] == [(512, 512, 3)] * 16
+    corrupt_tile(path, 27)
+    with open_slide(path) as slide:
+        read, filled = slide.read_lossy, {}
+
+        def watched(window: Any, scale: Any) -> Any:
+            image, lost = read(window, scale)
+            if lost:
+                filled[id(image)] = image
+            return image, lost
+
+        monkeypatch.setattr(slide, "read_lossy", watched)
+        damaged = list(calibration_samples(slide, scale, tissue))
+        threshold = ClassicalSegmenter().calibrate(damaged)
+        holes = [read for read in map(id, damaged) if read in filled]
+    assert filled
+    assert not holes
+    assert threshold == ClassicalSegmenter().calibrate(intact)

@@ -1,0 +1,42 @@
+"""Whole runs in this process with the segmenter that needs no weights, and what is to be true of two of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wsiseg.models.resident import ModelChoice
+from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.schedule import SerialExecutor
+from wsiseg.tiles.request import SegmentOptions
+
+CLASSICAL = ModelChoice("classical", "cpu")
+
+
+def run(
+    slides: list[Path], out: Path, executor: SerialExecutor | None = None, **settings: Any
+) -> tuple[CohortResult, list[Event]]:
+    events: list[Event] = []
+    options = SegmentOptions(CLASSICAL, **{"tile": 512, **settings})
+    return segment_slides(slides, out, options, executor or SerialExecutor(), events.append), events
+
+
+def same_results(first: Path, second: Path) -> None:
+    """All files equal; slide.json but for times."""
+    names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
+    assert names == sorted(str(p.relative_to(second)) for p in second.rglob("*") if p.is_file())
+    for name in names:
+        one, other = (first / name).read_bytes(), (second / name).read_bytes()
+        if name.endswith("slide.json"):
+            records = [json.loads(text) for text in (one, other)]
+            for record in records:
+                record.pop("timings_s")
+                record.pop("created")
+            assert records[0] == records[1]
+        else:
+            assert one == other, name
+
+
+def nothing_temporary(out: Path) -> bool:
+    return not [p for p in out.rglob("*") if p.name == ".work" or p.suffix in (".tmp", ".partial")]
