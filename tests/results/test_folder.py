@@ -331,3 +331,9 @@ def test_a_work_folder_that_is_gone_is_its_slides_fault_alone(tmp_path: Path) ->
     folder.out.rmdir()
     with pytest.raises(EnvironmentFault, match="was removed"):
         work.finish_stage("stitch", {})
+
+
+def test_a_folder_in_the_place_of_the_lock(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(EnvironmentFault, match=r"\.lock: a folder is in the way"), output_lock(tmp_path):
+        pass

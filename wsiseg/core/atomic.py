@@ -148,7 +148,7 @@ def lock_beside(path: Path) -> Iterator[None]:
 def hold_lock(file: Path, out: Path) -> Iterator[None]:
     """Hold the lock ``file``, which stands for ``out``; refuse at once if another process holds it."""
     lock = filelock.FileLock(file)
-    with environment_faults(out):
+    with environment_faults(file):
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:

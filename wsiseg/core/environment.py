@@ -25,6 +25,7 @@ _REFUSED = {
     errno.EPERM: "no permission to write there: choose another -o or change the permissions",
     errno.ENOTDIR: "a file is in the way: choose another -o",
     errno.EEXIST: "a file is in the way: choose another -o",
+    errno.EISDIR: "a folder is in the way: choose another -o",
     errno.ENOENT: "its folder cannot be made or was removed: choose another -o",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter -o",
     errno.EIO: "the disk reports an input/output error: check it or choose another -o; the same command resumes",
