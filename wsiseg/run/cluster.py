@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask
 import distributed
@@ -66,6 +66,7 @@ _GRACE_S = 0.5
 _LONGEST_SCHEDULER_FILE = 1_000_000  # bytes; one entry a worker
 _GIVEN_UP = (OSError, asyncio.CancelledError, concurrent.futures.CancelledError)
 """What Dask raises for a task that it does not know, or not any more."""
+Scheduler: TypeAlias = "str | distributed.Client"
 _LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
@@ -75,8 +76,9 @@ class ClusterOptions:
 
     Attributes
     ----------
-    scheduler : str or None
-        Address of a running scheduler to join (``tcp://host:port``); None starts a cluster on this machine.
+    scheduler : str, distributed.Client or None
+        Address of a running scheduler to join (``tcp://host:port``), or a client that is connected to one; None
+        starts a cluster on this machine.
     workers : int or None
         Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core; 0: none,
         the tasks run in this process.
@@ -92,7 +94,7 @@ class ClusterOptions:
         What ``dask scheduler --scheduler-file`` wrote: its address is joined.
     """
 
-    scheduler: str | None = None
+    scheduler: Scheduler | None = None
     workers: int | None = None
     device: str = "auto"
     dashboard: str = "127.0.0.1:8787"
