@@ -33,7 +33,7 @@ from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.engine.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
-from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.models.resident import resident_segmenter
 from wsiseg.results.folder import assign_ids, output_lock
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
@@ -386,7 +386,7 @@ def test_a_networks_output_that_is_no_number_costs_its_tile(
         return np.full_like(output, np.nan) if len(calls) == 2 else output
 
     monkeypatch.setattr(Engine, "_forward", faulty)
-    options = pipeline.SegmentOptions(ModelChoice(DEFAULT_MODEL, "cpu"), 512)
+    options = pipeline.SegmentOptions(DEFAULT_MODEL, 512)
     result = pipeline.segment_slides([small], tmp_path, options, SerialExecutor())
     (record,) = result.records
     assert (record["status"], record["tiles"]["failed"]) == ("partial", 1)

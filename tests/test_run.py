@@ -19,9 +19,10 @@ from wsiseg.errors import UsageError
 from wsiseg.evaluate import match_polygons
 from wsiseg.interop.export import export_run
 from wsiseg.models.classical import ClassicalSegmenter
-from wsiseg.models.resident import ModelChoice
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.events import Event, Note, TilesDone, Unchanged
+from wsiseg.run.outcome import CohortResult
+from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.slide import open_slide
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
@@ -29,7 +30,7 @@ from wsiseg.tiles.plan import _samples
 from wsiseg.tiles.request import SegmentOptions
 from wsiseg.tissue import find_tissue
 
-CLASSICAL = ModelChoice("classical", "cpu")
+CLASSICAL = "classical"
 
 
 def run(
@@ -88,7 +89,7 @@ def test_a_finished_run_computes_nothing(finished: Path, drawn: tuple[Path, Trut
     before = (finished / "drawn" / "slide.json").read_bytes()
     result, events = run([drawn[0]], finished)
     assert result.tiles_computed == 0
-    assert [e.kind for e in events if e.kind in ("tiles", "unchanged")] == ["unchanged"]
+    assert [type(e) for e in events if isinstance(e, TilesDone | Unchanged)] == [Unchanged]
     assert (finished / "drawn" / "slide.json").read_bytes() == before
 
 
@@ -126,7 +127,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         run([drawn[0]], tmp_path, _StopAfter(tasks))
     assert not (tmp_path / "drawn" / "slide.json").exists()
     result, events = run([drawn[0]], tmp_path)
-    resumed = sum(e.detail["done"] for e in events if e.kind == "tiles" and not e.detail["computed"])
+    (last,) = [e for e in events if isinstance(e, TilesDone)][-1:]
+    resumed = last.done - last.computed
     assert result.tiles_computed + resumed == 9
     assert resumed > 0 or tasks < 2
     same_results(finished / "drawn", tmp_path / "drawn")
@@ -296,7 +298,7 @@ def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
     for row in table:
         assert (row["notes"] or "").split(" | ") == said[row["id"]]
         assert str(escape(said[row["id"]][0])) in page
-    shown = [(e.slide, e.detail["text"]) for e in events if e.kind == "note"]
+    shown = [(e.name, e.text) for e in events if isinstance(e, Note)]
     assert shown == [(name, text) for name in names for text in said[name]]
     again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
     assert again.records[0]["notes"] == said["grey"]

@@ -29,7 +29,7 @@ from wsiseg.core.atomic import lock_beside, read_json, sync_folder, write_json
 from wsiseg.core.environment import absolute, environment_faults
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError
 from wsiseg.results.folder import assign_ids
-from wsiseg.run.events import Listener, Begun, ShardsDone, StoreEnded, Unchanged, ignore
+from wsiseg.run.events import Begun, Listener, ShardsDone, StoreEnded, Unchanged, ignore
 from wsiseg.run.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.slide.mpp import from_option, read_mpp_table
 from wsiseg.slide.open import SlideSource
@@ -349,4 +349,3 @@ def _clean(plan: TilingPlan, blank: Sequence[Path]) -> None:
                     file.unlink(missing_ok=True)
         for file in plan.out.glob("**/.zarr.json.*.tmp"):
             file.unlink(missing_ok=True)
-

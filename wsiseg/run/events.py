@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Begun:
-    """Work begins, or goes on: tiles of a slide, shards of a store, steps of a training; ``done`` are there already."""
+    """So many tiles of a slide, shards of a store or steps of a training are to do; ``done`` are there already."""
 
     name: str
     total: int

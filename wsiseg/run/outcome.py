@@ -45,7 +45,7 @@ class SegmentResult:
 
     @property
     def status(self) -> str:
-        """"complete", "partial" where some area was lost, or "failed"."""
+        """ "complete", "partial" where some area was lost, or "failed"."""
         return str(self.record["status"])
 
     @property

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @overload
-def segment(
+def segment(  # type: ignore[overload-overlap]  # a str is a sequence of str as well
     slides: str | os.PathLike[str],
     out: str | os.PathLike[str],
     options: SegmentOptions | None = None,
@@ -102,15 +102,14 @@ def segment(
     script that started them.
     """
     one = isinstance(slides, str | os.PathLike)
-    given = [slides] if isinstance(slides, str | os.PathLike) else list(slides)
-    paths = find_slides(map(os.fspath, given))
+    given = [os.fspath(path) for path in ([slides] if isinstance(slides, str | os.PathLike) else slides)]
+    paths = find_slides(given)
     if one and len(paths) != 1:
         raise UsageError(
-            f"{shown(os.fspath(given[0]))}: names {len(paths)} slides; expected one.\n"
+            f"{shown(given[0])}: names {len(paths)} slides; expected one.\n"
             "For several, give a list: its folders and patterns are searched."
         )
-    listens = progress if callable(progress) else None
-    with _listener(listens, quiet=not progress) as on_event, _running(executor, workers, device, scheduler) as running:
+    with _listener(progress) as on_event, _running(executor, workers, device, scheduler) as running:
         cohort = segment_slides(paths, Path(out), options or SegmentOptions(), running, on_event)
     if not one:
         return cohort
@@ -132,7 +131,7 @@ def _running(
     return open_executor(ClusterOptions(scheduler, workers, device))
 
 
-def _listener(listens: Listener | None, *, quiet: bool) -> AbstractContextManager[Listener]:
-    if listens is not None or quiet:
-        return contextlib.nullcontext(listens or ignore)
-    return watch()
+def _listener(progress: bool | Listener) -> AbstractContextManager[Listener]:
+    if callable(progress):
+        return contextlib.nullcontext(progress)
+    return watch() if progress else contextlib.nullcontext(ignore)

@@ -111,7 +111,8 @@ def as_html(progress: Progress) -> str:
     """A bar, what is being done, and what became of the slides."""
     value = "" if progress.fraction is None else f' value="{progress.fraction:.3f}"'
     lines = "".join(f"<br>{html.escape(shown(line))}" for line in progress.lines[-_MOST_LINES:])
-    return f'<div style="font-family: monospace"><progress{value}></progress> {html.escape(str(progress))}{lines}</div>'
+    bar = f"<progress{value}></progress> {html.escape(str(progress))}"
+    return f'<div style="font-family: monospace">{bar}{lines}</div>'
 
 
 def _stream() -> tuple[Show, Callable[[], None]]:

@@ -19,9 +19,7 @@ from wsiseg.synth.sheet import outlined
 NOTE = "dataset.json"
 
 
-def export_snow(
-    dataset: Path, out: Path, *, overlay: bool = False, on_event: Listener = ignore
-) -> dict[str, Any]:
+def export_snow(dataset: Path, out: Path, *, overlay: bool = False, on_event: Listener = ignore) -> dict[str, Any]:
     """Write a dataset in SNOW's layout: ``Image/seed0000.png``, ``Mask/seed0000.mat``, patch n as tile n.
 
     ``out`` gets its name when all is written; a stopped call goes on where it was when it is made again. Weights

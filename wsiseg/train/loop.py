@@ -21,7 +21,7 @@ from torch import nn
 
 from wsiseg.errors import TrainingError
 from wsiseg.models.engine.engine import Placement
-from wsiseg.run.events import Listener, Begun, StepsDone, Validated
+from wsiseg.run.events import Begun, Listener, StepsDone, Validated
 from wsiseg.train.batches import Batch, BatchMaker, batches
 from wsiseg.train.checkpoint import Progress, load_average, load_checkpoint, save_average, save_checkpoint
 from wsiseg.train.curves import draw_curves, draw_samples

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from wsiseg.errors import UsageError
 from wsiseg.run.events import Listener, PatchesDone, StageStarted
 from wsiseg.train.patches import PatchPool, is_complete, write_pool
 from wsiseg.train.source import Frame, Ingredient
-
 
 
 @dataclass(frozen=True)
