@@ -89,8 +89,7 @@ def main() -> None:
             slides.append(Path(folder) / f"slide{seed}.svs")
             write_slide(slides[-1], width=options.side, height=options.side, layout="dense", seed=seed)
         with open_executor(ClusterOptions(workers=options.workers, dashboard="127.0.0.1:0")) as executor:
-            choice = ModelChoice(options.model, executor.device, "auto", executor.torch_threads)
-            settings = SegmentOptions(choice, options.tile)
+            settings = SegmentOptions(options.model, options.tile)
             rounds = [
                 measure_round(slides, Path(folder) / f"out{number}", settings, executor)
                 for number in range(options.rounds)

@@ -87,12 +87,11 @@ def patch_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def drawn_results(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``wsiseg segment`` makes of the drawn slide."""
-    from wsiseg.models.resident import ModelChoice
     from wsiseg.run.pipeline import segment_slides
     from wsiseg.run.schedule import SerialExecutor
     from wsiseg.tiles.request import SegmentOptions
 
     out = tmp_path_factory.mktemp("results")
-    options = SegmentOptions(ModelChoice("classical", "cpu"), tile=512)
+    options = SegmentOptions("classical", tile=512)
     assert segment_slides([drawn[0]], out, options, SerialExecutor(), lambda event: None).exit_code == 0
     return out

@@ -38,14 +38,12 @@ def command(
     installation works, not how good the model is on your slides.
     """
     from wsiseg.models.registry import DEFAULT_MODEL
-    from wsiseg.models.resident import ModelChoice
     from wsiseg.run.cluster import open_executor
     from wsiseg.testing.demo import MATCH_IOU, run_demo
     from wsiseg_cli.progress import watch
 
-    with open_executor(cluster) as executor, watch(1, executor.dashboard, quiet=as_json) as on_event:
-        choice = ModelChoice(model or DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
-        result = run_demo(out, choice, executor, side=size, seed=seed, on_event=on_event)
+    with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
+        result = run_demo(out, executor, model=model or DEFAULT_MODEL, side=size, seed=seed, on_event=on_event)
     if as_json:
         tell_json(result.to_dict())
         return result.cohort.exit_code

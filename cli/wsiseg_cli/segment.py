@@ -109,7 +109,6 @@ def command(
     wsiseg segment slides -o results --scheduler tcp://head:8786
     """
     from wsiseg.models.registry import DEFAULT_MODEL
-    from wsiseg.models.resident import ModelChoice
     from wsiseg.run.cluster import open_executor
     from wsiseg.run.pipeline import segment_slides
     from wsiseg.slide.discover import find_slides
@@ -117,14 +116,11 @@ def command(
     from wsiseg_cli.progress import watch
 
     paths = find_slides(slides)
-    with open_executor(cluster) as executor, watch(len(paths), executor.dashboard, quiet=as_json) as on_event:
-        choice = ModelChoice(
-            model or DEFAULT_MODEL, executor.device, precision, executor.torch_threads, engine, mirrors
-        )
-        settings = SegmentOptions(
-            choice, tile, mpp, mpp_csv, roi, mask,
-            tissue_only=not everywhere, retry_partial=retry_partial, overwrite=overwrite,
-        )  # fmt: skip
+    settings = SegmentOptions(
+        model or DEFAULT_MODEL, tile, mpp, mpp_csv, roi, mask, not everywhere,
+        retry_partial, overwrite, precision, engine, mirrors,
+    )  # fmt: skip
+    with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
         result = segment_slides(paths, out, settings, executor, on_event)
     if as_json:
         tell_json(result.to_dict())

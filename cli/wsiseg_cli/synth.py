@@ -14,6 +14,7 @@ from wsiseg_cli.terminal import mention, note, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.run.cluster import ClusterOptions
+    from wsiseg.run.events import Event
 
 
 @click.group("synth")
@@ -64,7 +65,7 @@ def hou(
     with open_executor(replace(cluster, device="cpu")) as executor:
         record = generate_hou(
             textures, out, count, seed, executor,
-            options=settings, refiner=refiner, on_progress=None if as_json else _show,
+            options=settings, refiner=refiner, on_event=_quiet if as_json else _show,
         )  # fmt: skip
     if as_json:
         tell_json(record)
@@ -102,13 +103,20 @@ def export(dataset: Path, layout: str, out: Path, overlay: bool, as_json: bool) 
     """
     from wsiseg.synth.export import export_snow
 
-    record = export_snow(dataset, out, overlay=overlay, on_progress=None if as_json else _show)
+    record = export_snow(dataset, out, overlay=overlay, on_event=_quiet if as_json else _show)
     if as_json:
         tell_json(record)
     else:
         mention(f"{one_line(record['path'])}: {record['tiles']} tiles")
 
 
-def _show(done: int, total: int) -> None:
+def _quiet(event: Event) -> None:
     heed_interrupt()
-    note(f"{done} of {total} patches")
+
+
+def _show(event: Event) -> None:
+    from wsiseg.run.events import PatchesDone
+
+    heed_interrupt()
+    if isinstance(event, PatchesDone):
+        note(f"{event.done} of {event.total} patches")

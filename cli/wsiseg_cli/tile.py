@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.terminal import note, one_line, tell_json
 
 if TYPE_CHECKING:
-    from wsiseg.convert.run import TilingEvent
     from wsiseg.run.cluster import ClusterOptions
+    from wsiseg.run.events import Event
 
 
 @click.command("tile")
@@ -62,8 +63,8 @@ def command(
     settings = TilingOptions(mpp, tissue_only, "jpeg" if codec == "jpeg" else "zstd")
     paths = find_slides(slides)
     with open_executor(replace(cluster, device="cpu")) as executor:
-        report = None if as_json else _show
-        results = tile_slides(paths, out, settings, executor, report, mpp=slide_mpp, mpp_table=mpp_csv)
+        listener = _quiet if as_json else _show
+        results = tile_slides(paths, out, settings, executor, listener, mpp=slide_mpp, mpp_table=mpp_csv)
     if as_json:
         tell_json([_in_own_words(result) for result in results])
     failed = sum(result["status"] == "failed" for result in results)
@@ -73,7 +74,7 @@ def command(
     return 3 if failed or damaged else 0
 
 
-def _in_own_words(record: dict[str, Any]) -> dict[str, Any]:
+def _in_own_words(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """In this command --mpp is the store's, so the advice on a slide's is another option's name."""
     if record["status"] != "failed":
         return record
@@ -81,18 +82,26 @@ def _in_own_words(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "error": {**record["error"], "message": message}}
 
 
-def _show(event: TilingEvent) -> None:
+def _quiet(event: Event) -> None:
     heed_interrupt()
-    name = one_line(event.slide)
-    if event.kind == "planned":
-        note(f"{name}: {event.detail['total']} shards")
-    elif event.kind == "unchanged":
-        note(f"{name}: already there")
-    elif event.kind == "finished":
-        record = event.detail["record"]
-        if record["status"] == "failed":
-            note(f"{name}: FAILED: {_in_own_words(record)['error']['message']}")
-            return
-        stored = f"{record['bytes'] / 1e6:.1f} MB, {record['shards']['computed']} shards written"
-        lost = f", {record['lost']} damaged parts of the slide are missing" if record["lost"] else ""
-        note(f"{name}: {one_line(record['path'])} ({stored}{lost})")
+
+
+def _show(event: Event) -> None:
+    from wsiseg.run.events import Begun, StoreEnded, Unchanged
+
+    heed_interrupt()
+    match event:
+        case Begun(name, total):
+            note(f"{one_line(name)}: {total} shards")
+        case Unchanged(name):
+            note(f"{one_line(name)}: already there")
+        case StoreEnded(name, record):
+            note(f"{one_line(name)}: {_outcome(record)}")
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    if record["status"] == "failed":
+        return f"FAILED: {_in_own_words(record)['error']['message']}"
+    stored = f"{record['bytes'] / 1e6:.1f} MB, {record['shards']['computed']} shards written"
+    lost = f", {record['lost']} damaged parts of the slide are missing" if record["lost"] else ""
+    return f"{one_line(record['path'])} ({stored}{lost})"

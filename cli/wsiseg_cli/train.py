@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiseg_cli import options
 from wsiseg_cli.terminal import mention, one_line, tell, tell_json
+
+if TYPE_CHECKING:
+    from wsiseg.run.events import Listener
 
 
 class Named(click.ParamType):
@@ -89,9 +91,9 @@ def command(
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools)
-    with watch_training(quiet=as_json) as report:
-        _mention_tensorboard(report)
-        result = train_recipe(tables, text, _unique(data), out, settings, report)
+    with watch_training(quiet=as_json) as on_event:
+        _mention_tensorboard(on_event)
+        result = train_recipe(tables, text, _unique(data), out, settings, on_event)
     if as_json:
         tell_json(result.to_dict())
         return 0
@@ -126,8 +128,9 @@ def _unique(data: tuple[tuple[str, Path], ...]) -> dict[str, Path]:
     return found
 
 
-def _mention_tensorboard(report: Callable[[str, dict[str, Any]], None]) -> None:
+def _mention_tensorboard(on_event: Listener) -> None:
+    from wsiseg.run.events import Note
     from wsiseg.train.journal import has_tensorboard
 
     if not has_tensorboard():
-        report("note", {"text": "no TensorBoard files: `pip install 'wsiseg[train]'` installs what writes them"})
+        on_event(Note("", "no TensorBoard files: `pip install 'wsiseg[train]'` installs what writes them"))

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
+from wsiseg.run.events import (
+    Begun,
+    Event,
+    Listener,
+    Note,
+    PatchesDone,
+    RoundEnded,
+    StageStarted,
+    StepsDone,
+    Validated,
+)
 from wsiseg_cli.terminal import is_terminal, note, one_line, terminal_file
 
 _PLAIN_INTERVAL_S = 30.0
-Listener = Callable[[str, dict[str, Any]], None]
 
 
 @contextlib.contextmanager
 def watch_training(*, quiet: bool = False) -> Iterator[Listener]:
     """A listener for the events of :func:`wsiseg.train.run.train_recipe`, on standard error."""
     if quiet:
-        yield lambda event, detail: None
+        yield lambda event: None
     elif is_terminal():
         with _bar() as listener:
             yield listener
@@ -25,23 +34,26 @@ def watch_training(*, quiet: bool = False) -> Iterator[Listener]:
         yield _Lines()
 
 
-def outcome(event: str, detail: dict[str, Any]) -> str | None:
+def outcome(event: Event) -> str | None:
     """What an event says in one line; None for those that only move the bar."""
-    if event == "validation":
-        scores = ", ".join(f"{key} {value:.3f}" for key, value in detail["scores"].items())
-        note = " (best)" if detail["better"] else ""
-        note += "; no better one for long: stopped" if detail["stopped"] else ""
-        return f"step {detail['step']}: {scores}{note}"
-    if event == "source":
-        return f"making the patches of a source {detail['kind']!r}"
-    if event == "begin":
-        verb = "training" if detail["step"] == 0 else f"going on after step {detail['step']}:"
-        return f"{verb} {detail['folder']}, {detail['steps']} steps"
-    if event == "round":
-        aji = detail["scores"].get("aji", 0.0)
-        note = "the next teacher" if detail["better"] else "not better than its teacher, which stays"
-        return f"round {detail['round']} of {detail['rounds']}: aji {aji:.3f}, {note}"
-    return str(detail["text"]) if event == "note" else None
+    match event:
+        case Validated():
+            scores = ", ".join(f"{key} {value:.3f}" for key, value in event.scores.items())
+            note = " (best)" if event.better else ""
+            note += "; no better one for long: stopped" if event.stopped else ""
+            return f"step {event.step}: {scores}{note}"
+        case StageStarted():
+            return f"making the patches of a source {event.name!r}"
+        case Begun(name, total, done):
+            verb = "training" if done == 0 else f"going on after step {done}:"
+            return f"{verb} {name}, {total} steps"
+        case RoundEnded():
+            aji = event.scores.get("aji", 0.0)
+            note = "the next teacher" if event.better else "not better than its teacher, which stays"
+            return f"round {event.number} of {event.rounds}: aji {aji:.3f}, {note}"
+        case Note():
+            return event.text
+    return None
 
 
 class _Lines:
@@ -51,26 +63,28 @@ class _Lines:
         self._last = time.monotonic()
         self._began: tuple[int, float] | None = None
 
-    def __call__(self, event: str, detail: dict[str, Any]) -> None:
-        line = outcome(event, detail)
-        if event == "begin":
-            self._began = (detail["step"], time.monotonic())
+    def __call__(self, event: Event) -> None:
+        line = outcome(event)
+        if isinstance(event, Begun):
+            self._began = (event.done, time.monotonic())
         if line is None and time.monotonic() - self._last > _PLAIN_INTERVAL_S:
-            line = self._position(event, detail)
+            line = self._position(event)
         if line is not None:
             self._last = time.monotonic()
             note(one_line(line))
 
-    def _position(self, event: str, detail: dict[str, Any]) -> str:
-        if event != "step":
-            total = f" of {detail['total']}" if "total" in detail else ""
-            return f"{event}: {detail['done']}{total}"
-        text = f"step {detail['step']} of {detail['steps']}, loss {detail['loss']:.3f}"
-        if self._began is not None and detail["step"] > self._began[0]:
-            first, began = self._began
-            left = (time.monotonic() - began) / (detail["step"] - first) * (detail["steps"] - detail["step"])
-            text += f", about {left / 60:.0f} min left"
-        return text
+    def _position(self, event: Event) -> str | None:
+        match event:
+            case PatchesDone(name, done, total):
+                return f"patches of {name}: {done}" + (f" of {total}" if total is not None else "")
+            case StepsDone(_, done, total, loss):
+                text = f"step {done} of {total}, loss {loss:.3f}"
+                if self._began is not None and done > self._began[0]:
+                    first, began = self._began
+                    left = (time.monotonic() - began) / (done - first) * (total - done)
+                    text += f", about {left / 60:.0f} min left"
+                return text
+        return None
 
 
 @contextlib.contextmanager
@@ -89,18 +103,17 @@ def _bar() -> Iterator[Listener]:
     with Progress(*columns, console=Console(file=terminal_file())) as progress:
         task = progress.add_task("preparing", total=None, note="")
 
-        def listen(event: str, detail: dict[str, Any]) -> None:
-            line = outcome(event, detail)
+        def listen(event: Event) -> None:
+            line = outcome(event)
             if line is not None:
                 progress.console.print(escape(one_line(line)))
-            if event == "begin":
-                folder = escape(one_line(detail["folder"]))
-                progress.reset(task, total=detail["steps"], completed=detail["step"], description=folder)
-            elif event == "step":
-                progress.update(task, completed=detail["step"], note=f"loss {detail['loss']:.3f}")
-            elif event in ("patches", "labels"):
-                kind = escape(one_line(str(detail.get("kind", ""))))
-                description, total = f"{event} {kind}", detail.get("total")
-                progress.update(task, description=description, completed=detail["done"], total=total, note="")
+            match event:
+                case Begun(name, total, done):
+                    progress.reset(task, total=total, completed=done, description=escape(one_line(name)))
+                case StepsDone(_, done, _, loss):
+                    progress.update(task, completed=done, note=f"loss {loss:.3f}")
+                case PatchesDone(name, done, total):
+                    description = f"patches of {escape(one_line(name))}"
+                    progress.update(task, description=description, completed=done, total=total, note="")
 
         yield listen

@@ -17,6 +17,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from wsiseg.run.events import ignore  # noqa: E402
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block  # noqa: E402
 from wsiseg.synth.hou.patch import MPP  # noqa: E402
 from wsiseg.synth.hou.refiner import RefinerConfig  # noqa: E402
@@ -192,7 +193,7 @@ def test_real_images_join_synthetic_patches_with_weight_one_and_their_own_share(
     recipe = resolve(parse_recipe(tables), {"patches": patches, "real": annotated})
     frame = Frame(recipe.data.mpp, recipe.data.side)
     keys = [pool_key(ingredient, frame) for ingredient in recipe.data.train]
-    portions = gather(recipe.data.train, keys, frame, tmp_path / "pools", lambda event, detail: None)
+    portions = gather(recipe.data.train, keys, frame, tmp_path / "pools", ignore)
     assert set(portions[1].pool.weight.tolist()) == {1.0}
     plan = plan_training(recipe)
     maker = BatchMaker(portions, plan.targets, recipe.augment, 8, 64, recipe.data.mpp, 0)

@@ -18,7 +18,7 @@ import pytest
 from wsiseg_cli.progress import outcome_line
 from wsiseg_cli.terminal import one_line, printable
 
-from wsiseg.run.pipeline import Event
+from wsiseg.run.events import SlideEnded
 from wsiseg.testing import write_slide, write_svs
 
 COMMAND = [sys.executable, "-m", "wsiseg_cli"]
@@ -104,7 +104,7 @@ def test_one_line_of_a_run_stays_one() -> None:
         "status": "complete", "nuclei": 3, "tissue_mm2": 1.0,
         "grade": {"grade": "Good", "bad": 1, "patches": 20, "interval": [0.0, 0.2]},
     }  # fmt: skip
-    line = outcome_line(Event("finished", "new\nline\x1b[2J", {"record": record}))
+    line = outcome_line(SlideEnded("new\nline\x1b[2J", record))
     assert line.startswith("new\\nline\\x1b[2J: 3 nuclei")
 
 

@@ -24,9 +24,10 @@ import zarr
 from wsiseg.convert import plan as tilingplan
 from wsiseg.convert import shards as tilingwork
 from wsiseg.convert.plan import TilingOptions, plan_tiling
-from wsiseg.convert.run import TilingEvent, finish_tiling, tile_slide, tile_slides
+from wsiseg.convert.run import finish_tiling, tile_slide, tile_slides
 from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.errors import EnvironmentFault, MissingMppError, UsageError
+from wsiseg.run.events import Begun, Event, Unchanged
 from wsiseg.run.schedule import SerialExecutor, map_bounded
 from wsiseg.slide import open_slide
 from wsiseg.slide.held import Held
@@ -309,13 +310,13 @@ def test_a_stopped_run_goes_on_and_computes_nothing_twice(source: Path, tmp_path
         tile_slide(slide, out, executor=StopsAfter(1 + tasks))  # the first one plans
     assert len(shard_files(out)) >= tasks
     before = {path: path.stat().st_mtime_ns for path in shard_files(out)}
-    events: list[TilingEvent] = []
+    events: list[Event] = []
     record = tile(slide, out, on_event=events.append)
     assert record["shards"]["computed"] == reference["shards"]["computed"] - len(before)
     after = {path: path.stat().st_mtime_ns for path in shard_files(out)}
     assert all(after[path] == time for path, time in before.items() if path in after)
-    assert events[0].kind == "planned"
-    assert events[0].detail["done"] <= len(before)
+    assert isinstance(events[0], Begun)
+    assert events[0].done <= len(before)
     assert files(out) == files(tmp_path / "ref.ome.zarr")
 
 
@@ -334,11 +335,11 @@ def test_a_complete_store_is_left_alone(source: Path, tmp_path: Path) -> None:
     slide = open_slide(source)
     tile(slide, tmp_path / "a.ome.zarr")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a.ome.zarr").rglob("*")}
-    events: list[TilingEvent] = []
+    events: list[Event] = []
     record = tile(slide, tmp_path / "a.ome.zarr", on_event=events.append)
     assert record["status"] == "unchanged"
     assert record["shards"]["computed"] == 0
-    assert [event.kind for event in events] == ["unchanged"]
+    assert [type(event) for event in events] == [Unchanged]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a.ome.zarr").rglob("*")} == before
 
 
@@ -588,7 +589,7 @@ _OPTIONS = [TilingOptions(), TilingOptions(codec="jpeg"), TilingOptions(mpp=1.0)
 def test_a_cohort_survives_a_slide_that_fails(source: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.svs"
     broken.write_bytes(b"not a slide")
-    events: list[TilingEvent] = []
+    events: list[Event] = []
     records = tile_slides([broken, source], tmp_path / "out", TilingOptions(), SerialExecutor(), events.append)
     assert [record["status"] for record in records] == ["failed", "complete"]
     assert records[0]["error"]["kind"] == "SlideError"

@@ -28,7 +28,6 @@ from wsiseg.evaluate.compare import evaluate_sets, find_sources
 from wsiseg.interop.export import export_run
 from wsiseg.interop.geojson import export_geojson, read_geojson
 from wsiseg.interop.labelimage import read_labels, read_probabilities
-from wsiseg.models.resident import ModelChoice
 from wsiseg.results.nuclei import NucleiWriter
 from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor
@@ -450,7 +449,7 @@ def test_the_group_of_commands_gives_exit_code_2_for_a_wrong_request(
 def test_a_field_of_real_tissue_from_segment_to_scores(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     data = real_data("monuseg_train30")
     name = "TCGA-B0-5710-01Z-00-DX1"
-    options = SegmentOptions(ModelChoice("classical"), tile=2048, mpp=0.25)
+    options = SegmentOptions("classical", tile=2048, mpp=0.25)
     segment_slides(
         [data / "images" / f"{name}.webp"], tmp_path / "out", options, SerialExecutor(), lambda event: None
     )

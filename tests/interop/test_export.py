@@ -16,7 +16,6 @@ from wsiseg.errors import UsageError
 from wsiseg.evaluate.compare import evaluate_sets
 from wsiseg.interop.export import export_run
 from wsiseg.interop.geojson import read_geojson
-from wsiseg.models.resident import ModelChoice
 from wsiseg.report.picture import draw_overlay
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.pipeline import segment_slides
@@ -59,7 +58,7 @@ def write_scn(path: Path) -> Path:
 
 
 def segment(slide: Path, out: Path, mask: Path | None = None) -> Path:
-    options = SegmentOptions(ModelChoice("classical", "cpu"), tile=512, mask=mask)
+    options = SegmentOptions("classical", tile=512, mask=mask)
     result = segment_slides([slide], out, options, SerialExecutor(), lambda event: None)
     assert result.exit_code == 0
     return out / slide.stem

@@ -16,6 +16,7 @@ from wsiseg_cli.synth import command
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.evaluate.compare import evaluate_sets
 from wsiseg.interop import snow
+from wsiseg.run.events import Event, PatchesDone
 from wsiseg.synth import export
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, open_dataset, write_block
 from wsiseg.synth.export import export_snow
@@ -139,11 +140,11 @@ def test_where_the_masks_are(tmp_path: Path) -> None:
 
 
 def test_a_dataset_as_tiles(dataset: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[Event] = []
     out = tmp_path / "tiles"
-    record = export_snow(dataset, out, overlay=True, on_progress=lambda done, total: seen.append((done, total)))
+    record = export_snow(dataset, out, overlay=True, on_event=seen.append)
     assert record == {"status": "complete", "path": str(out), "tiles": 4}
-    assert seen == [(4, 4)]
+    assert seen == [PatchesDone(out.name, 4, 4)]
     source = open_dataset(dataset)
     names = [f"seed{n:04d}" for n in range(4)]
     found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}

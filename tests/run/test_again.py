@@ -17,8 +17,9 @@ import wsiseg.results.plan as plan
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError, WorkerDied
 from wsiseg.evaluate.compare import find_sources
 from wsiseg.interop.export import export_run
-from wsiseg.models.resident import ModelChoice
-from wsiseg.run.pipeline import CohortResult, Event, segment_slides, write_reports
+from wsiseg.run.events import Event, Note, Unchanged
+from wsiseg.run.outcome import CohortResult
+from wsiseg.run.pipeline import segment_slides, write_reports
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.testing import write_slide
 from wsiseg.tiles.request import SegmentOptions
@@ -79,7 +80,7 @@ def stop() -> None:
 
 def run(slides: list[Path], out: Path, executor: Any = None, **settings: Any) -> tuple[CohortResult, list[Event]]:
     events: list[Event] = []
-    options = SegmentOptions(ModelChoice("classical", "cpu"), tile=256, **settings)
+    options = SegmentOptions("classical", tile=256, **settings)
     return segment_slides(slides, out, options, executor or SerialExecutor(), events.append), events
 
 
@@ -92,7 +93,7 @@ def stopped(slides: list[Path], out: Path, task: str, **settings: Any) -> Path:
 
 
 def notes(events: list[Event]) -> list[str]:
-    return [event.detail["text"] for event in events if event.kind == "note"]
+    return [event.text for event in events if isinstance(event, Note)]
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def test_a_slide_moved_between_two_runs_is_the_same_slide(
     now = move(slide, tmp_path / "moved" / name)
     for _ in range(2):
         result, events = run([now], out)
-        assert (result.tiles_computed, [e.kind for e in events if e.kind == "unchanged"]) == (0, ["unchanged"])
+        assert (result.tiles_computed, sum(isinstance(e, Unchanged) for e in events)) == (0, 1)
         assert [entry["id"] for entry in result.records] == ["s"]
         assert record(out / "s")["slide"]["path"] == str(now)
         assert record(out / "s")["slide"]["name"] == name

@@ -32,7 +32,7 @@ from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.engine.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
-from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.models.resident import resident_segmenter
 from wsiseg.results.folder import assign_ids, output_lock
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
@@ -247,9 +247,7 @@ def test_a_failed_slide_appears_with_its_record(tmp_path: Path, monkeypatch: pyt
     bad, seen = tmp_path / "bad.svs", []
     bad.write_bytes(b"not a slide")
     rename = os.rename
-    monkeypatch.setattr(
-        os, "rename", lambda old, new: (seen.append(sorted(os.listdir(old))), rename(old, new))
-    )
+    monkeypatch.setattr(os, "rename", lambda old, new: (seen.append(sorted(os.listdir(old))), rename(old, new)))
     run([bad], tmp_path / "out")
     assert seen == [["slide.json"]]
     assert nothing_temporary(tmp_path / "out")
@@ -345,7 +343,7 @@ class Broken:
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool], error: BaseException) -> None:
-    broken = Broken(resident_segmenter(CLASSICAL), fails, error)
+    broken = Broken(resident_segmenter(ModelChoice(CLASSICAL, "cpu")), fails, error)
     monkeypatch.setattr(segment, "resident_segmenter", lambda choice, planned: broken)
 
 
@@ -382,7 +380,7 @@ def test_a_networks_output_that_is_no_number_costs_its_tile(
         return np.full_like(output, np.nan) if len(calls) == 2 else output
 
     monkeypatch.setattr(Engine, "_forward", faulty)
-    options = pipeline.SegmentOptions(ModelChoice(DEFAULT_MODEL, "cpu"), 512)
+    options = pipeline.SegmentOptions(DEFAULT_MODEL, 512)
     result = pipeline.segment_slides([small], tmp_path, options, SerialExecutor())
     (record,) = result.records
     assert (record["status"], record["tiles"]["failed"]) == ("partial", 1)

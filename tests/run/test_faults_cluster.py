@@ -30,12 +30,13 @@ from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.base import ModelCard
 from wsiseg.models.networks import build_network
-from wsiseg.models.resident import ModelChoice
 from wsiseg.models.weightfile import save_weights
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.results.parts import BatchSummary
 from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor
-from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.events import Begun, Event, StageStarted, TilesDone
+from wsiseg.run.outcome import CohortResult
+from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.testing import Truth, write_slide
 from wsiseg.testing.runs import nothing_temporary, same_results
@@ -50,8 +51,7 @@ LETHAL_TILE = 4
 
 
 def run_on(executor: Any, slides: list[Path], out: Path, watch: Any = lambda event: None) -> CohortResult:
-    choice = ModelChoice("classical", "cpu")
-    return segment_slides(slides, out, SegmentOptions(choice, 512), executor, watch)
+    return segment_slides(slides, out, SegmentOptions("classical", 512), executor, watch)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +79,11 @@ def pids(executor: DaskExecutor) -> list[int]:
 def test_a_killed_worker_changes_nothing(
     executor: Any, drawn: tuple[Path, Truth], clean: Path, tmp_path: Path
 ) -> None:
-    stages: list[str] = []
+    stages: list[type[Event]] = []
 
     def kill(event: Event) -> None:
-        if event.kind == "planned" or event.detail.get("name") == "grade-patches":
-            stages.append(event.kind)
+        if isinstance(event, Begun) or (isinstance(event, StageStarted) and event.stage == "grade-patches"):
+            stages.append(type(event))
             os.kill(pids(executor)[0], signal.SIGKILL)
 
     result = run_on(executor, [drawn[0]], tmp_path, kill)
@@ -116,7 +116,7 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     assert record["status"] == "partial"
     assert record["tiles"] == {"total": 9, "done": 8, "blank": 0, "failed": 1}
     assert record["lost"]["boxes"] == [[1024, 1024, 2048, 2048, "its worker process died every time"]]
-    assert sum(event.detail["done"] for event in events if event.kind == "tiles") == 9
+    assert [event.done for event in events if isinstance(event, TilesDone)][-1] == 9
     whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
     b = whole.bounds()
     away = whole.take((b[:, 2] < 974) | (b[:, 0] > 2098) | (b[:, 3] < 974) | (b[:, 1] > 2098))
@@ -126,7 +126,7 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     assert "Traceback" not in capfd.readouterr().err
     # Asked for explicitly, the lost tile is tried again.
     monkeypatch.setattr(pipeline, "segment_batch", segment_batch)
-    options = SegmentOptions(ModelChoice("classical", "cpu"), 512, retry_partial=True)
+    options = SegmentOptions("classical", 512, retry_partial=True)
     assert segment_slides([drawn[0]], tmp_path, options, executor).exit_code == 0
     same_results(clean, tmp_path / "drawn")
 
@@ -177,7 +177,7 @@ def test_living_workers_see_weights_that_were_overwritten(executor: Any, tmp_pat
         state = build_network("unet", {"widths": [4, 8, 8]}).state_dict()
         save_weights(weights, state, ModelCard("tiny", "random", "CC0-1.0"), {"widths": [4, 8, 8]}, {})
         digests.append(hashlib.sha256(weights.read_bytes()).hexdigest())
-        options = SegmentOptions(ModelChoice(str(weights), "cpu", threads=1), 512)
+        options = SegmentOptions(str(weights), 512)
         (record,) = segment_slides([slide], tmp_path / str(seed), options, executor).records
         assert record["status"] == "complete"
         assert record["specification"]["model"]["weights_sha256"] == digests[-1]
@@ -230,8 +230,7 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
             until = time.monotonic() + 30
             while len(pids(executor)) < 2 and time.monotonic() < until:  # type: ignore[arg-type]
                 time.sleep(0.2)
-            choice = ModelChoice("classical", executor.device, threads=executor.torch_threads)
-            result = segment_slides([drawn[0]], tmp_path / "out", SegmentOptions(choice, 512), executor)
+            result = segment_slides([drawn[0]], tmp_path / "out", SegmentOptions("classical", 512), executor)
             assert result.exit_code == 0
             same_results(clean, tmp_path / "out" / "drawn")
             assert list(executor.map_bounded(eval, [THREADS] * 4, "threads")) == [1] * 4

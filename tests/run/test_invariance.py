@@ -12,7 +12,6 @@ import shapely
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.registry import DEFAULT_MODEL
-from wsiseg.models.resident import ModelChoice
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.cluster import ClusterOptions, open_executor
 from wsiseg.run.pipeline import segment_slides
@@ -25,8 +24,7 @@ pytestmark = pytest.mark.slow
 
 def segment(slide: Path, out: Path, tile: int, workers: int = 2) -> Path:
     with open_executor(ClusterOptions(workers=workers, device="cpu", dashboard="127.0.0.1:0")) as executor:
-        choice = ModelChoice(DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
-        result = segment_slides([slide], out, SegmentOptions(choice, tile), executor)
+        result = segment_slides([slide], out, SegmentOptions(DEFAULT_MODEL, tile), executor)
     assert result.exit_code == 0
     return out / result.records[0]["id"]
 

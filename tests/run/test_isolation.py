@@ -15,10 +15,10 @@ import wsiseg.run.pipeline as pipeline
 import wsiseg.slide.lethal as lethal
 from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError, WorkerDied
-from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.stage import JudgeJob
 from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.job import WorkJob
+from wsiseg.run.events import Event, TilesDone
 from wsiseg.run.isolation import isolated
 from wsiseg.run.publish import publish_job, publish_slide, published_record
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
@@ -27,7 +27,7 @@ from wsiseg.slide.lethal import Lethal
 from wsiseg.testing import write_slide
 from wsiseg.tiles.parts import BatchJob
 
-CLASSICAL = ModelChoice("classical", "cpu")
+CLASSICAL = "classical"
 TILE = Window(256, 256, 256, 256)
 LETHAL = Lethal(0, TILE, "reading it crashes: SIGSEGV")
 
@@ -182,8 +182,8 @@ def test_what_a_callback_raises_is_its_slides_failure() -> None:
 
 
 def test_an_error_of_who_watches_is_no_slides_failure(slide: Path, tmp_path: Path) -> None:
-    def watch(event: pipeline.Event) -> None:
-        if event.kind == "tiles":
+    def watch(event: Event) -> None:
+        if isinstance(event, TilesDone):
             raise BrokenPipeError("closed")
 
     with pytest.raises(BrokenPipeError, match="closed"):

@@ -20,6 +20,7 @@ from wsiseg.evaluate import match_polygons
 from wsiseg.interop.export import export_run
 from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.results.nuclei import read_nuclei
+from wsiseg.run.events import Note, TilesDone, Unchanged
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.slide import open_slide
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
@@ -60,7 +61,7 @@ def test_a_finished_run_computes_nothing(finished: Path, drawn: tuple[Path, Trut
     before = (finished / "drawn" / "slide.json").read_bytes()
     result, events = run([drawn[0]], finished)
     assert result.tiles_computed == 0
-    assert [e.kind for e in events if e.kind in ("tiles", "unchanged")] == ["unchanged"]
+    assert [type(e) for e in events if isinstance(e, TilesDone | Unchanged)] == [Unchanged]
     assert (finished / "drawn" / "slide.json").read_bytes() == before
 
 
@@ -98,7 +99,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         run([drawn[0]], tmp_path, _StopAfter(tasks))
     assert not (tmp_path / "drawn" / "slide.json").exists()
     result, events = run([drawn[0]], tmp_path)
-    resumed = sum(e.detail["done"] for e in events if e.kind == "tiles" and not e.detail["computed"])
+    (last,) = [e for e in events if isinstance(e, TilesDone)][-1:]
+    resumed = last.done - last.computed
     assert result.tiles_computed + resumed == 9
     assert resumed > 0 or tasks < 2
     same_results(finished / "drawn", tmp_path / "drawn")
@@ -268,7 +270,7 @@ def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
     for row in table:
         assert (row["notes"] or "").split(" | ") == said[row["id"]]
         assert str(escape(said[row["id"]][0])) in page
-    shown = [(e.slide, e.detail["text"]) for e in events if e.kind == "note"]
+    shown = [(e.name, e.text) for e in events if isinstance(e, Note)]
     assert shown == [(name, text) for name in names for text in said[name]]
     again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
     assert again.records[0]["notes"] == said["grey"]

@@ -23,6 +23,7 @@ from wsiseg_cli.group import cli
 
 from wsiseg.core.atomic import lock_beside
 from wsiseg.errors import EnvironmentFault, ModelError, UsageError
+from wsiseg.run.events import Event, PatchesDone
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.synth import dataset as module
 from wsiseg.synth.dataset import create_dataset, open_dataset
@@ -139,13 +140,11 @@ def test_a_stopped_run_goes_on_where_it_was(made: Path, textures: Path, tmp_path
     (out / "weight" / "c" / "1.0123.partial").write_bytes(b"half")
     (out / "image" / "c" / "1" / "0" / "0").mkdir(parents=True)
     (out / "image" / "c" / "1" / "0" / "0" / "0").write_bytes(b"junk")
-    seen: list[tuple[int, int]] = []
-    record = generate_hou(
-        textures, out, COUNT, 7, SerialExecutor(), options=SMALL, on_progress=lambda *event: seen.append(event)
-    )
+    seen: list[Event] = []
+    record = generate_hou(textures, out, COUNT, 7, SerialExecutor(), options=SMALL, on_event=seen.append)
     assert record["computed"] == COUNT - module.BLOCK
-    assert seen[0] == (module.BLOCK, COUNT)
-    assert seen[-1] == (COUNT, COUNT)
+    assert seen[0] == PatchesDone(out.name, module.BLOCK, COUNT)
+    assert seen[-1] == PatchesDone(out.name, COUNT, COUNT)
     assert content(out) == content(made)
     assert generate_hou(textures, out, COUNT, 7, SerialExecutor(), options=SMALL)["status"] == "unchanged"
 

@@ -17,6 +17,7 @@ from wsiseg.core.raster import rasterize  # noqa: E402
 from wsiseg.errors import EnvironmentFault  # noqa: E402
 from wsiseg.models.decoders import HoverDecoder, OffsetDecoder, StarConvexDecoder, decode_offsets  # noqa: E402
 from wsiseg.models.heads import head_by_name  # noqa: E402
+from wsiseg.run.events import ignore  # noqa: E402
 from wsiseg.train.batches import BatchMaker, batches  # noqa: E402
 from wsiseg.train.colour import blur, recompress, vary_colours  # noqa: E402
 from wsiseg.train.labelling import pseudo_labels  # noqa: E402
@@ -99,7 +100,7 @@ def test_a_pool_that_another_training_writes_is_left_alone(tmp_path: Path) -> No
 
     def made() -> list[Portion]:
         ingredients = [Ingredient("two", Two())]  # type: ignore[arg-type]
-        return gather(ingredients, ["two-1"], Frame(0.5, 64), tmp_path, lambda event, detail: None)
+        return gather(ingredients, ["two-1"], Frame(0.5, 64), tmp_path, ignore)
 
     with lock_beside(tmp_path / "two-1"), pytest.raises(EnvironmentFault, match="another run is writing"):
         made()

@@ -24,6 +24,7 @@ from wsiseg.errors import EnvironmentFault, TrainingError, UsageError  # noqa: E
 from wsiseg.evaluate import evaluate  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.models.weightfile import load_weights  # noqa: E402
+from wsiseg.run.events import Event, PatchesDone  # noqa: E402
 from wsiseg.train import loop  # noqa: E402
 from wsiseg.train.checkpoint import load_average  # noqa: E402
 from wsiseg.train.journal import Journal, read_log  # noqa: E402
@@ -81,7 +82,7 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 
 def run(tables: dict[str, Any], discs: Path, out: Path, options: TrainOptions = OPTIONS) -> TrainResult:
-    return train_recipe(tables, "the text", {"discs": discs}, out, options, lambda event, detail: None)
+    return train_recipe(tables, "the text", {"discs": discs}, out, options)
 
 
 def weights(path: Path) -> dict[str, Any]:
@@ -302,7 +303,7 @@ def test_epochs_are_steps_by_the_patches(discs: Path, tmp_path: Path) -> None:
 def test_fine_tuning_starts_from_weights(discs: Path, whole: Path, tmp_path: Path) -> None:
     tables = changed(start={"weights": "before"}, optimise={"rate": 1e-12, "weight_decay": 0.0, "average": 0.0})
     data = {"discs": discs, "before": whole / "tiny.safetensors"}
-    result = train_recipe(tables, "", data, tmp_path, OPTIONS, lambda *_: None)
+    result = train_recipe(tables, "", data, tmp_path, OPTIONS)
     old, new = (load_segmenter(str(p), device="cpu", precision="fp32") for p in (data["before"], result.weights))
     image = np.asarray(Image.open(discs / "images" / "02.png"))
     # Batch normalisation keeps on averaging what it sees; the weights themselves hardly move.
@@ -318,7 +319,7 @@ def test_fine_tuning_starts_from_weights(discs: Path, whole: Path, tmp_path: Pat
 def test_a_part_of_the_weights_before_can_be_kept(discs: Path, whole: Path, tmp_path: Path) -> None:
     tables = changed(start={"weights": "before", "keep": 0.25})
     data = {"discs": discs, "before": whole / "tiny.safetensors"}
-    result = train_recipe(tables, "", data, tmp_path, OPTIONS, lambda *_: None)
+    result = train_recipe(tables, "", data, tmp_path, OPTIONS)
     before, learned = load_weights(data["before"]).state, weights(tmp_path / "kept.pt")
     for name, value in load_weights(result.weights).state.items():
         if value.is_floating_point():
@@ -333,7 +334,7 @@ def test_a_part_of_the_weights_before_can_be_kept(discs: Path, whole: Path, tmp_
 )
 def test_nothing_to_keep_is_refused(discs: Path, tmp_path: Path, sections: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="keep"):
-        train_recipe(changed(**sections), "", {"discs": discs}, tmp_path, OPTIONS, lambda *_: None)
+        train_recipe(changed(**sections), "", {"discs": discs}, tmp_path, OPTIONS)
 
 
 ROUNDS = {"count": 2, "labelled": 0.5, "validation": 0.2, "steps": 4, "rate": 1e-3, "sure": 0.0}
@@ -344,14 +345,14 @@ def test_rounds_train_students_on_what_their_teacher_labels(discs: Path, tmp_pat
     unlabelled = [{"kind": "images", "data": "discs_images", "mpp": 0.5}]
     tables = changed(rounds={**ROUNDS, "soft": soft, "unlabelled": unlabelled})
     data = {"discs": discs, "discs_images": discs / "images"}
-    events = []
-    result = train_recipe(tables, "", data, tmp_path, OPTIONS, lambda *e: events.append(e))
+    events: list[Event] = []
+    result = train_recipe(tables, "", data, tmp_path, OPTIONS, events.append)
     names = ["validation, teacher", "validation, student of round 1", "validation, student of round 2"]
     assert list(result.scores) == names
     assert json.loads((tmp_path / "rounds.json").read_text()).keys() == set(names)
     assert names[2] in (tmp_path / "tiny.md").read_text()
     # 9 patches: 4 labelled, 2 for validation, 3 unlabelled; and 12 images.
-    assert [detail["total"] for event, detail in events if event == "labels"][-1] == 15
+    assert [e.total for e in events if isinstance(e, PatchesDone) and e.name == "labels"][-1] == 15
     labels = np.load(tmp_path / "round-1" / "labels" / "1" / "known.npy")
     assert labels.shape[0] == 12
     assert (labels == 1).all() == soft

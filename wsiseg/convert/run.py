@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from wsiseg.core.atomic import lock_beside, read_json, sync_folder, write_json
 from wsiseg.core.environment import absolute, environment_faults
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError
 from wsiseg.results.folder import assign_ids
+from wsiseg.run.events import Begun, Listener, ShardsDone, StoreEnded, Unchanged, ignore
 from wsiseg.run.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.slide.mpp import from_option, read_mpp_table
 from wsiseg.slide.open import SlideSource
@@ -36,19 +37,6 @@ from wsiseg.slide.readers.omezarr.ngff import group_metadata, image_attributes
 from wsiseg.slide.readers.omezarr.reader import SCHEMA, stored_bits
 from wsiseg.slide.readers.omezarr.shards import Codec
 from wsiseg.slide.slide import Slide
-
-
-@dataclass(frozen=True)
-class TilingEvent:
-    """Something a watcher may want to show.
-
-    ``kind``: ``planned`` (``total`` shards, ``done`` by an earlier run), ``shards`` (``done`` more, ``bytes``),
-    ``unchanged``, ``finished`` (``record``).
-    """
-
-    kind: str
-    slide: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tile_slide(
@@ -59,7 +47,7 @@ def tile_slide(
     tissue_only: bool = False,
     codec: Codec = "zstd",
     executor: Executor,
-    on_event: Callable[[TilingEvent], None] | None = None,
+    on_event: Listener = ignore,
 ) -> dict[str, Any]:
     """Write one slide to the store ``out``; goes on where an earlier call with the same options was stopped.
 
@@ -80,7 +68,7 @@ def tile_slide(
     """
     options, out = TilingOptions(mpp, tissue_only, codec), absolute(Path(out))
     job = TilingJob(SlideSource(str(absolute(slide.path)), slide.override), out, options)
-    steps = tiling_steps(job, on_event or _ignore)
+    steps = tiling_steps(job, on_event)
     ((_, record),) = run_stages(executor, [steps])
     return dict(record)
 
@@ -90,7 +78,7 @@ def tile_slides(
     out: Path,
     options: TilingOptions,
     executor: Executor,
-    on_event: Callable[[TilingEvent], None] | None = None,
+    on_event: Listener = ignore,
     *,
     mpp: float | None = None,
     mpp_table: str | Path | None = None,
@@ -132,8 +120,7 @@ def tile_slides(
         return TilingJob(SlideSource(str(path), override), store, options)
 
     stores = store_paths(list(map(absolute, paths)), absolute(out))  # workers may run in another folder
-    report = on_event or _ignore
-    steps = (_guarded_steps(job(path, store), report, len(stores) == 1) for path, store in stores.items())
+    steps = (_guarded_steps(job(path, store), on_event, len(stores) == 1) for path, store in stores.items())
     ended = dict(run_stages(executor, steps))
     return [ended[i] for i in sorted(ended)]
 
@@ -230,24 +217,25 @@ def finish_tiling(plan: TilingPlan) -> None:
     _clean(plan, blank)
 
 
-def tiling_steps(job: TilingJob, on_event: Callable[[TilingEvent], None]) -> Steps:
+def tiling_steps(job: TilingJob, on_event: Listener) -> Steps:
     """The stages of one store for :func:`wsiseg.run.schedule.run_stages`."""
     started = time.perf_counter()
     with lock_beside(job.out):
         (prepared,) = yield Stage("plan-tiling", prepare_store, [job])
         plan = prepared.plan
         if prepared.finished is not None:
-            on_event(TilingEvent("unchanged", plan.name))
+            on_event(Unchanged(plan.name))
             return {**prepared.finished, "seconds": time.perf_counter() - started}
-        done = prepared.shards - plan.shards
-        on_event(TilingEvent("planned", plan.name, {"total": prepared.shards, "done": done}))
+        done, size = prepared.shards - plan.shards, 0
+        on_event(Begun(plan.name, prepared.shards, done))
         computed = 0
 
         def count(_: Any, summaries: tuple[ShardSummary, ...]) -> None:
-            nonlocal computed
+            nonlocal computed, done, size
             computed += sum(summary.computed for summary in summaries)
-            size = sum(summary.bytes for summary in summaries)
-            on_event(TilingEvent("shards", plan.name, {"done": len(summaries), "bytes": size}))
+            done += len(summaries)
+            size += sum(summary.bytes for summary in summaries)
+            on_event(ShardsDone(plan.name, done, prepared.shards, size))
 
         for entries in plan.stages:
             if entries:
@@ -255,11 +243,11 @@ def tiling_steps(job: TilingJob, on_event: Callable[[TilingEvent], None]) -> Ste
         (record,) = yield Stage("complete-store", complete_store, [(job, replace(plan, stages=()))])
         shards = {**record["shards"], "total": prepared.shards, "computed": computed}
         record = {**record, "shards": shards, "seconds": time.perf_counter() - started}
-        on_event(TilingEvent("finished", plan.name, {"record": record}))
+        on_event(StoreEnded(plan.name, record))
         return record
 
 
-def _guarded_steps(job: TilingJob, on_event: Callable[[TilingEvent], None], alone: bool) -> Steps:
+def _guarded_steps(job: TilingJob, on_event: Listener, alone: bool) -> Steps:
     """One slide from start to record; its own failures end here, the environment's go on up.
 
     So does a request that makes no sense, if it is for this slide alone.
@@ -273,7 +261,7 @@ def _guarded_steps(job: TilingJob, on_event: Callable[[TilingEvent], None], alon
             raise
         failure = {"kind": type(error).__name__, "message": str(error)}
         record = {"status": "failed", "path": str(job.out), "slide": job.name, "error": failure}
-        on_event(TilingEvent("finished", job.name, {"record": record}))
+        on_event(StoreEnded(job.name, record))
     return record
 
 
@@ -361,7 +349,3 @@ def _clean(plan: TilingPlan, blank: Sequence[Path]) -> None:
                     file.unlink(missing_ok=True)
         for file in plan.out.glob("**/.zarr.json.*.tmp"):
             file.unlink(missing_ok=True)
-
-
-def _ignore(event: TilingEvent) -> None:
-    """Without a watcher."""

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from wsiseg.core.geometry import Box, FloatArray
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import UsageError
+
+if TYPE_CHECKING:
+    import geopandas
 
 #: The attributes of ``nuclei.parquet`` in file order, after id, geometry, bbox, x and y.
 ATTRIBUTES: Mapping[str, str] = {
@@ -212,6 +215,35 @@ def read_nuclei(
         names = _attribute_names(file, columns)
         parts = [_read_group(file, int(group), names, box) for group in groups]
         return Nuclei.concatenate(parts) if parts else _none(file, names)
+
+
+def read_geodataframe(path: str | os.PathLike[str], box: Box | None = None) -> geopandas.GeoDataFrame:
+    """Nuclei of a slide as a table with one row and one polygon a nucleus, in level-0 pixels and in file order.
+
+    Parameters
+    ----------
+    path : path
+        A ``nuclei.parquet`` or another GeoParquet file, or a slide's folder of results.
+    box : Box, optional
+        Only nuclei whose bounds meet this box; row groups that cannot have any are not read.
+
+    Returns
+    -------
+    GeoDataFrame
+        Without a coordinate reference system, because the coordinates are pixels. The columns are those of
+        docs/format.md; ``type`` is categorical.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or not a GeoParquet file of polygons.
+    """
+    import geopandas  # only here: it brings pandas, which no task needs
+
+    path = Path(path)
+    file = path / "nuclei.parquet" if path.is_dir() else path
+    with _open(file), _damage_said(file):
+        return geopandas.read_parquet(file, bbox=None if box is None else (box.x0, box.y0, box.x1, box.y1))
 
 
 def iter_nuclei(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None) -> Iterator[Nuclei]:

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask
 import distributed
@@ -66,6 +66,7 @@ _GRACE_S = 0.5
 _LONGEST_SCHEDULER_FILE = 1_000_000  # bytes; one entry a worker
 _GIVEN_UP = (OSError, asyncio.CancelledError, concurrent.futures.CancelledError)
 """What Dask raises for a task that it does not know, or not any more."""
+Scheduler: TypeAlias = "str | distributed.Client"
 _LOST = "the Dask scheduler was lost. What is finished is kept: the same command goes on from there."
 
 
@@ -75,8 +76,9 @@ class ClusterOptions:
 
     Attributes
     ----------
-    scheduler : str or None
-        Address of a running scheduler to join (``tcp://host:port``); None starts a cluster on this machine.
+    scheduler : str, distributed.Client or None
+        Address of a running scheduler to join (``tcp://host:port``), or a client that is connected to one; None
+        starts a cluster on this machine.
     workers : int or None
         Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core; 0: none,
         the tasks run in this process.
@@ -92,7 +94,7 @@ class ClusterOptions:
         What ``dask scheduler --scheduler-file`` wrote: its address is joined.
     """
 
-    scheduler: str | None = None
+    scheduler: Scheduler | None = None
     workers: int | None = None
     device: str = "auto"
     dashboard: str = "127.0.0.1:8787"
@@ -207,24 +209,34 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
         return
     if options.performance_report is not None and not options.performance_report.absolute().parent.is_dir():
         raise UsageError(f"{options.performance_report}: there is no such folder to write the report to")
-    _silence_libraries()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(_CONFIG))
-        loop = stack.enter_context(_event_loop())
-        if joins:
-            client, slots, device = _join(_scheduler_address(options), options.device, loop)
-            stack.callback(client.close, timeout=2)
+        if isinstance(options.scheduler, distributed.Client):
+            client, slots, device = _borrow(options.scheduler, options.device)
         else:
-            cluster, slots, device = _start(options, loop)
-            stack.callback(_close, cluster)
-            client = distributed.Client(cluster, set_as_default=False)
-            stack.callback(client.close, timeout=2)
+            client, slots, device = _open_client(options, joins, stack)
         if options.performance_report is not None:
             stack.enter_context(client.as_current())
             stack.enter_context(
                 distributed.performance_report(filename=str(options.performance_report), stacklevel=0)
             )
         yield DaskExecutor(client, slots, device)
+
+
+def _open_client(
+    options: ClusterOptions, joins: bool, stack: contextlib.ExitStack
+) -> tuple[distributed.Client, int, str]:
+    """A client of the cluster that the options name or that is started, closed with ``stack``; slots and device."""
+    _silence_libraries()
+    stack.enter_context(dask.config.set(_CONFIG))
+    loop = stack.enter_context(_event_loop())
+    if joins:
+        client, slots, device = _join(_scheduler_address(options), options.device, loop)
+    else:
+        cluster, slots, device = _start(options, loop)
+        stack.callback(_close, cluster)
+        client = distributed.Client(cluster, set_as_default=False)
+    stack.callback(client.close, timeout=2)
+    return client, slots, device
 
 
 def resolve_device(device: str) -> str:
@@ -383,7 +395,7 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[A
 def _scheduler_address(options: ClusterOptions) -> str:
     """Where the scheduler is that the options name."""
     if options.scheduler_file is None:
-        assert options.scheduler is not None
+        assert isinstance(options.scheduler, str)
         return options.scheduler
     if options.scheduler is not None:
         raise UsageError("--scheduler and --scheduler-file both name a scheduler. Give one of them.")
@@ -425,6 +437,24 @@ def _join(address: str, device: str, loop: Any) -> tuple[distributed.Client, int
     except BaseException:
         client.close(timeout=2)
         raise
+
+
+def _borrow(client: distributed.Client, device: str) -> tuple[distributed.Client, int, str]:
+    """A caller's own client, which stays open; slots and device.
+
+    Raises
+    ------
+    UsageError, EnvironmentFault
+    """
+    if client.asynchronous:
+        raise UsageError(
+            "scheduler=: an asynchronous Client. Expected an ordinary one, or the scheduler's address: "
+            "client.scheduler.address"
+        )
+    if client.status != "running" or client.scheduler is None:
+        raise EnvironmentFault(f"scheduler=: the Client is {client.status}. Connect a new one to its cluster.")
+    slots, device = _examine_workers(client, str(client.scheduler.address), device, client.loop)
+    return client, slots, device
 
 
 def _require_scheduler(address: str, loop: Any) -> None:

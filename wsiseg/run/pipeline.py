@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,20 @@ from wsiseg.results.job import WorkJob
 from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyramid
 from wsiseg.results.parts import BatchSummary
 from wsiseg.results.plan import SlidePlan
+from wsiseg.run.events import (
+    Begun,
+    Event,
+    Listener,
+    Note,
+    SlideEnded,
+    StageStarted,
+    Started,
+    TilesDone,
+    Unchanged,
+    ignore,
+)
 from wsiseg.run.isolation import Job, isolated
+from wsiseg.run.outcome import CohortResult
 from wsiseg.run.publish import publish_job, publish_slide, published_record
 from wsiseg.run.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.stitch.stage import stitch_slide
@@ -37,58 +50,12 @@ _RESUMED_BATCHES = 64
 """Batches of an earlier run that one task reads again."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something a watcher may want to show.
-
-    ``kind``: ``planned`` (``total`` tiles), ``tiles`` (``done`` tiles with ``nuclei`` more; ``computed`` now or
-    by an earlier run), ``stage`` (``name``), ``note`` (``text``: what of an earlier run is computed again, and
-    why), ``unchanged``, ``finished`` (``record``).
-    """
-
-    kind: str
-    slide: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CohortResult:
-    """What became of each slide of one call, in the order given."""
-
-    out: Path
-    report: Path
-    records: tuple[dict[str, Any], ...]
-    tiles_computed: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON."""
-        return {
-            "out": str(self.out),
-            "report": str(self.report),
-            "exit_code": self.exit_code,
-            "tiles_computed": self.tiles_computed,
-            "seconds": self.seconds,
-            "slides": list(self.records),
-        }
-
-    def count(self, status: str) -> int:
-        return sum(record["status"] == status for record in self.records)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all complete, 3 some failed or partial, 4 all failed."""
-        if self.records and self.count("failed") == len(self.records):
-            return 4
-        return 0 if self.count("complete") == len(self.records) else 3
-
-
 def segment_slides(
     paths: Sequence[Path],
     out: Path,
     options: SegmentOptions,
     executor: Executor,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: Listener = ignore,
 ) -> CohortResult:
     """Segment, stitch, grade and report slides into ``out``; goes on where an earlier call was stopped.
 
@@ -108,32 +75,34 @@ def segment_slides(
         raise UsageError("no slides given")
     shown, out = out, absolute(out)
     options = _located(options)
+    choice = options.choice(executor.device, executor.torch_threads)
     requested_region(options.roi, options.mask)  # refused before anything is computed
     started = time.perf_counter()
-    computed = 0
+    computed: dict[str, int] = {}
 
-    def count(event: Event) -> None:
-        nonlocal computed
-        if event.kind == "tiles" and event.detail["computed"]:
-            computed += event.detail["done"]
+    def tell(event: Event) -> None:
+        if isinstance(event, TilesDone):
+            computed[event.name] = event.computed
         try:
             on_event(event)
         except Exception as error:
             raise _WatcherFailed(error) from error
 
     with _watcher_errors(), output_lock(out):
+        tell(Started(len(paths), executor.dashboard))
         ids = assign_ids(map(absolute, paths), out)
         folders = {path: SlideFolder(out, name) for path, name in ids.items()}
         for folder in folders.values():
             folder.require_ours()
         moved = _Moved(folders, out)
         steps = (
-            _slide_steps(path, moved.home(path, folder), options, moved, count) for path, folder in folders.items()
+            _slide_steps(_request(path, options, choice), moved.home(path, folder), options, moved, tell)
+            for path, folder in folders.items()
         )
         ended = dict(run_stages(executor, steps))
         records = tuple(ended[i] for i in sorted(ended))
         report = write_reports(out, records)
-    return CohortResult(shown, shown / report.name, records, computed, time.perf_counter() - started)
+    return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)
 
 
 def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
@@ -208,72 +177,73 @@ class _Moved:
 
 
 def _slide_steps(
-    path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
+    request: SlideRequest, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Listener
 ) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
     try:
-        planned = yield from _plan_slide(path, folder, options, moved, on_event)
+        planned = yield from _plan_slide(request, folder, options, moved, on_event)
         folder = planned.folder
-        record = yield from _segment_slide(planned, options.choice, on_event)
+        record = yield from _segment_slide(planned, request.choice, on_event)
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
-        record = _failed(path, folder, error)
+        record = _failed(Path(request.path), folder, error)
     except Exception as error:  # a fault of ours in one slide must not cost the others
         fault = environment_fault(error, folder.work)
         if fault is not None:
             raise fault from error
-        record = _failed(path, folder, error)
-    on_event(Event("finished", folder.id, {"record": record}))
+        record = _failed(Path(request.path), folder, error)
+    on_event(SlideEnded(folder.id, record))
     for text in record.get("notes") or ():
-        on_event(Event("note", folder.id, {"text": text}))
+        on_event(Note(folder.id, text))
     return record
 
 
 def _plan_slide(
-    path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
+    request: SlideRequest, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Listener
 ) -> Generator[Stage, list[Any], Planned]:
-    candidates = moved.candidates(path, folder)
-    job = PlanJob(folder, _request(path, options), options.retry_partial, options.overwrite, candidates)
-    on_event(Event("stage", folder.id, {"name": "plan-slide"}))
+    candidates = moved.candidates(Path(request.path), folder)
+    job = PlanJob(folder, request, options.retry_partial, options.overwrite, candidates)
+    on_event(StageStarted(folder.id, "plan-slide"))
     (planned,) = yield isolated("plan-slide", plan_or_reuse, [job])
     if planned.folder != folder and not moved.take(planned.folder):
         # Another slide with the same content was there first: this one is a copy.
         (planned,) = yield isolated("plan-slide", plan_or_reuse, [replace(job, moved=())])
     for text in planned.notes:
-        on_event(Event("note", planned.folder.id, {"text": text}))
+        on_event(Note(planned.folder.id, text))
     found: Planned = planned
     return found
 
 
-def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Callable[[Event], None]) -> Steps:
+def _segment_slide(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps:
     folder, plan = planned.folder, planned.plan
 
     def stage(name: str, function: Callable[[Any], Any], jobs: Sequence[Job]) -> Stage:
-        on_event(Event("stage", folder.id, {"name": name}))
+        on_event(StageStarted(folder.id, name))
         return isolated(name, function, jobs)
 
     started = time.perf_counter()
     if plan is None:
-        on_event(Event("unchanged", folder.id))
+        on_event(Unchanged(folder.id))
         return planned.unchanged
     work = planned.work
-    on_event(Event("planned", folder.id, {"total": len(plan.tiles)}))
+    on_event(Begun(folder.id, len(plan.tiles)))
 
     failed: list[tuple[int, str]] = []
+    so_far = TilesDone(folder.id, 0, len(plan.tiles), nuclei=0, computed=0)
 
     def ended(summary: BatchSummary, *, computed: bool) -> None:
+        nonlocal so_far
         failed.extend(summary.failed)
-        detail = {"done": len(summary.tiles), "nuclei": summary.nuclei, "computed": computed}
-        on_event(Event("tiles", folder.id, detail))
+        so_far = _further(so_far, summary, computed)
+        on_event(so_far)
 
     resumed: list[Resumed] = []
     if work.has_parts():
         resumed = yield stage("resume-slide", resume_batches, _resume_jobs(work, plan))
     damaged = sum(one.damaged for one in resumed)
     if damaged:
-        text = f"{damaged} parts of an earlier run were damaged: computed again"
-        on_event(Event("note", folder.id, {"text": text}))
+        on_event(Note(folder.id, f"{damaged} parts of an earlier run were damaged: computed again"))
     done = [summary for one in resumed for summary in one.summaries]
     for summary in done:
         ended(summary, computed=False)
@@ -307,18 +277,29 @@ def _located(options: SegmentOptions) -> SegmentOptions:
     """The options with paths that mean the same in a worker's folder."""
     return replace(
         options,
-        choice=replace(options.choice, model=locate_model(options.choice.model)),
+        model=locate_model(options.model),
         mpp_table=absolute(options.mpp_table) if options.mpp_table else None,
         mask=absolute(options.mask) if options.mask else None,
     )
 
 
-def _request(path: Path, options: SegmentOptions) -> SlideRequest:
+def _further(so_far: TilesDone, summary: BatchSummary, computed: bool) -> TilesDone:
+    """The progress of a slide with the tiles of one more batch."""
+    tiles = len(summary.tiles)
+    return replace(
+        so_far,
+        done=so_far.done + tiles,
+        nuclei=so_far.nuclei + summary.nuclei,
+        computed=so_far.computed + (tiles if computed else 0),
+    )
+
+
+def _request(path: Path, options: SegmentOptions, choice: ModelChoice) -> SlideRequest:
     return SlideRequest(
         path=str(path),
         mpp=options.mpp,
         mpp_table=str(options.mpp_table) if options.mpp_table else None,
-        choice=options.choice,
+        choice=choice,
         tile=options.tile,
         roi=options.roi,
         mask=str(options.mask) if options.mask else None,

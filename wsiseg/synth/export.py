@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ from wsiseg.core.atomic import lock_beside, read_json, sync_folder, write_json
 from wsiseg.core.environment import environment_faults
 from wsiseg.errors import UsageError
 from wsiseg.interop import snow
+from wsiseg.run.events import Listener, PatchesDone, ignore
 from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.sheet import outlined
 
 NOTE = "dataset.json"
 
 
-def export_snow(
-    dataset: Path, out: Path, *, overlay: bool = False, on_progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def export_snow(dataset: Path, out: Path, *, overlay: bool = False, on_event: Listener = ignore) -> dict[str, Any]:
     """Write a dataset in SNOW's layout: ``Image/seed0000.png``, ``Mask/seed0000.mat``, patch n as tile n.
 
     ``out`` gets its name when all is written; a stopped call goes on where it was when it is made again. Weights
@@ -32,8 +30,8 @@ def export_snow(
     dataset, out : Path
     overlay : bool
         Also ``Overlay/seed0000.png``, the image with its nuclei outlined.
-    on_progress : function, optional
-        Called with (tiles done, all).
+    on_event : function, optional
+        Told of :class:`wsiseg.run.events.PatchesDone`.
 
     Returns
     -------
@@ -76,8 +74,8 @@ def export_snow(
                 if overlay:
                     snow.write_image(begun / snow.OVERLAY_FOLDER / f"{name}.png", outlined(image, labels))
                 snow.write_mask(mask, labels)
-            if on_progress is not None and ((index + 1) % 100 == 0 or index + 1 == count):
-                on_progress(index + 1, count)
+            if (index + 1) % 100 == 0 or index + 1 == count:
+                on_event(PatchesDone(out.name, index + 1, count))
         with environment_faults(out):
             for left in begun.rglob(".*.tmp"):
                 left.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from wsiseg import __version__
 from wsiseg.core.atomic import lock_beside
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.files import require_file, sha256_of
+from wsiseg.run.events import Listener, PatchesDone, ignore
 from wsiseg.run.schedule import Executor
 from wsiseg.synth.dataset import Block, blocks, create_dataset, finish_dataset, is_written, write_block
 from wsiseg.synth.hou.patch import MPP, REVISION, HouOptions, render_patch
@@ -52,7 +52,7 @@ def generate_hou(
     *,
     options: HouOptions = _DEFAULTS,
     refiner: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_event: Listener = ignore,
 ) -> dict[str, Any]:
     """Make a dataset of ``count`` patches in the manner of Hou et al. (:mod:`wsiseg.synth.hou`).
 
@@ -73,8 +73,8 @@ def generate_hou(
     refiner : Path, optional
         As :meth:`wsiseg.synth.hou.refiner.RefinerPair.save` writes. Images are then refined, and each patch's
         weight follows from the discriminator's opinion of it; without it all weights are 1.
-    on_progress : function, optional
-        Called with (patches done, ``count``), first with what an earlier call left.
+    on_event : function, optional
+        Told of :class:`wsiseg.run.events.PatchesDone`, first of what an earlier call left.
 
     Returns
     -------
@@ -99,10 +99,9 @@ def generate_hou(
         refiner_digest = _file_digest(refiner)
         _resident_refiner(str(refiner), refiner_digest)  # a damaged file is an error before any work
     provenance = _provenance(tiles, seed, options, refiner_digest)
-    report = on_progress or _ignore
     with lock_beside(out):
         if create_dataset(out, count, (options.size, options.size), MPP, provenance):
-            report(count, count)
+            on_event(PatchesDone(out.name, count, count))
             return {"status": "unchanged", "path": str(out), "patches": count, "computed": 0}
         tasks = [
             BlockTask(
@@ -114,10 +113,10 @@ def generate_hou(
         ]  # fmt: skip
         done = count - sum(len(task.indices) for task in tasks)
         computed = 0
-        report(done, count)
+        on_event(PatchesDone(out.name, done, count))
         for patches in executor.map_bounded(make_block, tasks, "synth-block"):
             computed += patches
-            report(done + computed, count)
+            on_event(PatchesDone(out.name, done + computed, count))
         finish_dataset(out)
     return {"status": "complete", "path": str(out), "patches": count, "computed": computed}
 
@@ -190,7 +189,3 @@ def _file_digest(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _ignore(done: int, total: int) -> None:
-    """Without a watcher."""

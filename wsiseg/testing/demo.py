@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wsiseg.evaluate import match_polygons
-from wsiseg.models.resident import ModelChoice
+from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.events import Listener, ignore
+from wsiseg.run.pipeline import CohortResult, segment_slides
 from wsiseg.run.schedule import Executor
 from wsiseg.testing import write_slide
 from wsiseg.tiles.request import SegmentOptions
@@ -37,12 +37,12 @@ class DemoResult:
 
 def run_demo(
     out: Path,
-    choice: ModelChoice,
     executor: Executor,
     *,
+    model: str = DEFAULT_MODEL,
     side: int = 6144,
     seed: int = 0,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: Listener = ignore,
 ) -> DemoResult:
     """Write a synthetic Aperio slide into ``out``, segment it into ``out/results``, and match it with the truth.
 
@@ -56,7 +56,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     slide = out / "demo.svs"
     truth = write_slide(slide, width=side, height=side, mpp=0.25, seed=seed).nuclei
-    cohort = segment_slides([slide], out / "results", SegmentOptions(choice), executor, on_event)
+    cohort = segment_slides([slide], out / "results", SegmentOptions(model), executor, on_event)
     record = cohort.records[0]
     if record["status"] == "failed":
         return DemoResult(cohort, slide, len(truth), 0, 0.0, 0.0, 0.0)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wsiseg.models.resident import ModelChoice
-from wsiseg.run.pipeline import CohortResult, Event, segment_slides
+from wsiseg.run.events import Event
+from wsiseg.run.outcome import CohortResult
+from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.tiles.request import SegmentOptions
 
-CLASSICAL = ModelChoice("classical", "cpu")
+CLASSICAL = "classical"
 
 
 def run(

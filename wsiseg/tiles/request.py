@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice
 
 
@@ -14,8 +15,9 @@ class SegmentOptions:
 
     Attributes
     ----------
-    choice : ModelChoice
-        The segmenter, and what it runs on.
+    model : str
+        A name of :func:`wsiseg.list_models`, or the path of a weight file, a checkpoint or a manifest
+        (docs/models.md).
     tile : int
         Side of a tile's core in pixels at the model's mpp.
     mpp : float or None
@@ -32,9 +34,15 @@ class SegmentOptions:
         Compute slides again of which some area was lost.
     overwrite : bool
         Replace results of other settings in the same folder, instead of refusing.
+    precision : {"auto", "fp32", "bf16"}
+        Arithmetic of the network; auto: bf16 where the hardware has it.
+    engine : {"auto", "torch", "openvino"}
+        What computes the network; auto: OpenVINO for ONNX files, torch for all others.
+    mirrors : bool
+        Average the network over the four mirror images of each tile: four times the time, slightly better.
     """
 
-    choice: ModelChoice
+    model: str = DEFAULT_MODEL
     tile: int = 2048
     mpp: float | None = None
     mpp_table: Path | None = None
@@ -43,6 +51,13 @@ class SegmentOptions:
     tissue_only: bool = True
     retry_partial: bool = False
     overwrite: bool = False
+    precision: str = "auto"
+    engine: str = "auto"
+    mirrors: bool = False
+
+    def choice(self, device: str, threads: int | None) -> ModelChoice:
+        """The segmenter on a device, with so many threads of torch."""
+        return ModelChoice(self.model, device, self.precision, threads, self.engine, self.mirrors)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import nn
 
 from wsiseg.errors import TrainingError
 from wsiseg.models.engine.engine import Placement
+from wsiseg.run.events import Begun, Listener, StepsDone, Validated
 from wsiseg.train.batches import Batch, BatchMaker, batches
 from wsiseg.train.checkpoint import Progress, load_average, load_checkpoint, save_average, save_checkpoint
 from wsiseg.train.curves import draw_curves, draw_samples
@@ -29,7 +30,6 @@ from wsiseg.train.journal import Journal
 from wsiseg.train.losses import loss_terms
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.plan import Plan
-from wsiseg.train.pools import Report
 from wsiseg.train.settings import Optimise, Stop
 from wsiseg.train.validate import predictor, validate
 
@@ -93,7 +93,7 @@ class Job:
         return self.optimise.steps
 
 
-def fit(job: Job, network: nn.Module, report: Report) -> tuple[nn.Module, Progress]:
+def fit(job: Job, network: nn.Module, on_event: Listener) -> tuple[nn.Module, Progress]:
     """Train ``network``, or go on where an earlier call was stopped.
 
     Returns
@@ -117,10 +117,10 @@ def fit(job: Job, network: nn.Module, report: Report) -> tuple[nn.Module, Progre
     progress = load_checkpoint(job.folder / CHECKPOINT, network, average, optimiser)
     if not progress.finished:
         journal = Journal(job.folder, progress.step)
-        report("begin", {"step": progress.step, "steps": job.steps, "folder": job.folder.name})
+        on_event(Begun(job.folder.name, job.steps, progress.step))
         try:
             with deferred_interrupt() as interrupt:
-                progress = _run(job, network, average, optimiser, progress, journal, interrupt, report)
+                progress = _run(job, network, average, optimiser, progress, journal, interrupt, on_event)
         finally:
             journal.close()
     state, best = load_average(job.folder / KEPT)
@@ -136,7 +136,7 @@ def _run(
     progress: Progress,
     journal: Journal,
     interrupt: Interrupt,
-    report: Report,
+    on_event: Listener,
 ) -> Progress:
     began = saved = time.monotonic()
 
@@ -153,9 +153,9 @@ def _run(
             progress = dataclasses.replace(progress, step=step + 1)
             if step % LOG_EVERY == 0 or progress.step == job.steps:
                 journal.write({"step": step, "s": round(time.monotonic() - began, 1), **row})
-            report("step", {"step": progress.step, "steps": job.steps, "loss": row["loss"]["total"]})
+            on_event(StepsDone(job.folder.name, progress.step, job.steps, row["loss"]["total"]))
             if progress.step % job.stop.every == 0 or progress.step == job.steps:
-                progress = _validated(job, average, progress, journal, report)
+                progress = _validated(job, average, progress, journal, on_event)
                 save()
                 saved = time.monotonic()
                 if progress.finished:
@@ -195,7 +195,7 @@ def _step(
     return {"rate": rate, "loss": {name: round(float(value.detach()), 5) for name, value in terms.items()}}
 
 
-def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journal, report: Report) -> Progress:
+def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journal, on_event: Listener) -> Progress:
     """The progress after a validation; the weights to keep are written if these are."""
     engine = predictor(average, job.plan, job.machine.placement)
     scores = validate(engine, job.plan, job.validation)
@@ -212,7 +212,7 @@ def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journa
         kept = dataclasses.replace(progress, best=scores["aji"], best_step=progress.step, scores=scores)
         save_average(job.folder / KEPT, average, kept, {**job.card, "scores": {"validation": scores}})
     journal.write({"step": progress.step - 1, "validation": scores})
-    report("validation", {"step": progress.step, "scores": scores, "better": better, "stopped": tired})
+    on_event(Validated(job.folder.name, progress.step, scores, better, tired))
     draw_curves(job.folder)
     path = job.folder / "samples" / f"step-{progress.step:07d}.png"
     journal.picture("samples", draw_samples(engine, job.plan, job.validation, path), progress.step)

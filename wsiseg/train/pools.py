@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,9 @@ import numpy.typing as npt
 from wsiseg.core.atomic import lock_beside
 from wsiseg.core.nuclei import IntArray
 from wsiseg.errors import UsageError
+from wsiseg.run.events import Listener, PatchesDone, StageStarted
 from wsiseg.train.patches import PatchPool, is_complete, write_pool
 from wsiseg.train.source import Frame, Ingredient
-
-Report = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def pool_key(ingredient: Ingredient, frame: Frame) -> str:
 
 
 def gather(
-    ingredients: Sequence[Ingredient], keys: Sequence[str], frame: Frame, folder: Path, report: Report
+    ingredients: Sequence[Ingredient], keys: Sequence[str], frame: Frame, folder: Path, on_event: Listener
 ) -> list[Portion]:
     """A portion of all patches of each source, which ``folder`` keeps under its :func:`pool_key`.
 
@@ -62,14 +60,14 @@ def gather(
     for ingredient, key in zip(ingredients, keys, strict=True):
         place = folder / key
         if not is_complete(place):
-            report("source", {"kind": ingredient.kind, "folder": place.name})
+            on_event(StageStarted(ingredient.kind, "make-patches"))
 
         def parts(first: int, ingredient: Ingredient = ingredient) -> Iterator[PatchPool]:
             done = first
             for part in ingredient.source.parts(frame, first):
                 yield part
                 done += len(part)
-                report("patches", {"kind": ingredient.kind, "done": done})
+                on_event(PatchesDone(ingredient.kind, done))
             if done == 0:
                 raise UsageError(f"the source {ingredient.kind!r} gives no patches")
 

@@ -19,6 +19,7 @@ import numpy as np
 from torch import nn
 
 from wsiseg.core.atomic import read_json, write_json
+from wsiseg.run.events import PatchesDone, RoundEnded
 from wsiseg.train.checkpoint import Progress
 from wsiseg.train.labelling import Trust, pseudo_labels
 from wsiseg.train.patches import PatchPool, write_pool
@@ -68,8 +69,7 @@ def train_rounds(
         )
         scores[f"validation, student of round {number}"] = dict(progress.scores)
         better = progress.best > best_progress.best
-        event = {"round": number, "rounds": rounds.count, "scores": progress.scores, "better": better}
-        training.report("round", event)
+        training.on_event(RoundEnded(folder.name, number, rounds.count, progress.scores, better))
         _record(out, scores)
         if better:
             best, best_progress = student, progress
@@ -95,7 +95,7 @@ def _labelled_by(
             ]
             labels, covered, known = (np.stack(arrays) for arrays in zip(*taught, strict=True))
             yield PatchPool(some.images, labels, covered, known, some.weight)
-            training.report("labels", {"done": before + start + len(some), "total": total})
+            training.on_event(PatchesDone("labels", before + start + len(some), total))
 
     before = 0
     for number, portion in enumerate(portions):

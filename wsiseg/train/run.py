@@ -14,10 +14,11 @@ from wsiseg.core.geometry import FloatArray
 from wsiseg.errors import UsageError
 from wsiseg.models.engine.engine import place
 from wsiseg.results.folder import output_lock
+from wsiseg.run.events import Listener, ignore
 from wsiseg.train.export import export_weights, scored, training_card
 from wsiseg.train.loop import Machine, update_average
 from wsiseg.train.plan import fresh_network, plan_training
-from wsiseg.train.pools import Portion, Report, gather, pool_key, spread
+from wsiseg.train.pools import Portion, gather, pool_key, spread
 from wsiseg.train.recipe import parse_recipe, recipe_digest, resolve
 from wsiseg.train.rounds import train_rounds
 from wsiseg.train.settings import Recipe
@@ -81,7 +82,7 @@ def train_recipe(
     data: Mapping[str, Path],
     out: Path,
     options: TrainOptions,
-    report: Report,
+    on_event: Listener = ignore,
 ) -> TrainResult:
     """Train what a recipe says, or go on with it.
 
@@ -96,8 +97,8 @@ def train_recipe(
     out : Path
         The run's folder. Gets ``<name>.safetensors`` and ``<name>.md``.
     options : TrainOptions
-    report : callable
-        Told what happens: an event's name and details.
+    on_event : function, optional
+        Told what happens.
 
     Raises
     ------
@@ -124,10 +125,10 @@ def train_recipe(
         _claim(out, tables, keys)
         pools = options.pools or out / "pools"
         train, validation, unlabelled, lenders = (
-            gather(group, keys[name], frame, pools, report) for name, group in sources.items()
+            gather(group, keys[name], frame, pools, on_event) for name, group in sources.items()
         )
         styles = _styles(recipe, lenders or train)
-        training = Training(recipe, plan, machine, training_card(recipe, text), out, report, styles)
+        training = Training(recipe, plan, machine, training_card(recipe, text), out, on_event, styles)
         if recipe.rounds is not None:
             network, progress, scores = train_rounds(training, recipe.rounds, train, validation, unlabelled)
         else:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from wsiseg.core.geometry import FloatArray
 from wsiseg.models.base import ModelCard
+from wsiseg.run.events import Listener
 from wsiseg.train.batches import BatchMaker
 from wsiseg.train.checkpoint import Progress
 from wsiseg.train.loop import Job, Machine, fit
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.plan import Plan, fresh_network
-from wsiseg.train.pools import Portion, Report
+from wsiseg.train.pools import Portion
 from wsiseg.train.settings import Optimise, Recipe
 
 
@@ -30,7 +31,7 @@ class Training:
     machine: Machine
     card: ModelCard
     out: Path
-    report: Report
+    on_event: Listener
     styles: FloatArray
 
 
@@ -62,4 +63,4 @@ def fit_on(
         network.load_state_dict(start)
     card = training.card.to_dict()
     job = Job(training.plan, optimise, recipe.stop, maker, validation, folder, training.machine, card)
-    return fit(job, network, training.report)
+    return fit(job, network, training.on_event)

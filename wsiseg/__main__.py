@@ -1,0 +1,5 @@
+"""``python -m wsiseg`` is ``wsiseg``."""
+
+from wsiseg_cli.main import main
+
+main()

@@ -1,0 +1,184 @@
+"""What a call that segments slides gives back: a slide's results, and those of several."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsiseg import errors
+from wsiseg.report.cohort import cohort_table
+from wsiseg.results.nuclei import read_geodataframe
+from wsiseg.slide import Slide, open_slide
+
+if TYPE_CHECKING:
+    import geopandas
+    import pandas
+
+_WIDTH_PX = 480
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """A slide's results: a view of its folder that reads what it is asked for.
+
+    Attributes
+    ----------
+    folder : Path
+        The slide's folder of results (docs/format.md).
+    record : mapping
+        The record of the slide, ``slide.json``.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The slide's name among the results."""
+        return str(self.record["id"])
+
+    @property
+    def status(self) -> str:
+        """ "complete", "partial" where some area was lost, or "failed"."""
+        return str(self.record["status"])
+
+    @property
+    def grade(self) -> Any:
+        """The record's grade and what it rests on; None of a slide that failed."""
+        return self.record["grade"]
+
+    @cached_property
+    def nuclei(self) -> geopandas.GeoDataFrame:
+        """One polygon a nucleus in level-0 pixels, and its measurements; read once. See :func:`wsiseg.read_nuclei`.
+
+        Raises
+        ------
+        SlideError
+            The slide failed.
+        """
+        self.require_segmented()
+        return read_geodataframe(self.folder)
+
+    def open_slide(self) -> Slide:
+        """The slide itself, with the microns per pixel that it was segmented with."""
+        slide = self.record["slide"]
+        return open_slide(slide["path"], mpp=slide.get("mpp"))
+
+    def require_segmented(self) -> None:
+        """Raise the error of a slide that failed."""
+        if self.record["status"] == "failed":
+            error = self.record["error"]
+            kind = getattr(errors, error["kind"], errors.SlideError)
+            raise (kind if issubclass(kind, errors.WsisegError) else errors.SlideError)(error["message"])
+
+    def __repr__(self) -> str:
+        return f"<SegmentResult {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            picture = base64.b64encode((self.folder / "thumbnail.png").read_bytes()).decode()
+        except OSError:
+            picture = ""
+        image = f'<img style="max-width: {_WIDTH_PX}px" src="data:image/png;base64,{picture}">' if picture else ""
+        return f"<figure>{image}<figcaption>{html.escape(self._summary())}</figcaption></figure>"
+
+    def _summary(self) -> str:
+        record = self.record
+        if record["status"] == "failed":
+            return f"{self.id}: failed: {record['error']['message']}"
+        grade = record["grade"]
+        lost = ", partial" if record["status"] == "partial" else ""
+        return (
+            f"{self.id}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², {grade['grade']} "
+            f"({grade['kind']}: {grade['bad']} of {grade['patches']} patches bad){lost}"
+        )
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """What became of each slide of one call, in the order given; iterable, and indexed by number, id or path.
+
+    Attributes
+    ----------
+    out : Path
+        The results folder.
+    report : Path
+        ``report.html`` over all slides in it.
+    records : tuple of mappings
+        As ``slide.json``; those of slides that failed say why.
+    tiles_computed : int
+        By this call; an earlier one may have computed others.
+    seconds : float
+    """
+
+    out: Path
+    report: Path
+    records: tuple[Mapping[str, Any], ...]
+    tiles_computed: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "out": str(self.out),
+            "report": str(self.report),
+            "exit_code": self.exit_code,
+            "tiles_computed": self.tiles_computed,
+            "seconds": self.seconds,
+            "slides": list(self.records),
+        }
+
+    def count(self, status: str) -> int:
+        return sum(record["status"] == status for record in self.records)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all complete, 3 some failed or partial, 4 all failed."""
+        if self.records and self.count("failed") == len(self.records):
+            return 4
+        return 0 if self.count("complete") == len(self.records) else 3
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """One row a slide: the columns of ``cohort.csv``."""
+        return cohort_table(self.records).to_pandas()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[SegmentResult]:
+        return map(self._result, self.records)
+
+    def __getitem__(self, slide: int | str | os.PathLike[str]) -> SegmentResult:
+        """The result of a slide.
+
+        Raises
+        ------
+        IndexError, KeyError
+            There is none.
+        """
+        if isinstance(slide, int):
+            return self._result(self.records[slide])
+        asked = os.fspath(slide)
+        for record in self.records:
+            if asked == record["id"] or os.path.abspath(asked) == record["slide"]["path"]:
+                return self._result(record)
+        raise KeyError(f"no slide {asked!r} among {[record['id'] for record in self.records]}")
+
+    def _result(self, record: Mapping[str, Any]) -> SegmentResult:
+        return SegmentResult(Path(os.path.abspath(self.out / record["id"])), record)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(status)} {status}" for status in ("complete", "partial", "failed"))
+        return f"<CohortResult {len(self)} slides: {counts}; in {str(self.out)!r}>"
+
+    def _repr_html_(self) -> str:
+        columns = ["id", "status", "grade", "nuclei", "tissue_mm2", "nuclei_per_mm2", "error", "notes"]
+        shown = self.table[columns].dropna(axis="columns", how="all")
+        return str(shown.to_html(index=False, na_rep="", float_format="{:.4g}".format))
