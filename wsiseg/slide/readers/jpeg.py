@@ -5,8 +5,9 @@ tile looks plausible and is wrong. simplejpeg makes the warning an error. A cut 
 found; of single flipped bits a fifth to a half, because Huffman codes fall back into step and nothing in the stream
 can tell.
 
-What is done here is what no binding does: size and colours are known before anything is decoded, and the header that
-the decoder gets holds nothing but what decides pixels: a TIFF's tables where the stream lacks them, and its colours.
+What is done here is what no binding does: size and colours are known before anything is decoded, and the header
+that the decoder gets holds nothing but what decides pixels: a TIFF's tables where the stream lacks them, and its
+colours.
 
 .. [1] ITU-T T.81 (1992), annex B.
 """
