@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import wsiseg
+from wsiseg.run.doctor import _system
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch", "openslide-bin": "openslide"}
@@ -109,6 +110,16 @@ def test_console_script_is_installed() -> None:
     (script,) = metadata.entry_points(group="console_scripts", name="wsiseg")
     assert script.value == "wsiseg_cli.main:main"
     assert callable(script.load())
+
+
+def test_windows_is_told_where_it_runs() -> None:
+    script = "import os; os.name = 'nt'; from wsiseg_cli.main import main; main()"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Expected: Linux or macOS" in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 3
+    assert not _system("nt", "Windows").ok
+    assert "Linux and macOS" in _system("posix", "Linux").text
 
 
 @pytest.mark.parametrize(

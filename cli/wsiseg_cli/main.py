@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from types import FrameType
+
+_ELSEWHERE = (
+    "wsiseg: this is Windows. Expected: Linux or macOS.\n"
+    "Install Linux beside it (wsl --install) and wsiseg in there; slides on C: are then under /mnt/c."
+)
 
 
 def main() -> None:
     """Run the command line of this process; ends it with the exit code."""
+    if os.name != "posix":
+        sys.exit(_ELSEWHERE)
     # Else somebody wants it ignored (nohup, a shell's background job) or handled.
     quits = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if quits:

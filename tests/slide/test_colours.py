@@ -20,7 +20,8 @@ from PIL import Image
 from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import SlideError
 from wsiseg.slide import open_slide
-from wsiseg.slide.readers.tiff import codec, jp2, jpegcheck
+from wsiseg.slide.readers import jpeg
+from wsiseg.slide.readers.tiff import codec, jp2
 from wsiseg.slide.readers.tiff.codec import TileDamage, TileFormat
 
 RGB, YCBCR = 2, 6
@@ -121,7 +122,7 @@ def test_the_jpeg_stream_decides(tmp_path: Path, kind: str, decided: str, tag: i
         "nothing": lambda tile: coded(tile, tagged),
     }[kind]
     streams = [encode(tile) for tile in tiles_of(pixels)]
-    assert {jpegcheck.check(stream).colour for stream in streams} == {decided}
+    assert {jpeg.inspect(stream).colour for stream in streams} == {decided}
     options = {}
     if tables:  # they say nothing of colours, whatever they hold
         at = streams[0].index(b"\xff\xdb")
@@ -152,7 +153,7 @@ def test_a_second_frame_in_a_jpeg_is_refused() -> None:
     huge = segment[:5] + struct.pack(">HH", 65000, 65000) + segment[9:]
     for first, second in ((huge, segment), (segment, huge)):
         with pytest.raises(ValueError, match="damaged header"):
-            jpegcheck.check(data[:at] + first + second + data[at + len(segment) :])
+            jpeg.inspect(data[:at] + first + second + data[at + len(segment) :])
 
 
 # --- JPEG 2000 -------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.errors import ReadError
 from wsiseg.slide import open_slide
 from wsiseg.slide.cache import SHARED, TileCache
+from wsiseg.slide.readers.jpeg import decode, inspect
 from wsiseg.slide.readers.openslide.reader import OpenSlideReader
-from wsiseg.slide.readers.tiff import jpegcheck
 from wsiseg.slide.readers.tiff.blocks import Unsuited
 from wsiseg.slide.readers.tiff.directory import TiffDamage
 from wsiseg.slide.readers.tiff.pages import NotBrightfield
@@ -188,7 +188,7 @@ def test_a_zeroed_disk_sector_is_found(svs: Path) -> None:
         assert [part.box for part in lost] == [Box(384, 0, 512, 128)]
 
 
-# --- the walk through the entropy-coded data -------------------------------------------------------------------
+# --- JPEG streams ----------------------------------------------------------------------------------------------
 
 
 def jpeg(pixels: np.ndarray, **options: object) -> bytes:
@@ -216,32 +216,49 @@ def test_intact_jpeg_passes(
         pixels = np.random.default_rng(width).integers(0, 256, pixels.shape, dtype=np.uint8)
     options = {"quality": quality, "restart_marker_rows": rows, "optimize": optimize}
     data = jpeg(pixels[:, :, 0], **options) if grey else jpeg(pixels, subsampling=subsampling, **options)
-    assert jpegcheck.check(data)[:2] == (width, height)
+    stream = inspect(data)
+    assert (stream.width, stream.height, stream.components) == (width, height, 1 if grey else 3)
+    np.testing.assert_array_equal(decode(stream).squeeze(), np.asarray(Image.open(io.BytesIO(data))).squeeze())
 
 
-def test_progressive_jpeg_is_left_to_the_decoder() -> None:
-    assert jpegcheck.check(jpeg(texture(40, 60), progressive=True))[:2] == (60, 40)
-
-
-@pytest.mark.parametrize("rows", [0, 2])
-def test_damaged_jpeg_is_found(rows: int) -> None:
-    data = jpeg(texture(256, 256, period=32), quality=70, restart_marker_rows=rows)
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 2}, {"progressive": True}])
+def test_damaged_jpeg_is_found(options: dict[str, object]) -> None:
+    data = jpeg(texture(256, 256, period=32), quality=70, **options)
     start = data.index(b"\xff\xda") + 14
     rng = np.random.default_rng(2)
     assert all(_refused(data[:cut]) for cut in rng.integers(0, len(data) - 2, 100))
     flipped = 0
+    zeroed = 0
     for position in rng.integers(start, len(data) - 512, 200):
-        assert _refused(data[:position] + bytes(512) + data[position + 512 :])
+        zeroed += _refused(data[:position] + bytes(512) + data[position + 512 :])
         bit = bytearray(data)
         bit[position] ^= 1 << int(rng.integers(8))
         flipped += _refused(bytes(bit))
     # A flipped bit often changes one coefficient and no length: nothing in the stream can tell.
     assert flipped >= 20
+    assert zeroed >= 190
+
+
+def test_what_a_decoder_would_make_up_is_refused() -> None:
+    data = jpeg(texture(64, 64))
+    huffman, scan = data.index(b"\xff\xc4"), data.index(b"\xff\xda")
+    with pytest.raises(ValueError, match="Huffman tables are missing"):
+        decode(inspect(data[:huffman] + data[scan:]))
+    progressive = jpeg(texture(64, 64), progressive=True)
+    with pytest.raises(ValueError, match="more than 100 scans"):
+        decode(inspect(progressive[:-2] + progressive[progressive.index(b"\xff\xda") : -2] * 100))
+
+
+def test_what_does_not_decide_pixels_is_no_damage() -> None:
+    data = jpeg(texture(64, 64))
+    assert not _refused(data + bytes(100))
+    version = data.index(b"JFIF") + 5
+    assert not _refused(data[:version] + b"\x09" + data[version + 1 :])
 
 
 def _refused(data: bytes) -> bool:
     try:
-        jpegcheck.check(data)
+        decode(inspect(data))
     except ValueError:
         return True
     return False

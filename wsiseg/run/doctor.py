@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -25,18 +26,27 @@ class Finding:
 
 
 _LIBRARIES = (
-    "dask", "distributed", "openslide-python", "zarr", "tifffile", "imagecodecs", "torch", "shapely", "geopandas",
-    "pyarrow", "numpy", "scipy", "numba",
+    "dask", "distributed", "openslide-python", "zarr", "tifffile", "imagecodecs", "simplejpeg", "torch",
+    "shapely", "geopandas", "pyarrow", "numpy", "scipy", "numba",
 )  # fmt: skip
 
 
 def examine() -> list[Finding]:
     """Look at libraries, codecs, the machine and the default model; nothing is changed or downloaded."""
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    findings = [Finding(supported, f"Python {platform.python_version()} (3.11 to 3.13 are supported)")]
+    findings = [
+        _system(os.name, platform.system()),
+        Finding(supported, f"Python {platform.python_version()} (3.11 to 3.13 are supported)"),
+    ]
     findings += [_library(name) for name in _LIBRARIES]
     findings += [_codecs(), _compiled(), _machine(), _device(), _model()]
     return findings
+
+
+def _system(kind: str, name: str) -> Finding:
+    """``kind`` as Python's os module says it."""
+    advice = "" if kind == "posix" else ": install Linux beside it (wsl --install) and wsiseg in there"
+    return Finding(kind == "posix", f"{name} (Linux and macOS are supported){advice}")
 
 
 def _library(name: str) -> Finding:
@@ -51,17 +61,18 @@ def _codecs() -> Finding:
     try:
         import imagecodecs
         import openslide
+        import simplejpeg
 
         image = np.full((16, 16, 3), 200, dtype=np.uint8)
         for encode, decode in (
-            (imagecodecs.jpeg_encode, imagecodecs.jpeg_decode),
+            (simplejpeg.encode_jpeg, simplejpeg.decode_jpeg),
             (imagecodecs.jpeg2k_encode, imagecodecs.jpeg2k_decode),
         ):
             if decode(encode(image)).shape != image.shape:
-                return Finding(False, "the JPEG codecs do not round-trip: reinstall imagecodecs")
+                return Finding(False, "the JPEG codecs do not round-trip: reinstall imagecodecs and simplejpeg")
         return Finding(True, f"JPEG and JPEG 2000 decode; OpenSlide {openslide.__library_version__}")
     except Exception as error:  # whatever a broken native library raises is the finding
-        return Finding(False, f"image codecs: {error}. Reinstall imagecodecs and openslide-bin.")
+        return Finding(False, f"image codecs: {error}. Reinstall imagecodecs, simplejpeg and openslide-bin.")
 
 
 def _compiled() -> Finding:

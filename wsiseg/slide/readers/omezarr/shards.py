@@ -29,6 +29,7 @@ import numpy.typing as npt
 from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import Window
 from wsiseg.slide.cache import TileCache
+from wsiseg.slide.readers import jpeg
 from wsiseg.slide.types import Pixels, Unread
 
 Codec: TypeAlias = Literal["zstd", "jpeg"]
@@ -365,25 +366,15 @@ def _decode_chunk(layout: ShardLayout, data: bytes) -> npt.NDArray[np.uint8]:
     shape = (3, size, size) if layout.codec == "zstd" else (size, size, 3)
     try:
         if layout.codec == "jpeg":
-            if _jpeg_size(data) != (size, size):  # before the decoder makes room for what a header claims
+            stream = jpeg.inspect(data)
+            if (stream.width, stream.height) != (size, size):  # before the decoder makes room for it
                 raise ValueError(f"not {size} × {size} pixels")
-            decoded = imagecodecs.jpeg8_decode(data)
+            decoded = jpeg.decode(stream)
         else:
             decoded = np.frombuffer(imagecodecs.zstd_decode(data, out=math.prod(shape)), dtype=np.uint8)
         return np.asarray(decoded.reshape(shape))
-    except (RuntimeError, ValueError, IndexError, struct.error) as error:
+    except (RuntimeError, ValueError) as error:
         raise ShardError(f"a chunk cannot be decoded ({error})") from error
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height by the frame header (ITU-T T.81, B.2.2)."""
-    at = 2
-    while not (0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC)):
-        if data[at] != 0xFF or data[at + 1] == 0xDA:
-            raise ValueError("no frame header")
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    height, width = struct.unpack_from(">HH", data, at + 5)
-    return width, height
 
 
 def _with_checksum(data: bytes | bytearray) -> bytes:

@@ -11,7 +11,8 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.slide.readers.tiff import jp2, jpegcheck
+from wsiseg.slide.readers import jpeg
+from wsiseg.slide.readers.tiff import jp2
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -87,7 +88,7 @@ def decode(data: bytes, stored: TileFormat) -> Pixels:
             pixels = _webp(data, stored)
         else:
             pixels = _plain(data, stored)
-    except (RuntimeError, ValueError) as error:  # imagecodecs' errors are RuntimeErrors
+    except (RuntimeError, ValueError) as error:  # imagecodecs' errors are RuntimeErrors, simplejpeg's ValueErrors
         raise TileDamage(
             f"{NAMES[stored.compression]}: {str(error).splitlines()[0][:120] if str(error) else 'damaged'}"
         ) from error
@@ -113,7 +114,7 @@ def contradiction(data: bytes, stored: TileFormat) -> str:
     if stored.samples != 3:
         return ""
     if stored.compression == JPEG:
-        said, tag = jpegcheck.check(data, stored.jpeg_tables).colour, _SPACES[stored.photometric]
+        said, tag = jpeg.inspect(data).colour, _SPACES[stored.photometric]
         if said and said != tag:
             shown = {"RGB": "RGB", "YCBCR": "YCbCr"}
             return f"the tag says {shown[tag]} and the JPEG tiles say {shown[said]}: they are read as {shown[said]}"
@@ -123,19 +124,11 @@ def contradiction(data: bytes, stored: TileFormat) -> str:
 
 
 def _jpeg(data: bytes, stored: TileFormat) -> Pixels:
-    frame = jpegcheck.check(data, stored.jpeg_tables)
-    _require_size(frame.width, frame.height, stored)
-    _require_components(frame.components, stored)
+    stream = jpeg.inspect(data)
+    _require_size(stream.width, stream.height, stored)
+    _require_components(stream.components, stored)
     # The stream knows better than the tag, which writers that pass tiles through often leave as it was.
-    space = (frame.colour if stored.samples == 3 else "") or _SPACES[stored.photometric]
-    return np.asarray(
-        imagecodecs.jpeg8_decode(
-            data,
-            tables=stored.jpeg_tables or None,
-            colorspace=space,
-            outcolorspace="GRAYSCALE" if space == "GRAYSCALE" else "RGB",
-        )
-    )
+    return jpeg.decode(stream, stored.jpeg_tables, _SPACES[stored.photometric])
 
 
 def _jpeg2000(data: bytes, stored: TileFormat) -> Pixels:
