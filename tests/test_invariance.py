@@ -28,7 +28,7 @@ def segment(slide: Path, out: Path, tile: int, workers: int = 2) -> Path:
         choice = ModelChoice(DEFAULT_MODEL, executor.device, "auto", executor.torch_threads)
         result = segment_slides([slide], out, SegmentOptions(choice, tile), executor)
     assert result.exit_code == 0
-    return out / result.records[0]["id"]
+    return out / result.records[0].id
 
 
 def overlapping(nuclei: Nuclei, share: float = 0.5) -> int:

@@ -24,6 +24,7 @@ from wsiseg.results.job import WorkJob
 from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyramid
 from wsiseg.results.parts import BatchSummary
 from wsiseg.results.plan import SlidePlan
+from wsiseg.results.record import FailedRecord, SlideRecord
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.publish import publish_job, publish_slide, published_record
 from wsiseg.run.schedule import Executor, Stage, Steps, run_stages
@@ -57,7 +58,7 @@ class CohortResult:
 
     out: Path
     report: Path
-    records: tuple[dict[str, Any], ...]
+    records: tuple[SlideRecord, ...]
     tiles_computed: int
     seconds: float
 
@@ -69,11 +70,11 @@ class CohortResult:
             "exit_code": self.exit_code,
             "tiles_computed": self.tiles_computed,
             "seconds": self.seconds,
-            "slides": list(self.records),
+            "slides": [record.to_dict() for record in self.records],
         }
 
     def count(self, status: str) -> int:
-        return sum(record["status"] == status for record in self.records)
+        return sum(record.status == status for record in self.records)
 
     @property
     def exit_code(self) -> int:
@@ -136,10 +137,9 @@ def segment_slides(
     return CohortResult(shown, shown / report.name, records, computed, time.perf_counter() - started)
 
 
-def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
+def write_reports(out: Path, records: Iterable[SlideRecord] = ()) -> Path:
     """Cohort tables and ``report.html`` over every slide in ``out``, and over ``records`` that left no folder."""
-    merged = {record["id"]: record for record in read_records(out)}
-    merged.update({record["id"]: dict(record) for record in records})
+    merged = {record.id: record for record in (*read_records(out), *records)}
     ordered = [merged[name] for name in sorted(merged)]
     write_cohort(out, ordered)
     return write_report(out, ordered)
@@ -176,13 +176,13 @@ class _Moved:
         if len(known) == len(folders):
             return
         for record in read_records(out):
-            folder, slide = SlideFolder(out, record["id"]), record["slide"]
-            if record["status"] == "failed" or record["id"] in known:
+            if isinstance(record, FailedRecord) or record.id in known:
                 continue
-            if Path(slide["path"]) in folders:
-                self._homes[Path(slide["path"])] = folder
-            elif not os.path.lexists(slide["path"]):
-                self._gone.append((folder, slide["name"], slide.get("bytes")))
+            folder, slide = SlideFolder(out, record.id), record.slide
+            if Path(slide.path) in folders:
+                self._homes[Path(slide.path)] = folder
+            elif not os.path.lexists(slide.path):
+                self._gone.append((folder, slide.name, slide.bytes))
 
     def home(self, path: Path, folder: SlideFolder) -> SlideFolder:
         """Where the slide's results are that it brought along from an earlier name."""
@@ -211,6 +211,7 @@ def _slide_steps(
     path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
 ) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
+    record: SlideRecord
     try:
         planned = yield from _plan_slide(path, folder, options, moved, on_event)
         folder = planned.folder
@@ -225,7 +226,7 @@ def _slide_steps(
             raise fault from error
         record = _failed(path, folder, error)
     on_event(Event("finished", folder.id, {"record": record}))
-    for text in record.get("notes") or ():
+    for text in record.notes or ():
         on_event(Event("note", folder.id, {"text": text}))
     return record
 
@@ -234,7 +235,7 @@ def _plan_slide(
     path: Path, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Callable[[Event], None]
 ) -> Generator[Stage, list[Any], Planned]:
     candidates = moved.candidates(path, folder)
-    job = PlanJob(folder, _request(path, options), options.retry_partial, options.overwrite, candidates)
+    job = PlanJob(folder, SlideRequest(path, options), candidates)
     on_event(Event("stage", folder.id, {"name": "plan-slide"}))
     (planned,) = yield isolated("plan-slide", plan_or_reuse, [job])
     if planned.folder != folder and not moved.take(planned.folder):
@@ -313,19 +314,6 @@ def _located(options: SegmentOptions) -> SegmentOptions:
     )
 
 
-def _request(path: Path, options: SegmentOptions) -> SlideRequest:
-    return SlideRequest(
-        path=str(path),
-        mpp=options.mpp,
-        mpp_table=str(options.mpp_table) if options.mpp_table else None,
-        choice=options.choice,
-        tile=options.tile,
-        roi=options.roi,
-        mask=str(options.mask) if options.mask else None,
-        tissue_only=options.tissue_only,
-    )
-
-
 def _resume_jobs(work: WorkFolder, plan: SlidePlan) -> list[ResumeJob]:
     batches = plan.batches
     return [
@@ -346,7 +334,7 @@ def _missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, don
     return missing
 
 
-def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:
+def _failed(path: Path, folder: SlideFolder, error: Exception) -> FailedRecord:
     record = failure_record(path, folder.id, error)
     folder.publish_failure(record)
     return record
