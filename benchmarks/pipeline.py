@@ -54,8 +54,8 @@ def measure_network(executor: Executor, choice: ModelChoice, side: int, tiles: i
 def measure_round(slides: list[Path], out: Path, settings: SegmentOptions, executor: Executor) -> dict[str, Any]:
     """Segment the slides, then pass as many tiles as they have through the network alone."""
     result = segment_slides(slides, out, settings, executor)
-    specification = result.records[0]["specification"]
-    tiles = sum(record["tiles"]["done"] for record in result.records)
+    specification = result.records[0].specification
+    tiles = sum(record.tiles.done for record in result.records)
     side = settings.tile + 2 * specification["halo_px"]
     ceiling = measure_network(executor, settings.choice, side, min(tiles, 8))
     owned = tiles * settings.tile**2 / 1e6
@@ -66,8 +66,8 @@ def measure_round(slides: list[Path], out: Path, settings: SegmentOptions, execu
         "network_mpx_s": ceiling * side**2 / 1e6,
         "slide_mpx_s": owned / result.seconds,
         "level0_mpx_s": owned * specification["downsample"] ** 2 / result.seconds,
-        "nuclei": sum(record["nuclei"] for record in result.records),
-        "timings_s": [record["timings_s"] for record in result.records],
+        "nuclei": sum(record.nuclei for record in result.records),
+        "timings_s": [record.to_dict()["timings_s"] for record in result.records],
     }
 
 

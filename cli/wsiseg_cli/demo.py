@@ -48,9 +48,9 @@ def command(
         tell_json(result.to_dict())
         return result.cohort.exit_code
     record = result.cohort.records[0]
-    if record["status"] != "failed":
-        grade = record["grade"]
-        mention(f"grade: {grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {grade['kind']})")
+    if record.grade is not None:
+        grade = record.grade
+        mention(f"grade: {grade.grade} ({grade.bad} of {grade.patches} patches bad, {grade.kind})")
         mention(
             f"against the truth: {result.true_nuclei} nuclei drawn, {result.found_nuclei} found, "
             f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} "

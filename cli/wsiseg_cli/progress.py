@@ -125,14 +125,14 @@ def note_line(event: Note) -> str:
 def outcome_line(event: SlideEnded) -> str:
     """What became of a slide, in one line."""
     record, name = event.record, one_line(event.name)
-    if record["status"] == "failed":
-        return printable(f"{name}: FAILED: {record['error']['message']}")
-    grade = record["grade"]
-    low, high = grade["interval"]
+    if record.status == "failed":
+        return printable(f"{name}: FAILED: {record.error.message}")
+    grade = record.grade
+    low, high = grade.interval
     text = (
-        f"{name}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², "
-        f"{grade['grade']} ({grade['bad']} of {grade['patches']} patches bad, {low:.0%}–{high:.0%})"
+        f"{name}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², "
+        f"{grade.grade} ({grade.bad} of {grade.patches} patches bad, {low:.0%}–{high:.0%})"
     )
-    if record["status"] == "partial":
-        text += f", PARTIAL: {record['lost']['area_mm2']:.3f} mm² lost"
+    if record.status == "partial":
+        text += f", PARTIAL: {record.lost.area_mm2:.3f} mm² lost"
     return text

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,8 @@ def test_json_is_json_on_every_stream(encoding: str) -> None:
 
 
 def test_one_line_of_a_run_stays_one() -> None:
-    record = {
-        "status": "complete", "nuclei": 3, "tissue_mm2": 1.0,
-        "grade": {"grade": "Good", "bad": 1, "patches": 20, "interval": [0.0, 0.2]},
-    }  # fmt: skip
+    grade = SimpleNamespace(grade="Good", bad=1, patches=20, interval=(0.0, 0.2))
+    record = SimpleNamespace(status="complete", nuclei=3, tissue_mm2=1.0, grade=grade)
     line = outcome_line(SlideEnded("new\nline\x1b[2J", record))
     assert line.startswith("new\\nline\\x1b[2J: 3 nuclei")
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from wsiseg.core.geometry import Box, Scale
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
 from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
@@ -23,6 +24,7 @@ from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import plan_patches
 from wsiseg.qc.rubric import GRADES, Rubric, clopper_pearson, grade_of
 from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.record import GradeRecord, Tiles
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import Truth, write_slide
 from wsiseg.tissue import Tissue, find_tissue, make_tissue
@@ -98,24 +100,11 @@ def test_a_failure_of_the_slide_outweighs_its_patches() -> None:
 
 
 def test_record() -> None:
-    record = grade_of(1, 20, reasons={"blurred": 1}, check="x 1").to_dict()
-    assert json.loads(json.dumps(record)) == record
-    expected = {
-        "kind",
-        "grade",
-        "bad",
-        "patches",
-        "fraction",
-        "interval",
-        "confidence",
-        "failure",
-        "reasons",
-        "check",
-    }
-    assert expected <= set(record)
-    assert (record["kind"], record["fraction"], record["reasons"]) == ("automatic", 0.05, {"blurred": 1})
-    assert record["rubric"]["good"] == "1/15"
-    assert record["interval"] == pytest.approx([0.001, 0.249], abs=1e-3)
+    record = grade_of(1, 20, reasons={"blurred": 1}, check="x 1").record()
+    assert as_typed(json.loads(json.dumps(as_plain(record))), GradeRecord) == record
+    assert (record.kind, record.fraction, record.reasons) == ("automatic", 0.05, {"blurred": 1})
+    assert (record.check, record.confidence, record.rubric and record.rubric["good"]) == ("x 1", 0.95, "1/15")
+    assert record.interval == pytest.approx([0.001, 0.249], abs=1e-3)
 
 
 def test_limits_of_ones_own() -> None:
@@ -128,7 +117,7 @@ def test_limits_of_ones_own() -> None:
 
 
 VERDICTS = {"reason": np.array(["", "blurred", "", "uncovered", "blurred"] + [""] * 25)}
-FINE = {"total": 100, "failed": 1}
+FINE = Tiles(total=100, done=99, blank=0, failed=1)
 
 
 def test_grade_of_a_slide_counts_reasons() -> None:
@@ -142,13 +131,13 @@ def test_grade_of_a_slide_counts_reasons() -> None:
 @pytest.mark.parametrize(
     ("tiles", "lost", "area", "known", "failure"),
     [
-        ({"total": 100, "failed": 2}, 0.0, 10.0, True, "2 of 100 tiles failed"),
+        (Tiles(total=100, done=98, blank=0, failed=2), 0.0, 10.0, True, "2 of 100 tiles failed"),
         (FINE, 0.2, 10.0, True, "20.0% of the tissue lost"),
         (FINE, 0.0, 0.001, True, "usable tissue 0.001 mm²"),
         (FINE, 0.0, 10.0, False, "mpp unresolved"),
     ],
 )
-def test_what_fails_a_slide(tiles: dict[str, int], lost: float, area: float, known: bool, failure: str) -> None:
+def test_what_fails_a_slide(tiles: Tiles, lost: float, area: float, known: bool, failure: str) -> None:
     grade = grade_slide({"reason": np.array([""] * 50)}, tiles, lost, area, mpp_known=known)
     assert grade.grade == "Unacceptable"
     assert failure in str(grade.failure)

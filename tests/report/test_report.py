@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import html.parser
@@ -18,6 +19,7 @@ from PIL import Image
 
 from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
 from wsiseg.qc.rubric import grade_of
 from wsiseg.report.cohort import COLUMNS, write_cohort
@@ -32,6 +34,7 @@ from wsiseg.report.thumbnail import (
     write_thumbnail,
 )
 from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.record import ErrorNote, FailedRecord, NotARecord, SegmentedRecord, SlidePlace, parse_record
 
 NASTY = [
     '<script>alert(1)</script>',
@@ -45,8 +48,8 @@ NASTY = [
 ]  # fmt: skip
 
 
-def record(name: str, status: str = "complete", **changes: Any) -> dict[str, Any]:
-    """A record as in docs/format.md."""
+def plain(name: str, status: str = "complete", **changes: Any) -> dict[str, Any]:
+    """A record's JSON, as in docs/format.md."""
     made: dict[str, Any] = {
         "schema": "wsiseg.slide", "version": 1, "id": name, "status": status, "error": None, "key": "0" * 64,
         "slide": {"path": f"/slides/{name}.svs", "name": f"{name}.svs", "fingerprint": "a" * 64, "reader": "tiff",
@@ -58,21 +61,28 @@ def record(name: str, status: str = "complete", **changes: Any) -> dict[str, Any
                           "tile_px": 2048, "halo_px": 96, "roi": None, "mask_sha256": None},
         "tiles": {"total": 80, "done": 30, "blank": 50, "failed": 0},
         "lost": {"area_mm2": 0.0, "fraction_of_tissue": 0.0, "boxes": []},
-        "nuclei": 123456, "tissue_mm2": 40.0,
+        "nuclei": 123456, "tissue_mm2": 40.0, "artefacts": {},
         "seams": {"band_nuclei": 400, "duplicates_removed": 200, "adopted": 1, "density_ratio": 1.01,
                   "straight_edge_ratio": 0.98},
-        "grade": grade_of(1, 20, reasons={"uncovered": 1}, check="rules-1").to_dict(),
+        "grade": as_plain(grade_of(1, 20, reasons={"uncovered": 1}, check="rules-1").record()),
         "timings_s": {"tissue": 1.0, "segment": 60.0, "stitch": 2.0, "maps": 3.0, "grade": 4.0, "total": 70.0},
         "versions": {"wsiseg": "0.1.0", "python": "3.11.7"}, "created": "2026-01-31T12:34:56Z",
     }  # fmt: skip
     return {**made, **changes}
 
 
-def failure(name: str, kind: str = "MissingMppError", message: str = "no mpp") -> dict[str, Any]:
-    empty = dict.fromkeys(
-        ("specification", "tiles", "lost", "nuclei", "tissue_mm2", "seams", "grade", "timings_s"), None
+def record(name: str, status: str = "complete", **changes: Any) -> SegmentedRecord:
+    return as_typed(plain(name, status, **changes), SegmentedRecord)
+
+
+def failure(name: str, kind: str = "MissingMppError", message: str = "no mpp") -> FailedRecord:
+    return FailedRecord(
+        id=name,
+        error=ErrorNote(kind, message),
+        slide=SlidePlace(f"/slides/{name}.svs", f"{name}.svs"),
+        versions={"wsiseg": "0.1.0"},
+        created="2026-01-31T12:34:56Z",
     )
-    return record(name, "failed", error={"kind": kind, "message": message}, **empty)
 
 
 class Page(html.parser.HTMLParser):
@@ -107,7 +117,7 @@ def test_cohort_has_a_row_for_every_slide(tmp_path: Path) -> None:
     records = [record("a"), failure("b", message="give --mpp"), record("c", nuclei=0, tissue_mm2=0.0)]
     csv_path, parquet_path = write_cohort(tmp_path, records)
     table = pq.read_table(parquet_path)
-    assert table.column_names == [name for name, _, _ in COLUMNS]
+    assert table.column_names == [name for name, _ in COLUMNS]
     rows = table.to_pylist()
     assert [row["id"] for row in rows] == ["a", "b", "c"]
     first, failed, empty = rows
@@ -152,10 +162,9 @@ def test_names_do_not_become_formulas(tmp_path: Path) -> None:
     assert pq.read_table(parquet).column("id").to_pylist() == names  # Parquet runs nothing and keeps the name
 
 
-def test_odd_records_do_not_cost_the_table(tmp_path: Path) -> None:
-    odd = [{}, {"id": 3, "nuclei": "many", "slide": None}, {"id": "x", "grade": [], "tissue_mm2": True}]
-    _, path = write_cohort(tmp_path, [*odd, record("good"), record("bad\udcff")])
-    assert pq.read_table(path).column("nuclei").to_pylist() == [None, None, None, 123456, 123456]
+def test_a_name_that_is_no_text_does_not_cost_the_table(tmp_path: Path) -> None:
+    _, path = write_cohort(tmp_path, [record("good"), record("bad\udcff")])
+    assert pq.read_table(path).column("id").to_pylist() == ["good", "bad?"]
     _, path = write_cohort(tmp_path, [])
     assert pq.read_table(path).num_rows == 0
 
@@ -234,7 +243,7 @@ def test_many_slides_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_names_cannot_break_out(nasty: str) -> None:
-    evil = record(nasty)
+    evil = plain(nasty)
     evil["slide"].update(path=f"/x/{nasty}", name=nasty, vendor=nasty, mpp_source=nasty)
     evil["specification"]["model"].update(name=nasty, licence=nasty)
     evil["specification"]["calibration"] = {nasty: nasty}
@@ -242,9 +251,10 @@ def test_names_cannot_break_out(nasty: str) -> None:
     evil["lost"] = {"area_mm2": 1.0, "fraction_of_tissue": 0.1, "boxes": [[0, 0, 1, 1, nasty]]}
     evil.update(status="partial", versions={"wsiseg": nasty}, created=nasty)
     evil["timings_s"][nasty] = 1.0
-    records = [evil, failure(nasty, kind=nasty, message=nasty), record("calm")]
+    records = [as_typed(evil, SegmentedRecord), failure(nasty, kind=nasty, message=nasty), record("calm")]
     page = Page(render_report(records, {}, nasty))
-    partial = record("c", "partial", lost={"boxes": [[0, 0, 1, 1, "damaged"]]})
+    lost = {"area_mm2": 1.0, "fraction_of_tissue": 0.1, "boxes": [[0, 0, 1, 1, "damaged"]]}
+    partial = record("c", "partial", lost=lost)
     calm = Page(render_report([record("calm"), failure("f"), partial], {}, "calm"))
     assert len(page.blocks["script"]) == len(page.blocks["style"]) == 1
     assert page.blocks == calm.blocks
@@ -254,10 +264,11 @@ def test_names_cannot_break_out(nasty: str) -> None:
     assert sum(nasty in text for text in page.text) >= 5  # shown as it is
 
 
-def test_report_of_nothing_and_of_odd_records(tmp_path: Path) -> None:
+def test_report_of_nothing_and_of_a_name_that_is_no_text(tmp_path: Path) -> None:
     assert "0 complete" in write_report(tmp_path, []).read_text("utf-8")
-    odd: list[dict[str, Any]] = [{}, {"id": "x", "status": "complete", "slide": {"name": "x\udcff"}}]
-    assert write_report(tmp_path, odd).stat().st_size > 1000
+    assert "1 complete · 0 partial · 1 failed" in re.sub(
+        r"\s+", " ", " ".join(Page(write_report(tmp_path, [record("x\udcff"), failure("\udcff")]).read_text()).text)
+    )
 
 
 ODD = [7, -1.5, 10**400, float("nan"), float("inf"), "text", "", True, [], [[]], [None, "a"], {}, {"a": [1]}]
@@ -274,20 +285,24 @@ def changed(value: Any, odd: Any, at: int, count: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:9])
-def test_whatever_a_record_holds_anywhere_costs_its_own_cell(tmp_path: Path, odd: Any) -> None:
+def test_whatever_a_record_holds_anywhere_it_is_refused_or_shown(tmp_path: Path, odd: Any) -> None:
     boxes = [[0, 0, 9, 9, "cut"]]
-    whole = record("a", "partial", lost={"area_mm2": 1.0, "fraction_of_tissue": 0.1, "boxes": boxes})
+    whole = plain("a", "partial", lost={"area_mm2": 1.0, "fraction_of_tissue": 0.1, "boxes": boxes})
     whole |= {"artefacts": {"pen": 0.1}, "types": {"no type": 3}}
     count = [0]
     changed(whole, None, -1, count)
-    records = [changed(whole, odd, at, [0]) for at in range(2, count[0] + 1)]
+    records = []
+    for at in range(2, count[0] + 1):
+        with contextlib.suppress(NotARecord):
+            records.append(parse_record(changed(whole, odd, at, [0]), tmp_path / "a"))
+    assert len(records) < count[0] - 1
     page = Page(render_report([*records, record("good")], {}, "odd"))
     assert any("good.svs" in text for text in page.text)
     _, path = write_cohort(tmp_path, [*records, record("good")])
     table = pq.read_table(path).to_pylist()
     assert len(table) == len(records) + 1
     assert table[-1]["nuclei_per_mm2"] == pytest.approx(3086.4)
-    assert sum(row["nuclei"] == 123456 for row in table) >= len(records)  # all but the one whose nuclei are odd
+    assert sum(row["nuclei"] == 123456 for row in table) >= len(records)  # all but one whose nuclei are others
 
 
 @pytest.mark.parametrize("kind", ["pipe", "bomb", "text", "elsewhere"])
@@ -333,19 +348,19 @@ def test_headings_labels_and_sort_values() -> None:
 
 
 def test_slide_level_failure_is_said_beside_the_grade() -> None:
-    row = make_row(record("a", grade=grade_of(0, 50, failure="only 0.01 mm² of tissue").to_dict()))
+    row = make_row(record("a", grade=as_plain(grade_of(0, 50, failure="only 0.01 mm² of tissue").record())))
     assert row.grade == "Unacceptable"
     assert "only 0.01 mm² of tissue" in row.grade_note
     assert row.grade_note.startswith("automatic, 0 of 50 patches bad")
 
 
 def test_interval_is_to_scale() -> None:
-    row = make_row(record("a", grade=grade_of(15, 150).to_dict()))
+    row = make_row(record("a", grade=as_plain(grade_of(15, 150).record())))
     assert row.interval is not None
     assert row.interval.point == pytest.approx(30.0)  # 0.1 of 1/3
     assert row.interval.low < 30.0 < row.interval.high
     assert not row.interval.beyond
-    far = make_row(record("a", grade=grade_of(120, 150).to_dict())).interval
+    far = make_row(record("a", grade=as_plain(grade_of(120, 150).record()))).interval
     assert far is not None
     assert far.beyond
     assert far.point is None

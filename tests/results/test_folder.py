@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from wsiseg.results.folder import (
     read_records,
     result_key,
 )
-from wsiseg.results.record import problem
+from wsiseg.results.record import NotARecord, SegmentedRecord, parse_record, read_record, write_record
 from wsiseg.slide import Mpp, SlideSource
 from wsiseg.testing.records import failed_record, finished_record
 
@@ -77,10 +78,13 @@ def test_publishing_replaces_an_earlier_result_and_leaves_nothing_temporary(tmp_
     for number in (1, 2):
         work = folder.in_progress(f"{number}" * 64, SOURCE)
         work.create()
-        write_json(work.result / "slide.json", failed_record("s", number=number))
-        assert (folder.record() or {}).get("number") == (None if number == 1 else 1)
+        write_json(work.result / "slide.json", failed_record("s", created=f"{number}"))
+        before = folder.record()
+        assert (before and before.created) == (None if number == 1 else "1")
         folder.publish(work)
-        assert (folder.record() or {})["number"] == number
+        after = folder.record()
+        assert after is not None
+        assert after.created == f"{number}"
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     assert len(read_records(tmp_path)) == 1
 
@@ -146,7 +150,7 @@ def test_a_place_that_is_taken_is_refused_and_left_alone(tmp_path: Path, what: s
     with pytest.raises(EnvironmentFault, match="is there already and is no result of wsiseg"):
         folder.require_ours()
     with pytest.raises(EnvironmentFault, match="is there already"):
-        folder.publish_failure(failed_record("s"))
+        folder.publish_failure(parse_record(failed_record("s"), folder.final))
     work = folder.in_progress("0" * 64, SOURCE)
     work.create()
     with pytest.raises(EnvironmentFault, match="is there already"):
@@ -215,6 +219,15 @@ def test_a_record_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
             read()
 
 
+def problem(value: object, folder: str) -> str:
+    """Why a value is no record; "" if it is one."""
+    try:
+        parse_record(value, Path(folder))
+    except NotARecord as error:
+        return str(error)
+    return ""
+
+
 def test_a_record_as_a_run_writes_it_is_one() -> None:
     assert problem(finished_record("s"), "s") == ""
     assert problem(finished_record("s", status="partial"), "s") == ""
@@ -222,7 +235,65 @@ def test_a_record_as_a_run_writes_it_is_one() -> None:
     for place in (("slide", "bounds"), ("grade", "interval"), ("specification", "model"), ("lost", "boxes")):
         record = finished_record("s")
         record[place[0]][place[1]] = "x"
-        assert problem(record, "s").startswith(".".join(place))
+        assert problem(record, "s").startswith(f"{'.'.join(place)}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("slide", "mpp"), float("inf")),
+        (("slide", "mpp"), None),
+        (("slide", "width"), 10**400),
+        (("slide", "bounds"), [0, 0, 1]),
+        (("nuclei",), True),
+        (("nuclei",), -1),
+        (("lost", "boxes"), [[0, 0, 1, "damaged"]]),
+        (("lost", "boxes"), [[0, 0, 1, float("nan"), "damaged"]]),
+        (("specification", "model"), {"name": 3}),
+        (("specification", "roi"), json.loads("[" * 200 + "]" * 200)),
+        (("timings_s", "total"), "long"),
+        (("files",), {"nuclei.parquet": {"crc32c": "0"}}),
+    ],
+)
+def test_what_a_record_must_not_hold(place: tuple[str, ...], value: object) -> None:
+    record = inner = finished_record("s")
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    assert problem(record, "s").startswith(place[0])
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    told = {"types": {"none": 1, "other": 2}, "notes": ["odd"], "files": {"nuclei.parquet": {"bytes": 1}}}
+    boxes = {"lost": {"area_mm2": 1.5, "fraction_of_tissue": 0.5, "boxes": [[0.0, 0.5, 9.0, 9.5, "cut"]]}}
+    for value in (finished_record("s"), finished_record("s") | told | boxes, failed_record("s")):
+        record = parse_record(value, tmp_path / "s")
+        write_record(tmp_path / "s", record)
+        assert read_record(tmp_path / "s") == record
+        held = json.loads((tmp_path / "s" / "slide.json").read_text())
+        assert held == record.to_dict()
+        assert {name: held[name] for name in value} == value
+    assert list(held)[:6] == ["schema", "version", "id", "status", "error", "slide"]
+    assert held["grade"] is held["notes"] is None
+
+
+def test_a_record_of_a_slide_whose_name_is_no_text_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    record = parse_record(finished_record("s"), tmp_path / "s")
+    assert isinstance(record, SegmentedRecord)
+    name = os.fsdecode(b"\xff\xfe.svs")
+    moved = record.moved(f"/slides/{name}", name)
+    write_record(tmp_path / "s", moved)
+    assert read_record(tmp_path / "s") == moved
+    assert b"\\udcff\\udcfe.svs" in (tmp_path / "s" / "slide.json").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a": NaN}', '{"schema": ' * 100_000])
+def test_what_is_no_json_of_ours_is_no_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "slide.json").write_text(text)
+    assert read_record(tmp_path / "s") is None
 
 
 @given(
@@ -234,7 +305,7 @@ def test_a_record_as_a_run_writes_it_is_one() -> None:
     st.sampled_from(["slide", "error", "versions", "status", "specification", "lost", "grade", "version", "id"]),
 )
 def test_no_record_is_too_odd_to_be_judged(value: object, field: str) -> None:
-    assert isinstance(problem(value, "s"), str)
+    assert problem(value, "s")
     assert isinstance(problem(failed_record("s", **{field: value}), "s"), str)
     assert problem(failed_record("s", **{"status": "complete", field: value}), "s")
 
@@ -278,19 +349,19 @@ def test_damage_of_a_finished_result_is_told(tmp_path: Path) -> None:
     contents = {folder.final / name: name.encode() * 9 for name in RESULT_FILES} | {store_file: b"chunk"}
     for path, content in contents.items():
         path.write_bytes(content)
-    record = {"files": describe_files(folder.final)}
-    assert record["files"]["thumbnail.png"]["bytes"] == 9 * len("thumbnail.png")
-    assert folder.damage(record) == ""
+    noted = describe_files(folder.final)
+    assert noted["thumbnail.png"]["bytes"] == 9 * len("thumbnail.png")
+    assert folder.damage(noted) == ""
     for path, content in contents.items():
         name = path.relative_to(folder.final).parts[0]
         path.unlink()
-        assert folder.damage(record) == f"{name} is {'damaged' if path == store_file else 'missing'}"
+        assert folder.damage(noted) == f"{name} is {'damaged' if path == store_file else 'missing'}"
         path.write_bytes(content[:-1])
-        assert folder.damage(record) == f"{name} is damaged"
+        assert folder.damage(noted) == f"{name} is damaged"
         path.write_bytes(content)
     flipped = contents[folder.final / "nuclei.parquet"].swapcase()
     (folder.final / "nuclei.parquet").write_bytes(flipped)
-    assert folder.damage(record) == "nuclei.parquet is damaged"
+    assert folder.damage(noted) == "nuclei.parquet is damaged"
     assert folder.damage({}) == ""  # a record from before checksums says nothing of it
 
 

@@ -149,7 +149,7 @@ def test_what_is_said_of_the_pixels_is_the_current_commands(slide: Path, tmp_pat
     table.unlink()
     result, _ = run([slide], tmp_path / "out", mpp=mpp)
     assert (result.exit_code, result.tiles_computed) == (0, 0)
-    assert result.records[0]["slide"]["mpp_source"] == "option"
+    assert result.records[0].slide.mpp_source == "option"
 
 
 def record_of_mpp(slide: Path) -> float:
@@ -169,7 +169,7 @@ def test_a_slide_moved_between_two_runs_is_the_same_slide(
     for _ in range(2):
         result, events = run([now], out)
         assert (result.tiles_computed, sum(isinstance(e, Unchanged) for e in events)) == (0, 1)
-        assert [entry["id"] for entry in result.records] == ["s"]
+        assert [entry.id for entry in result.records] == ["s"]
         assert record(out / "s")["slide"]["path"] == str(now)
         assert record(out / "s")["slide"]["name"] == name
         assert pq.read_table(out / "cohort.parquet").column("path").to_pylist() == [str(now)]
@@ -201,9 +201,9 @@ def test_two_copies_of_a_slide_that_is_gone_do_not_share_its_results(slide: Path
     slide.unlink()
     result, _ = run(copies, out)
     assert result.tiles_computed == 4
-    assert result.records[0]["id"] == "s"
-    assert result.records[1]["id"] != "s"
-    assert [entry["slide"]["path"] for entry in result.records] == [str(copy) for copy in copies]
+    assert result.records[0].id == "s"
+    assert result.records[1].id != "s"
+    assert [entry.slide.path for entry in result.records] == [str(copy) for copy in copies]
 
 
 # a slide that was touched
@@ -334,8 +334,8 @@ def test_a_work_folder_that_vanishes_costs_its_slide_alone(
     shutil.copy(slide, second)
     vanish = Watched(task, lambda: shutil.rmtree(out / ".work" / "s"))
     result, _ = run([slide, second], out, vanish)
-    assert [entry["status"] for entry in result.records] == ["failed", "complete"]
-    assert "during the run" in result.records[0]["error"]["message"]
+    assert [entry.status for entry in result.records] == ["failed", "complete"]
+    assert "during the run" in result.records[0].error.message
     assert record(out / "t")["nuclei"] == record(clean)["nuclei"]
     assert run([slide, second], out)[0].exit_code == 0
 
@@ -352,7 +352,7 @@ def test_a_work_folder_that_vanishes_with_a_worker_costs_its_slide_alone(slide: 
             return super().submit(name, function, argument)
 
     result, _ = run([slide, second], out, Dying())
-    assert [entry["status"] for entry in result.records] == ["failed", "complete"]
+    assert [entry.status for entry in result.records] == ["failed", "complete"]
 
 
 def die(_: object) -> None:

@@ -35,6 +35,7 @@ from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.folder import assign_ids, output_lock
 from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.record import Tiles
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.testing import write_slide
 from wsiseg.testing.runs import CLASSICAL, nothing_temporary, run, same_results
@@ -133,11 +134,11 @@ def test_a_slide_keeps_its_id_when_a_namesake_joins(small: Path, tmp_path: Path)
         path.parent.mkdir()
         shutil.copy(small, path)
     out = tmp_path / "out"
-    assert run([first], out)[0].records[0]["id"] == "s"
+    assert run([first], out)[0].records[0].id == "s"
     result, _ = run([first, second], out)
-    assert [record["id"] == "s" for record in result.records] == [True, False]
+    assert [record.id == "s" for record in result.records] == [True, False]
     assert result.tiles_computed == 4
-    assert list(assign_ids([second, first], out).values()) == [result.records[1]["id"], "s"]
+    assert list(assign_ids([second, first], out).values()) == [result.records[1].id, "s"]
 
 
 # the output
@@ -288,7 +289,7 @@ def test_a_slide_that_changes_during_the_run_fails(
 
     result, _ = run([slide], out, Meddler(task, meddle))
     assert result.exit_code == 4
-    message = result.records[0]["error"]["message"]
+    message = result.records[0].error.message
     assert str(slide) in message
     assert ("changed during the run" in message) == (how != "deleted"), message
     assert json.loads((out / "small" / "slide.json").read_text())["status"] == "failed"
@@ -319,7 +320,7 @@ def test_a_slide_overwritten_while_its_tiles_are_computed(
 
     monkeypatch.setattr(segment, "_segment_tile", overwrite)
     result, _ = run([slide], tmp_path / "out")
-    assert "changed during the run" in result.records[0]["error"]["message"]
+    assert "changed during the run" in result.records[0].error.message
     assert not list((tmp_path / "out").rglob("*.arrow"))
 
 
@@ -355,9 +356,9 @@ def test_an_error_in_a_tile_costs_that_tile_alone(
     result, _ = run([small], tmp_path)
     (record,) = result.records
     assert result.exit_code == 3
-    assert record["status"] == "partial"
-    assert record["tiles"] == {"total": 4, "done": 3, "blank": 0, "failed": 1}
-    ((x0, y0, x1, y1, reason),) = record["lost"]["boxes"]
+    assert record.status == "partial"
+    assert record.tiles == Tiles(total=4, done=3, blank=0, failed=1)
+    ((x0, y0, x1, y1, reason),) = record.lost.boxes
     assert (x0, y0, x1, y1) == (1024, 0, 1536, 1024)
     assert type(error).__name__ in reason
     whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "small" / "nuclei.parquet")
@@ -383,8 +384,8 @@ def test_a_networks_output_that_is_no_number_costs_its_tile(
     options = pipeline.SegmentOptions(DEFAULT_MODEL, 512)
     result = pipeline.segment_slides([small], tmp_path, options, SerialExecutor())
     (record,) = result.records
-    assert (record["status"], record["tiles"]["failed"]) == ("partial", 1)
-    assert "not finite" in record["lost"]["boxes"][0][4]
+    assert (record.status, record.tiles.failed) == ("partial", 1)
+    assert "not finite" in record.lost.boxes[0][4]
 
 
 def test_a_slide_of_which_every_tile_fails_has_failed(

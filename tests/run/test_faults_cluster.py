@@ -33,6 +33,7 @@ from wsiseg.models.networks import build_network
 from wsiseg.models.weightfile import save_weights
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.results.parts import BatchSummary
+from wsiseg.results.record import Tiles
 from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor
 from wsiseg.run.events import Begun, Event, StageStarted, TilesDone
 from wsiseg.run.outcome import CohortResult
@@ -113,9 +114,9 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     result = run_on(executor, [drawn[0]], tmp_path, events.append)
     (record,) = result.records
     assert result.exit_code == 3
-    assert record["status"] == "partial"
-    assert record["tiles"] == {"total": 9, "done": 8, "blank": 0, "failed": 1}
-    assert record["lost"]["boxes"] == [[1024, 1024, 2048, 2048, "its worker process died every time"]]
+    assert record.status == "partial"
+    assert record.tiles == Tiles(total=9, done=8, blank=0, failed=1)
+    assert record.lost.boxes == ((1024, 1024, 2048, 2048, "its worker process died every time"),)
     assert [event.done for event in events if isinstance(event, TilesDone)][-1] == 9
     whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
     b = whole.bounds()
@@ -179,8 +180,8 @@ def test_living_workers_see_weights_that_were_overwritten(executor: Any, tmp_pat
         digests.append(hashlib.sha256(weights.read_bytes()).hexdigest())
         options = SegmentOptions(str(weights), 512)
         (record,) = segment_slides([slide], tmp_path / str(seed), options, executor).records
-        assert record["status"] == "complete"
-        assert record["specification"]["model"]["weights_sha256"] == digests[-1]
+        assert record.status == "complete"
+        assert record.settings.model.weights_sha256 == digests[-1]
     assert digests[0] != digests[1]
 
 

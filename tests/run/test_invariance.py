@@ -26,7 +26,7 @@ def segment(slide: Path, out: Path, tile: int, workers: int = 2) -> Path:
     with open_executor(ClusterOptions(workers=workers, device="cpu", dashboard="127.0.0.1:0")) as executor:
         result = segment_slides([slide], out, SegmentOptions(DEFAULT_MODEL, tile), executor)
     assert result.exit_code == 0
-    return out / result.records[0]["id"]
+    return out / result.records[0].id
 
 
 def overlapping(nuclei: Nuclei, share: float = 0.5) -> int:

@@ -14,6 +14,7 @@ import pytest
 import wsiseg.run.pipeline as pipeline
 import wsiseg.slide.lethal as lethal
 from wsiseg.core.geometry import Scale, Window
+from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import SlideError, WorkerDied
 from wsiseg.qc.stage import JudgeJob
 from wsiseg.results.folder import SlideFolder, WorkFolder
@@ -42,7 +43,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(path: Path, out: Path, executor: SerialExecutor | None = None) -> dict[str, Any]:
     options = pipeline.SegmentOptions(CLASSICAL, tile=256)
     (record,) = pipeline.segment_slides([path], out, options, executor or SerialExecutor()).records
-    return dict(record)
+    return record.to_dict()
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_tile_that_is_known_to_kill_is_not_read_again(slide: Path, monkeypatch
         assert [part.reason for part in lost] == [LETHAL.reason]
         assert sum(window.area for window in asked) == 800 * 800 - 256 * 256
         assert not any(window.intersection(TILE).area for window in asked)
-    assert Lethal.from_list(json.loads(json.dumps(LETHAL.to_list()))) == LETHAL
+    assert as_typed(json.loads(json.dumps(as_plain(LETHAL))), Lethal) == LETHAL
 
 
 def test_a_slide_that_kills_in_too_many_places_is_refused(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,4 +274,4 @@ def test_publishing_again_gives_the_same_record_and_an_earlier_result_is_not_tak
     assert published_record(stale) is None  # nothing has been published since
     shutil.copy(tmp_path / "s" / "slide.json", tmp_path / "copy.json")
     os.replace(tmp_path / "copy.json", tmp_path / "s" / "slide.json")
-    assert publish_slide(stale) == first
+    assert publish_slide(stale).to_dict() == first

@@ -149,11 +149,11 @@ def test_damage_costs_its_own_stored_tile_alone(finished: Path, drawn: tuple[Pat
     result, _ = run([damaged], tmp_path / "out")
     (record,) = result.records
     assert result.exit_code == 3
-    assert record["status"] == "partial"
-    ((x0, y0, x1, y1, reason),) = record["lost"]["boxes"]
+    assert record.status == "partial"
+    ((x0, y0, x1, y1, reason),) = record.lost.boxes
     assert (x0, y0, x1, y1) == (1280, 1280, 1536, 1536)
     assert reason
-    assert record["lost"]["area_mm2"] == pytest.approx(0.064**2, rel=1e-6)
+    assert record.lost.area_mm2 == pytest.approx(0.064**2, rel=1e-6)
     clean = read_nuclei(finished / "drawn" / "nuclei.parquet")
     found = read_nuclei(tmp_path / "out" / "drawn" / "nuclei.parquet")
     away = _outside(clean, (x0 - 120, y0 - 120, x1 + 120, y1 + 120))
@@ -179,8 +179,8 @@ def test_a_failed_slide_leaves_the_others_alone(finished: Path, drawn: tuple[Pat
     write_slide(nameless, width=512, height=512, describe_mpp=False)
     result, _ = run([bad, drawn[0], nameless], tmp_path / "out")
     assert result.exit_code == 3
-    assert [r["status"] for r in result.records] == ["failed", "complete", "failed"]
-    assert "--mpp" in result.records[2]["error"]["message"]
+    assert [r.status for r in result.records] == ["failed", "complete", "failed"]
+    assert "--mpp" in result.records[2].error.message
     same_results(finished / "drawn", tmp_path / "out" / "drawn")
     statuses = pq.read_table(tmp_path / "out" / "cohort.parquet").column("status").to_pylist()
     assert sorted(statuses) == ["complete", "failed", "failed"]
@@ -204,10 +204,10 @@ def test_a_region_that_misses_a_slide_fails_that_slide_alone(tmp_path: Path) -> 
     result, _ = run([small, large], out, roi=roi)
     assert result.exit_code == 3
     failed, complete = result.records
-    assert (failed["status"], complete["status"]) == ("failed", "complete")
-    assert complete["nuclei"] > 0
-    assert "(600, 600)–(900, 900) does not overlap the slide's (0, 0)–(512, 512)" in failed["error"]["message"]
-    assert "Expected: coordinates in pixels" in failed["error"]["message"]
+    assert (failed.status, complete.status) == ("failed", "complete")
+    assert complete.nuclei > 0
+    assert "(600, 600)–(900, 900) does not overlap the slide's (0, 0)–(512, 512)" in failed.error.message
+    assert "Expected: coordinates in pixels" in failed.error.message
     assert json.loads((out / "small" / "slide.json").read_text())["status"] == "failed"
     assert run([small], tmp_path / "alone", roi=roi)[0].exit_code == 4
     assert run([small], out, roi=(0.0, 0.0, 300.0, 300.0))[0].exit_code == 0  # another call, into the same folder
@@ -228,9 +228,9 @@ def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> Non
     write_svs(tmp_path / "white.svs", np.full((1500, 1200, 3), 244, np.uint8), mpp=0.5)
     result, _ = run([tmp_path / "white.svs"], tmp_path / "out")
     (record,) = result.records
-    assert (record["status"], record["nuclei"], record["tiles"]["done"]) == ("complete", 0, 0)
-    assert record["grade"]["grade"] == "Unacceptable"
-    assert record["grade"]["failure"]
+    assert (record.status, record.nuclei, record.tiles.done) == ("complete", 0, 0)
+    assert record.grade.grade == "Unacceptable"
+    assert record.grade.failure
     assert len(read_nuclei(tmp_path / "out" / "white" / "nuclei.parquet")) == 0
 
 
@@ -246,7 +246,7 @@ def test_a_slide_of_which_nothing_can_be_read_fails(tmp_path: Path) -> None:
         corrupt_tile(slide, index)
     result, _ = run([slide], tmp_path / "out")
     assert result.exit_code == 4
-    assert "none of its pixels" in result.records[0]["error"]["message"]
+    assert "none of its pixels" in result.records[0].error.message
 
 
 def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
     write_svs(tmp_path / "odd.svs", image[:512, :512], mpp=0.25, app_mag=5)
     names = ("grey", "white", "odd")
     result, events = run([tmp_path / f"{name}.svs" for name in names], tmp_path / "out")
-    said = {record["id"]: record["notes"] for record in result.records}
+    said = {record.id: list(record.notes or ()) for record in result.records}
     assert "no colour" in said["grey"][0]
     assert said["grey"][1].startswith("No tissue was found")
     assert said["white"] == ["No tissue was found: nothing in the image has the colours of stained tissue."]
@@ -273,7 +273,7 @@ def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
     shown = [(e.name, e.text) for e in events if isinstance(e, Note)]
     assert shown == [(name, text) for name in names for text in said[name]]
     again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
-    assert again.records[0]["notes"] == said["grey"]
+    assert list(again.records[0].notes or ()) == said["grey"]
 
 
 def test_a_lost_tile_enters_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import EnvironmentFault
 from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.results.partfile import read_part, read_part_summary, write_part
+from wsiseg.results.record import Seams
 from wsiseg.slide import open_slide
 from wsiseg.stitch import stream
-from wsiseg.stitch.audit import SeamAudit, Tally
+from wsiseg.stitch.audit import Tally
 from wsiseg.stitch.conflicts import resolve_seam
 from wsiseg.stitch.overlap import common_area
 from wsiseg.stitch.stream import stitch
@@ -63,7 +64,7 @@ def predictions(
 
 def run(
     tiles: dict[int, Nuclei], grid: TileGrid, batches: list[list[int]], scale: float = 2.0, row_group: int = 500
-) -> tuple[Nuclei, SeamAudit, list[int]]:
+) -> tuple[Nuclei, Seams, list[int]]:
     """Stitch the tiles, batched as given; gives the result in lattice coordinates."""
     parts = [Nuclei.concatenate([tiles[t] for t in batch]).scale(Scale(scale)) for batch in batches]
     groups: list[Nuclei] = []
@@ -401,7 +402,7 @@ def test_no_nuclei_and_no_parts() -> None:
     empty = boxes((0, 0, 1, 1, 0, True, 0.5)).take([])
     for ranges in ([], [(0, 2), (4, 5)]):
         audit = stitch(lambda _: empty, ranges, grid, Scale(1.0), calls.append, band_px=8)
-        assert audit == SeamAudit(0, 0, 0, None, None)
+        assert audit == Seams(0, 0, 0, None, None)
     assert calls == []
     assert len(select_candidates(Nuclei.empty(), grid, 0, 8.0)) == 0
 

@@ -80,10 +80,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None where the file is missing or is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

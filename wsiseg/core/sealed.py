@@ -7,11 +7,12 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import google_crc32c
 
 from wsiseg.core.atomic import read_json, write_bytes, write_json
+from wsiseg.core.typed import Count
 from wsiseg.errors import DamagedFile
 
 _CHECKED_BYTES = 64 << 20
@@ -22,7 +23,15 @@ SEAL_BYTES = _SEAL.size
 """How much longer a sealed file is than its content."""
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+class FileNote(TypedDict):
+    """What a finished file is known by: its checksum, or, of a store, how many files it has."""
+
+    bytes: Count
+    crc32c: NotRequired[str]
+    files: NotRequired[Count]
+
+
+def describe_file(path: Path) -> FileNote:
     """A file's ``bytes`` and ``crc32c``."""
     value, size = 0, 0
     with open(path, "rb") as file:
@@ -31,7 +40,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"bytes": size, "crc32c": f"{value:08x}"}
 
 
-def is_intact(path: Path, noted: Mapping[str, Any]) -> bool:
+def is_intact(path: Path, noted: FileNote) -> bool:
     """Whether a file, or a store, still is as it was described; a large file is judged by its size alone."""
     try:
         if path.is_dir():
@@ -79,7 +88,7 @@ def read_sealed(path: Path) -> bytes:
     return content
 
 
-def describe_store(path: Path) -> dict[str, Any]:
+def describe_store(path: Path) -> FileNote:
     """Of a folder the number and the size of its files: it may have thousands."""
     sizes = [os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names]
     return {"bytes": sum(sizes), "files": len(sizes)}

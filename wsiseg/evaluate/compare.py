@@ -19,8 +19,9 @@ from wsiseg.errors import UsageError
 from wsiseg.interop.geojson import read_objects
 from wsiseg.interop.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.interop.labelimage import read_labels, read_probabilities
-from wsiseg.results.folder import RECORD_NAME, read_record, read_records
+from wsiseg.results.folder import read_records
 from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.record import RECORD_NAME, FailedRecord, SegmentedRecord, read_record
 
 Labels: TypeAlias = npt.NDArray[np.integer]
 
@@ -227,13 +228,13 @@ def _file(path: Path) -> Source | None:
 def _results(folder: Path) -> Source | None:
     """One slide's results; None where segmenting it failed."""
     record = read_record(folder)
-    if record is None or record["status"] == "failed":
+    if not isinstance(record, SegmentedRecord):
         return None
-    slide = record["slide"]
-    note = "partial: some area was lost" if record["status"] == "partial" else None
-    size = (int(slide["height"]), int(slide["width"]))
-    origin = viewer_origin(Box(*slide.get("bounds", (0.0, 0.0, 0.0, 0.0))))
-    return Source(_stem(slide["name"]), folder / "nuclei.parquet", "geoparquet", size, note, origin)
+    slide = record.slide
+    note = "partial: some area was lost" if record.status == "partial" else None
+    origin = viewer_origin(Box(*slide.bounds))
+    size = (slide.height, slide.width)
+    return Source(_stem(slide.name), folder / "nuclei.parquet", "geoparquet", size, note, origin)
 
 
 def _stem(name: str) -> str:
@@ -252,7 +253,7 @@ def _is_collection(path: Path) -> bool:
 def _unmatched(pred: Path, no_prediction: Sequence[str], no_truth: Sequence[str], some: bool) -> str:
     parts = [f"no prediction for {_listed(no_prediction)}"] * bool(no_prediction)
     parts += [f"no truth for {_listed(no_truth)}"] * bool(no_truth)
-    wrong = sum(record["status"] == "failed" for record in read_records(pred))
+    wrong = sum(isinstance(record, FailedRecord) for record in read_records(pred))
     parts += [f"{wrong} slides in {pred} failed to be segmented"] * bool(wrong)
     remedy = "--allow-missing scores the others." if some else "Nothing is left to score."
     return "; ".join(parts) + f". Images are matched by file name without suffix. {remedy}"

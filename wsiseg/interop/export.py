@@ -36,7 +36,7 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
         The disk refuses.
     """
     for folder, record in slide_results(run):
-        slide = record["slide"]
+        slide = record.slide
         folder = Path(os.path.abspath(folder))
         destination = out or folder.parent / EXPORTS
         with environment_faults(destination):
@@ -44,15 +44,15 @@ def export_run(run: Path, target: str, out: Path | None, split: int | None = Non
         nuclei = nuclei_file(folder, record)
         if target == "quip-csv":
             # A record may have come from elsewhere: whatever it says, its names are no paths.
-            files = destination / f"{folder.name}_polygon" / (Path(slide["name"]).name or folder.name)
-            export_quip(nuclei, files, QuipSlide(slide["name"], slide["width"], slide["height"], slide["mpp"]))
+            files = destination / f"{folder.name}_polygon" / (Path(slide.name).name or folder.name)
+            export_quip(nuclei, files, QuipSlide(slide.name, slide.width, slide.height, slide.mpp))
             yield files
         else:
             yield from export_geojson(
                 nuclei,
                 destination / f"{folder.name}.{target}",
                 gzip=target.endswith(".gz"),
-                bounds_offset=viewer_origin(Box(*slide["bounds"])),
-                identity=slide["fingerprint"],
+                bounds_offset=viewer_origin(Box(*slide.bounds)),
+                identity=slide.fingerprint,
                 split=split,
             )

@@ -9,7 +9,7 @@ splits, merges and shifts of less than a few µm pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,6 @@ class Constants:
 
     dark: float
     spread: float
-
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from wsiseg.qc.check import CHECK_VERSION
 from wsiseg.qc.rubric import Grade, Rubric, grade_of
+from wsiseg.results.record import Tiles
 
 
 def grade_slide(
     verdicts: Mapping[str, npt.NDArray[np.generic]],
-    tiles: Mapping[str, int],
+    tiles: Tiles,
     lost_fraction: float,
     tissue_mm2: float,
     rubric: Rubric | None = None,
@@ -29,8 +30,8 @@ def grade_slide(
     ----------
     verdicts : mapping of str to array (P,)
         With ``reason``, as :func:`wsiseg.qc.check.judge_patches` gives it, of all patches.
-    tiles : mapping of str to int
-        ``total`` and ``failed``: the ``tiles`` record of ``slide.json``.
+    tiles : Tiles
+        What became of the slide's tiles.
     lost_fraction : float
         Share of the tissue under unreadable areas.
     tissue_mm2 : float
@@ -50,7 +51,7 @@ def grade_slide(
 
 
 def slide_failure(
-    tiles: Mapping[str, int],
+    tiles: Tiles,
     lost_fraction: float,
     tissue_mm2: float,
     rubric: Rubric,
@@ -62,9 +63,8 @@ def slide_failure(
         return "mpp unresolved"
     if tissue_mm2 < rubric.min_tissue_mm2:
         return f"usable tissue {tissue_mm2:.3g} mm², less than {rubric.min_tissue_mm2:g} mm²"
-    total, failed = int(tiles["total"]), int(tiles["failed"])
-    if total and Fraction(failed, total) > rubric.max_failed_tiles:
-        return f"{failed} of {total} tiles failed, more than {float(rubric.max_failed_tiles):.1%}"
+    if tiles.total and Fraction(tiles.failed, tiles.total) > rubric.max_failed_tiles:
+        return f"{tiles.failed} of {tiles.total} tiles failed, more than {float(rubric.max_failed_tiles):.1%}"
     if lost_fraction > rubric.max_lost_tissue:
         return f"{lost_fraction:.1%} of the tissue lost, more than {float(rubric.max_lost_tissue):.1%}"
     return None

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from wsiseg.errors import UsageError
+from wsiseg.results.record import GradeRecord
 
 GRADES = ("Best", "Good", "Adequate", "Problematic", "Unacceptable")
 """From best to worst."""
@@ -108,23 +109,23 @@ class Grade:
     check: str | None = None
     rubric: Rubric = field(default_factory=Rubric)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON."""
-        return {
-            "kind": self.kind,
-            "grade": self.grade,
-            "bad": self.bad,
-            "patches": self.patches,
-            "fraction": self.fraction,
-            "interval": list(self.interval),
-            "confidence": self.rubric.confidence,
-            "grade_low": self.grade_low,
-            "grade_high": self.grade_high,
-            "failure": self.failure,
-            "reasons": dict(self.reasons),
-            "check": self.check,
-            "rubric": self.rubric.to_dict(),
-        }
+    def record(self) -> GradeRecord:
+        """What the slide's record says of it."""
+        return GradeRecord(
+            kind=self.kind,
+            grade=self.grade,
+            bad=self.bad,
+            patches=self.patches,
+            fraction=self.fraction,
+            interval=self.interval,
+            confidence=self.rubric.confidence,
+            grade_low=self.grade_low,
+            grade_high=self.grade_high,
+            failure=self.failure,
+            reasons=dict(self.reasons),
+            check=self.check,
+            rubric=self.rubric.to_dict(),
+        )
 
 
 def grade_of(

@@ -30,10 +30,11 @@ from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.plan import PLAN, SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
+from wsiseg.results.stages import GRADING, STITCH, Stitched
 from wsiseg.slide.held import Held, identity
 from wsiseg.tissue import Tissue
 
-_STAGE, _PATCHES, _VERDICTS = "grading", "patches.parquet", "verdicts"
+_PATCHES, _VERDICTS = "patches.parquet", "verdicts"
 _SECONDS = b"seconds"
 
 Columns = dict[str, npt.NDArray[np.generic]]
@@ -71,6 +72,14 @@ class JudgeJob:
 
 
 @dataclass(frozen=True)
+class Grading:
+    """What the choice of patches has left: what dark means on this slide, and how long it took."""
+
+    constants: Constants
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """The verdict on every patch in their order, and the seconds that grading has taken all workers together."""
 
@@ -81,7 +90,7 @@ class Verdicts:
 def plan_grading(job: WorkJob) -> list[JudgeJob]:
     """Choose the patches and what dark means on this slide; the blocks of patches that are still to be judged."""
     work = job.work
-    if work.stage(_STAGE) is None or _readable(work.path / _PATCHES) is None:
+    if work.stage(GRADING, Grading) is None or _readable(work.path / _PATCHES) is None:
         started = time.perf_counter()
         with environment_faults(work.path):
             shutil.rmtree(work.path / _VERDICTS, ignore_errors=True)
@@ -92,7 +101,7 @@ def plan_grading(job: WorkJob) -> list[JudgeJob]:
             constants = calibrate_slide(slide, patches)
         # Found once: on a large slide each of the many tasks that judge would need half a second for it.
         write_sealed(work.path / _PATCHES, _parquet(patches.columns()))
-        work.finish_stage(_STAGE, {**constants.to_dict(), "seconds": time.perf_counter() - started})
+        work.finish_stage(GRADING, Grading(constants, time.perf_counter() - started))
     present = _present(work)
     return [todo for block in _blocks(work) for todo in _missing(block, present)]
 
@@ -128,7 +137,8 @@ def gather_verdicts(work: WorkFolder) -> Verdicts:
         if sum(len(table) for table in found) != len(block.indices):
             raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
         tables += found
-    seconds = float((work.stage(_STAGE) or {}).get("seconds", 0.0))
+    planned = work.stage(GRADING, Grading)
+    seconds = planned.seconds if planned else 0.0
     seconds += sum(float((table.schema.metadata or {}).get(_SECONDS, 0.0)) for table in tables)
     if not tables:
         return Verdicts({"reason": np.empty(0, dtype=np.str_)}, seconds)
@@ -166,17 +176,17 @@ class _Shared:
 
 def _read_shared(work: WorkFolder) -> _Shared:
     try:
-        key = (work, *(identity(work.path / name) for name in (PLAN, "stitch.json", f"{_STAGE}.json")))
+        key = (work, *(identity(work.path / name) for name in (PLAN, f"{STITCH}.json", f"{GRADING}.json")))
     except OSError as error:
         raise SlideError(f"{work.path} was removed during the run. Run the same command again.") from error
     return _SHARED.get(key, lambda: _make_shared(work))
 
 
 def _make_shared(work: WorkFolder) -> _Shared:
-    noted = work.require_stage(_STAGE)
+    constants = work.require_stage(GRADING, Grading).constants
     plan, tissue = read_planned(work)
-    lost = tuple(Box(*box[:4]) for box in work.require_stage("stitch")["lost"])
-    return _Shared(plan, tissue, _patches(work), Constants(noted["dark"], noted["spread"]), lost)
+    lost = tuple(Box(*box[:4]) for box in work.require_stage(STITCH, Stitched).lost)
+    return _Shared(plan, tissue, _patches(work), constants, lost)
 
 
 _SHARED: Held[_Shared] = Held(4, 1, lambda shared: 0)

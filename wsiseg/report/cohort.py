@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +12,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsiseg.core.atomic import write_bytes
+from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 
-#: Columns in file order: name, type, and where the value stands in ``slide.json``.
-COLUMNS: tuple[tuple[str, pa.DataType, tuple[str | int, ...]], ...] = (
-    ("id", _TEXT, ("id",)),
-    ("path", _TEXT, ("slide", "path")),
-    ("status", _TEXT, ("status",)),
-    ("grade", _TEXT, ("grade", "grade")),
-    ("grade_low", _TEXT, ("grade", "grade_low")),
-    ("grade_high", _TEXT, ("grade", "grade_high")),
-    ("grade_kind", _TEXT, ("grade", "kind")),
-    ("bad_patches", _WHOLE, ("grade", "bad")),
-    ("patches", _WHOLE, ("grade", "patches")),
-    ("bad_fraction", _REAL, ("grade", "fraction")),
-    ("interval_low", _REAL, ("grade", "interval", 0)),
-    ("interval_high", _REAL, ("grade", "interval", 1)),
-    ("confidence", _REAL, ("grade", "confidence")),
-    ("grade_failure", _TEXT, ("grade", "failure")),
-    ("nuclei", _WHOLE, ("nuclei",)),
-    ("tissue_mm2", _REAL, ("tissue_mm2",)),
-    ("nuclei_per_mm2", _REAL, ()),
-    ("lost_mm2", _REAL, ("lost", "area_mm2")),
-    ("lost_fraction", _REAL, ("lost", "fraction_of_tissue")),
-    ("tiles_failed", _WHOLE, ("tiles", "failed")),
-    ("seam_density_ratio", _REAL, ("seams", "density_ratio")),
-    ("seam_straight_edge_ratio", _REAL, ("seams", "straight_edge_ratio")),
-    ("width", _WHOLE, ("slide", "width")),
-    ("height", _WHOLE, ("slide", "height")),
-    ("mpp", _REAL, ("slide", "mpp")),
-    ("mpp_source", _TEXT, ("slide", "mpp_source")),
-    ("mpp_effective", _REAL, ("specification", "mpp_effective")),
-    ("reader", _TEXT, ("slide", "reader")),
-    ("vendor", _TEXT, ("slide", "vendor")),
-    ("fingerprint", _TEXT, ("slide", "fingerprint")),
-    ("model", _TEXT, ("specification", "model", "name")),
-    ("weights_sha256", _TEXT, ("specification", "model", "weights_sha256")),
-    ("seconds", _REAL, ("timings_s", "total")),
-    ("error_kind", _TEXT, ("error", "kind")),
-    ("error", _TEXT, ("error", "message")),
-    ("notes", _TEXT, ()),
-    ("wsiseg", _TEXT, ("versions", "wsiseg")),
-    ("created", _TEXT, ("created",)),
+#: Columns in file order: name and type.
+COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    *((name, _TEXT) for name in ("id", "path", "status", "grade", "grade_low", "grade_high", "grade_kind")),
+    *((name, _WHOLE) for name in ("bad_patches", "patches")),
+    *((name, _REAL) for name in ("bad_fraction", "interval_low", "interval_high", "confidence")),
+    ("grade_failure", _TEXT),
+    ("nuclei", _WHOLE),
+    *((name, _REAL) for name in ("tissue_mm2", "nuclei_per_mm2", "lost_mm2", "lost_fraction")),
+    ("tiles_failed", _WHOLE),
+    *((name, _REAL) for name in ("seam_density_ratio", "seam_straight_edge_ratio")),
+    *((name, _WHOLE) for name in ("width", "height")),
+    ("mpp", _REAL),
+    ("mpp_source", _TEXT),
+    ("mpp_effective", _REAL),
+    *((name, _TEXT) for name in ("reader", "vendor", "fingerprint", "model", "weights_sha256")),
+    ("seconds", _REAL),
+    *((name, _TEXT) for name in ("error_kind", "error", "notes", "wsiseg", "created")),
 )
 
 
-def write_cohort(out: Path, records: Sequence[Mapping[str, Any]]) -> tuple[Path, Path]:
+def write_cohort(out: Path, records: Sequence[SlideRecord]) -> tuple[Path, Path]:
     """Write ``cohort.csv`` and ``cohort.parquet`` into ``out``, each atomically.
 
     Parameters
     ----------
     out : Path
         The results folder.
-    records : sequence of mappings
-        As in ``slide.json`` (``docs/format.md``), in the order of the rows; what a record lacks is null.
+    records : sequence of SlideRecord
+        In the order of the rows; what a record of a failed slide lacks is null.
 
     Returns
     -------
@@ -89,82 +66,70 @@ def write_cohort(out: Path, records: Sequence[Mapping[str, Any]]) -> tuple[Path,
     return csv_path, parquet_path
 
 
-def cohort_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The records as a table with the columns of :data:`COLUMNS`, whatever the records hold."""
-    columns = {}
-    for name, kind, place in COLUMNS:
-        derive = _DERIVED.get(name)
-        values = [derive(record) if derive else lookup(record, *place) for record in records]
-        columns[name] = pa.array([_cast(value, kind) for value in values], type=kind)
-    return pa.table(columns)
+def cohort_table(records: Sequence[SlideRecord]) -> pa.Table:
+    """The records as a table with the columns of :data:`COLUMNS`."""
+    rows = [_row(record) for record in records]
+    return pa.table({name: pa.array([row.get(name) for row in rows], type=kind) for name, kind in COLUMNS})
 
 
-def lookup(record: Any, *place: str | int) -> Any:
-    """The value at a path of keys and indices; None where a step is missing or null."""
-    for step in place:
-        try:
-            record = record[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return record
-
-
-def lookup_number(record: Any, *place: str | int) -> float | None:
-    """The finite number at a path; None where there is none."""
-    value = lookup(record, *place)
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def lookup_table(record: Any, *place: str | int) -> Mapping[str, Any]:
-    """The names and values at a path; none where there is something else."""
-    value = lookup(record, *place)
-    return value if isinstance(value, Mapping) else {}
-
-
-def lookup_numbers(record: Any, *place: str | int) -> dict[str, float]:
-    """The names at a path that have a finite number."""
-    table = lookup_table(record, *place)
-    found = {str(name): lookup_number(table, name) for name in table}
-    return {name: number for name, number in found.items() if number is not None}
-
-
-def density_per_mm2(record: Mapping[str, Any]) -> float | None:
+def density_per_mm2(record: SlideRecord) -> float | None:
     """Nuclei per mm² of tissue; None without tissue."""
-    nuclei, area = lookup_number(record, "nuclei"), lookup_number(record, "tissue_mm2")
-    return nuclei / area if nuclei is not None and area else None
+    return record.nuclei / record.tissue_mm2 if isinstance(record, SegmentedRecord) and record.tissue_mm2 else None
 
 
-def notes(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The record's notes; () where it has none, as those that older versions wrote."""
-    found = lookup(record, "notes")
-    return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+def _row(record: SlideRecord) -> dict[str, Any]:
+    """The values by column; a column that is not there is null."""
+    row = {
+        "id": record.id,
+        "path": record.slide.path,
+        "status": record.status,
+        "notes": " | ".join(record.notes or ()) or None,
+        "wsiseg": record.versions.get("wsiseg"),
+        "created": record.created,
+    }
+    row |= _failure(record) if isinstance(record, FailedRecord) else _results(record)
+    # A path may hold bytes that are no text; Parquet's strings must be.
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
-_DERIVED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "nuclei_per_mm2": density_per_mm2,
-    "notes": lambda record: " | ".join(notes(record)) or None,
-}
+def _failure(record: FailedRecord) -> dict[str, Any]:
+    return {"error_kind": record.error.kind, "error": record.error.message}
 
 
-def _cast(value: Any, kind: pa.DataType) -> Any:
-    """The value as the column's type, or None: one odd record must not cost the table."""
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        if kind == _TEXT:
-            # A path may hold bytes that are no text; Parquet's strings must be.
-            return str(value).encode("utf-8", "replace").decode()
-        return float(value) if kind == _REAL else _whole(int(value))
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _whole(value: int) -> int | None:
-    return value if abs(value) < 2**63 else None
+def _results(record: SegmentedRecord) -> dict[str, Any]:
+    slide, grade, settings = record.slide, record.grade, record.settings
+    return {
+        "grade": grade.grade,
+        "grade_low": grade.grade_low,
+        "grade_high": grade.grade_high,
+        "grade_kind": grade.kind,
+        "bad_patches": grade.bad,
+        "patches": grade.patches,
+        "bad_fraction": grade.fraction,
+        "interval_low": grade.interval[0],
+        "interval_high": grade.interval[1],
+        "confidence": grade.confidence,
+        "grade_failure": grade.failure,
+        "nuclei": record.nuclei,
+        "tissue_mm2": record.tissue_mm2,
+        "nuclei_per_mm2": density_per_mm2(record),
+        "lost_mm2": record.lost.area_mm2,
+        "lost_fraction": record.lost.fraction_of_tissue,
+        "tiles_failed": record.tiles.failed,
+        "seam_density_ratio": record.seams.density_ratio,
+        "seam_straight_edge_ratio": record.seams.straight_edge_ratio,
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "mpp_effective": settings.mpp_effective,
+        "reader": slide.reader,
+        "vendor": slide.vendor,
+        "fingerprint": slide.fingerprint,
+        "model": settings.model.name,
+        "weights_sha256": settings.model.weights_sha256,
+        "seconds": record.timings_s.get("total"),
+    }
 
 
 def _csv(table: pa.Table) -> bytes:

@@ -15,7 +15,7 @@ import json
 import os
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -27,18 +27,20 @@ from PIL import Image
 
 from wsiseg.core.atomic import write_bytes
 from wsiseg.qc.rubric import GRADES, Rubric
-from wsiseg.report.cohort import lookup, lookup_number, lookup_numbers
-from wsiseg.report.rows import Row, duration, make_row
+from wsiseg.report.rows import Row, duration, make_row, stage_seconds
+from wsiseg.results.record import SegmentedRecord, Settings, SlideRecord
 
 _EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
 _SMALLEST_PX = 256
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
+_VARYING = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256")
+"""What of a specification may differ from slide to slide."""
 _STAGES = ("tissue", "segment", "stitch", "labels", "grade", "publish")
 
 
-def write_report(out: Path, records: Sequence[Mapping[str, Any]], *, title: str | None = None) -> Path:
+def write_report(out: Path, records: Sequence[SlideRecord], *, title: str | None = None) -> Path:
     """Write ``report.html`` into ``out``, atomically.
 
     Parameters
@@ -46,8 +48,8 @@ def write_report(out: Path, records: Sequence[Mapping[str, Any]], *, title: str 
     out : Path
         The results folder; thumbnails are taken from ``<slide-id>/thumbnail.png``. They are embedded smaller the
         more slides there are; 1,000 slides stay below 40 MB.
-    records : sequence of mappings
-        As in ``slide.json`` (``docs/format.md``); failed ones included.
+    records : sequence of SlideRecord
+        Failed ones included.
     title : str, optional
         By default the folder's name.
 
@@ -67,9 +69,10 @@ def write_report(out: Path, records: Sequence[Mapping[str, Any]], *, title: str 
     return path
 
 
-def render_report(records: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, str], title: str) -> str:
+def render_report(records: Sequence[SlideRecord], thumbnails: Mapping[str, str], title: str) -> str:
     """The page as text; ``thumbnails`` are data URIs by the slides' ids."""
-    rows = [make_row(record, thumbnails.get(str(record.get("id")))) for record in records]
+    rows = [make_row(record, thumbnails.get(record.id)) for record in records]
+    segmented = [record for record in records if isinstance(record, SegmentedRecord)]
     style, script = _resource("report.css"), _resource("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
@@ -87,26 +90,26 @@ def render_report(records: Sequence[Mapping[str, Any]], thumbnails: Mapping[str,
         failed=[row for row in rows if row.status == "failed"],
         partial=[row for row in rows if row.status == "partial"],
         noted=[row for row in rows if row.notes],
-        totals=_totals(records, rows),
+        totals=_totals(segmented, rows),
         histogram=_histogram(rows),
         grades=GRADES,
-        kinds=sorted({str(lookup(r, "grade", "kind")) for r in records if lookup(r, "grade", "kind")}),
-        reasons=_reasons(records),
-        limits=_limits(records),
-        specifications=_specifications(records),
-        timings=_timings(records),
+        kinds=sorted({record.grade.kind for record in segmented} - {""}),
+        reasons=_reasons(segmented),
+        limits=_limits(segmented),
+        specifications=_specifications(segmented),
+        timings=_timings(segmented),
         mpp_sources=Counter(row.mpp_source for row in rows).most_common(),
-        seams=_seams(records),
-        versions=_versions(records),
-        created=_day(max((str(record.get("created") or "") for record in records), default="")),
+        seams=_seams(segmented),
+        versions=", ".join(sorted({record.versions.get("wsiseg", "") for record in records} - {""})),
+        created=_day(max((record.created for record in records), default="")),
     )
 
 
-def _thumbnails(out: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _thumbnails(out: Path, records: Sequence[SlideRecord]) -> dict[str, str]:
     """Data URIs by slide id, until the room is used up; the folders hold them all."""
     long_side = next((px for count, px in _LONG_SIDES_PX if len(records) <= count), _SMALLEST_PX)
     # An id that is a path would show a picture of another folder.
-    names = [name for record in records if os.path.basename(name := str(record.get("id"))) == name != ".."]
+    names = [record.id for record in records if os.path.basename(record.id) == record.id != ".."]
     found, used = {}, 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding and scaling release the GIL
         for name, jpeg in zip(
@@ -134,11 +137,11 @@ def _small_jpeg(path: Path, long_side: int) -> bytes | None:
     return buffer.getvalue()
 
 
-def _totals(records: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, str]:
+def _totals(records: Sequence[SegmentedRecord], rows: Sequence[Row]) -> dict[str, str]:
     nuclei = sum(row.nuclei.value or 0 for row in rows)
     areas = [row.tissue.value for row in rows if row.tissue.value is not None]
     tissue = sum(areas)
-    lost = sum(lookup_number(record, "lost", "area_mm2") or 0 for record in records)
+    lost = sum(record.lost.area_mm2 for record in records)
     seconds = [row.seconds.value for row in rows if row.seconds.value is not None]
     return {
         "slides": f"{len(rows):,}",
@@ -172,17 +175,17 @@ def _histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _reasons(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _reasons(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     for record in records:
-        counts.update({name: int(count) for name, count in lookup_numbers(record, "grade", "reasons").items()})
+        counts.update(record.grade.reasons)
     return [(name, f"{count:,}") for name, count in counts.most_common()]
 
 
-def _limits(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _limits(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
     """The grades' limits as the records state them, in words."""
-    stated = [lookup(record, "grade", "rubric") for record in records]
-    rubric = next((value for value in stated if isinstance(value, Mapping)), Rubric().to_dict())
+    stated = (record.grade.rubric for record in records)
+    rubric = next((value for value in stated if value is not None), Rubric().to_dict())
     limits = [_share(rubric.get(name)) for name in ("good", "adequate", "problematic")]
     texts = ["no bad patch", *(f"at most {limit} of the patches bad" for limit in limits)]
     return list(zip(GRADES, [*texts, f"more than {limits[-1]}, or a slide that fails as a whole"], strict=True))
@@ -196,41 +199,36 @@ def _share(stated: Any) -> str:
         return str(stated)
 
 
-def _specifications(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _specifications(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
     """Each distinct specification once, with the number of its slides; what differs by slide is in its row."""
-    texts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    settings: dict[str, Settings] = {}
     for record in records:
-        specification = record.get("specification")
-        if isinstance(specification, Mapping):
-            varying = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256")
-            common = {key: value for key, value in specification.items() if key not in varying}
-            texts[json.dumps(common, sort_keys=True, ensure_ascii=False)] += 1
-    found = []
-    for text, count in texts.most_common():
-        value = json.loads(text)
-        pairs = [
-            ("Model", lookup(value, "model", "name")),
-            ("Licence", lookup(value, "model", "licence")),
-            ("Weights (SHA-256)", lookup(value, "model", "weights_sha256")),
-            ("Microns per pixel", value.get("mpp_requested")),
-            ("Tile", f"{value['tile_px']} px" if value.get("tile_px") else None),
-            ("Halo", f"{value['halo_px']} px" if value.get("halo_px") is not None else None),
-        ]
-        shown = [(name, str(item)) for name, item in pairs if item not in (None, "")]
-        found.append(
-            {
-                "slides": count,
-                "pairs": shown,
-                "json": json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False),
-            }
-        )
-    return found
+        common = {name: value for name, value in record.specification.items() if name not in _VARYING}
+        text = json.dumps(common, indent=2, sort_keys=True, ensure_ascii=False)
+        counts[text] += 1
+        settings[text] = record.settings
+    return [
+        {"slides": count, "pairs": _stated(settings[text]), "json": text} for text, count in counts.most_common()
+    ]
 
 
-def _timings(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _stated(settings: Settings) -> list[tuple[str, str]]:
+    pairs = [
+        ("Model", settings.model.name),
+        ("Licence", settings.model.licence),
+        ("Weights (SHA-256)", settings.model.weights_sha256),
+        ("Microns per pixel", settings.mpp_requested),
+        ("Tile", f"{settings.tile_px} px" if settings.tile_px else None),
+        ("Halo", f"{settings.halo_px} px" if settings.halo_px is not None else None),
+    ]
+    return [(name, str(item)) for name, item in pairs if item not in (None, "")]
+
+
+def _timings(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {}
     for record in records:
-        for name, value in lookup_numbers(record, "timings_s").items():
+        for name, value in stage_seconds(record).items():
             if name != "total":
                 seconds.setdefault(name, []).append(value)
     total = sum(map(sum, seconds.values())) or 1.0
@@ -247,28 +245,22 @@ def _timings(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _seams(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    def spread(name: str) -> str:
-        values = [value for r in records if (value := lookup_number(r, "seams", name)) is not None]
-        if not values:
-            return "–"
-        return f"median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}"
-
-    def total(name: str) -> str:
-        return f"{sum(lookup_number(record, 'seams', name) or 0 for record in records):,.0f}"
-
+def _seams(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
+    seams = [record.seams for record in records]
     return [
-        ("Density at seams against the interior", spread("density_ratio")),
-        ("Straight edges at seams against the interior", spread("straight_edge_ratio")),
-        ("Nuclei in seam bands", total("band_nuclei")),
-        ("Duplicates removed", total("duplicates_removed")),
-        ("Adopted from a neighbouring tile", total("adopted")),
+        ("Density at seams against the interior", _spread(one.density_ratio for one in seams)),
+        ("Straight edges at seams against the interior", _spread(one.straight_edge_ratio for one in seams)),
+        ("Nuclei in seam bands", f"{sum(one.band_nuclei for one in seams):,}"),
+        ("Duplicates removed", f"{sum(one.duplicates_removed for one in seams):,}"),
+        ("Adopted from a neighbouring tile", f"{sum(one.adopted for one in seams):,}"),
     ]
 
 
-def _versions(records: Sequence[Mapping[str, Any]]) -> str:
-    versions = {str(lookup(record, "versions", "wsiseg") or "") for record in records} - {""}
-    return ", ".join(sorted(versions))
+def _spread(ratios: Iterable[float | None]) -> str:
+    values = [ratio for ratio in ratios if ratio is not None]
+    if not values:
+        return "–"
+    return f"median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}"
 
 
 def _day(time: str) -> str:

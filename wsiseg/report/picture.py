@@ -47,11 +47,11 @@ def draw_overlay(
     if len(found) != 1:
         raise UsageError(f"{result} holds {len(found)} slides: give one slide's folder in it")
     folder, record = found[0]
-    path = slide or Path(record["slide"]["path"])
+    path = slide or Path(record.slide.path)
     if not path.exists():
         raise SlideError(f"the slide is no longer at {path}: say where it is with --slide")
     x, y, width, height = roi
-    with open_slide(path, mpp=record["slide"]["mpp"]) as opened:
+    with open_slide(path, mpp=record.slide.mpp) as opened:
         box = Box(x, y, x + width, y + height).intersection(Box(0.0, 0.0, opened.width, opened.height))
         if box.empty:
             raise UsageError(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from wsiseg.core.typed import as_plain
 from wsiseg.qc.rubric import GRADES
-from wsiseg.report.cohort import density_per_mm2, lookup, lookup_number, lookup_numbers, lookup_table, notes
+from wsiseg.report.cohort import density_per_mm2
+from wsiseg.results.record import (
+    ErrorNote,
+    FailedRecord,
+    GradeRecord,
+    Lost,
+    Seams,
+    SegmentedRecord,
+    SlideRecord,
+)
 
 #: What to do about an error, by its kind, beside what the message itself says.
 REMEDIES: Mapping[str, str] = {
@@ -45,67 +55,84 @@ class Cell:
     value: float | None = None
 
 
-@dataclass(frozen=True)
+DASH = Cell("–")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One slide in the report; texts are plain, the template escapes them."""
+    """One slide in the report; texts are plain, the template escapes them. What a failed slide lacks is a dash."""
 
     id: str
     name: str
     path: str
     status: str
-    grade: str | None
-    rank: int
-    grade_note: str
-    interval: Interval | None
-    nuclei: Cell
-    tissue: Cell
-    density: Cell
-    lost: Cell
-    seam: Cell
-    mpp: Cell
-    mpp_source: str
-    seconds: Cell
-    error_kind: str | None
-    error: str | None
-    remedy: str | None
-    losses: tuple[str, ...]
+    grade: str | None = None
+    rank: int = len(GRADES)
+    grade_note: str = ""
+    interval: Interval | None = None
+    nuclei: Cell = DASH
+    tissue: Cell = DASH
+    density: Cell = DASH
+    lost: Cell = DASH
+    seam: Cell = DASH
+    mpp: Cell = DASH
+    mpp_source: str = "unknown"
+    seconds: Cell = DASH
+    error_kind: str | None = None
+    error: str | None = None
+    remedy: str | None = None
+    losses: tuple[str, ...] = ()
     notes: tuple[str, ...]
     details: tuple[tuple[str, str], ...]
     link: str
     thumbnail: str | None
 
 
-def make_row(record: Mapping[str, Any], thumbnail: str | None = None) -> Row:
-    """The row of a record as in ``slide.json``; whatever the record lacks is shown as a dash."""
-    name = str(lookup(record, "slide", "name") or record.get("id") or "?")
-    grade = lookup(record, "grade", "grade")
-    kind = lookup(record, "error", "kind")
-    return Row(
-        id=str(record.get("id") or name),
-        name=name,
-        path=str(lookup(record, "slide", "path") or ""),
-        status=str(record.get("status") or "failed"),
-        grade=grade if grade in GRADES else None,
-        rank=GRADES.index(grade) if grade in GRADES else len(GRADES),
-        grade_note=_grade_note(record),
-        interval=_interval(record),
-        nuclei=_cell(lookup_number(record, "nuclei"), ",.0f"),
-        tissue=_cell(lookup_number(record, "tissue_mm2"), ",.1f"),
-        density=_cell(density_per_mm2(record), ",.0f"),
-        lost=_lost_cell(record),
-        seam=_cell(lookup_number(record, "seams", "density_ratio"), ".3f"),
-        mpp=_cell(lookup_number(record, "slide", "mpp"), ".4g"),
-        mpp_source=str(lookup(record, "slide", "mpp_source") or "unknown"),
-        seconds=_duration_cell(lookup_number(record, "timings_s", "total")),
-        error_kind=str(kind) if kind else None,
-        error=str(lookup(record, "error", "message") or kind or "") or None,
-        remedy=REMEDIES.get(str(kind), _OTHER_REMEDY) if kind else None,
-        losses=_losses(record),
-        notes=notes(record),
+def make_row(record: SlideRecord, thumbnail: str | None = None) -> Row:
+    """The row of a record."""
+    row = Row(
+        id=record.id,
+        name=record.slide.name,
+        path=record.slide.path,
+        status=record.status,
+        notes=record.notes or (),
         details=tuple((label, text) for label, text in _details(record) if text),
-        link=urllib.parse.quote(f"./{record.get('id')}/thumbnail.png", errors="replace"),
+        link=urllib.parse.quote(f"./{record.id}/thumbnail.png", errors="replace"),
         thumbnail=thumbnail,
     )
+    return _failed(row, record.error) if isinstance(record, FailedRecord) else _segmented(row, record)
+
+
+def _failed(row: Row, error: ErrorNote) -> Row:
+    message = error.message or error.kind
+    return replace(
+        row, error_kind=error.kind, error=message or None, remedy=REMEDIES.get(error.kind, _OTHER_REMEDY)
+    )
+
+
+def _segmented(row: Row, record: SegmentedRecord) -> Row:
+    grade = record.grade.grade
+    return replace(
+        row,
+        grade=grade if grade in GRADES else None,
+        rank=GRADES.index(grade) if grade in GRADES else len(GRADES),
+        grade_note=_grade_note(record.grade),
+        interval=_interval(record.grade),
+        nuclei=_cell(record.nuclei, ",.0f"),
+        tissue=_cell(record.tissue_mm2, ",.1f"),
+        density=_cell(density_per_mm2(record), ",.0f"),
+        lost=_lost_cell(record.lost.fraction_of_tissue),
+        seam=_cell(record.seams.density_ratio, ".3f"),
+        mpp=_cell(record.slide.mpp, ".4g"),
+        mpp_source=record.slide.mpp_source or "unknown",
+        seconds=_duration_cell(stage_seconds(record).get("total")),
+        losses=_losses(record.lost),
+    )
+
+
+def stage_seconds(record: SegmentedRecord) -> dict[str, float]:
+    """The record's timings, without those of a stage's parts."""
+    return {name: value for name, value in record.timings_s.items() if isinstance(value, int | float)}
 
 
 def duration(seconds: float) -> str:
@@ -119,101 +146,85 @@ def duration(seconds: float) -> str:
 
 
 def _cell(number: float | None, form: str) -> Cell:
-    return Cell("–") if number is None else Cell(f"{number:{form}}", number)
+    return DASH if number is None else Cell(f"{number:{form}}", number)
 
 
 def _duration_cell(number: float | None) -> Cell:
-    return Cell("–") if number is None else Cell(duration(number), number)
+    return DASH if number is None else Cell(duration(number), number)
 
 
-def _lost_cell(record: Mapping[str, Any]) -> Cell:
-    share = lookup_number(record, "lost", "fraction_of_tissue")
-    if share is None:
-        return Cell("–")
+def _lost_cell(share: float) -> Cell:
     return Cell("0" if share == 0 else "< 0.01%" if share < 1e-4 else f"{share:.2%}", share)
 
 
-def _grade_note(record: Mapping[str, Any]) -> str:
+def _grade_note(grade: GradeRecord) -> str:
     """Who judged how many patches; what keeps a bare grade from looking like a verdict by a person."""
-    grade = record.get("grade")
-    if not isinstance(grade, Mapping):
-        return ""
-    note = f"{grade.get('kind', 'automatic')}, {grade.get('bad')} of {grade.get('patches')} patches bad"
-    low, high = grade.get("grade_low"), grade.get("grade_high")
-    if grade.get("failure"):
-        return f"{note}; {grade['failure']}"
-    return f"{note}; could be {low} to {high}" if low and high and low != high else note
+    note = f"{grade.kind}, {grade.bad} of {grade.patches} patches bad"
+    if grade.failure:
+        return f"{note}; {grade.failure}"
+    low, high = grade.grade_low, grade.grade_high
+    return f"{note}; could be {low} to {high}" if low != high else note
 
 
-def _interval(record: Mapping[str, Any]) -> Interval | None:
-    share = lookup_number(record, "grade", "fraction")
-    first, last = (lookup_number(record, "grade", "interval", k) for k in (0, 1))
-    if share is None or first is None or last is None:
+def _interval(grade: GradeRecord) -> Interval | None:
+    share, (first, last) = grade.fraction, grade.interval
+    if share is None:
         return None
-    confidence = lookup_number(record, "grade", "confidence") or 0.95
     low, high = (round(min(value, _PLOT_MAX) / _PLOT_MAX * _PLOT_PX, 1) for value in (first, last))
     point = round(share / _PLOT_MAX * _PLOT_PX, 1) if share <= _PLOT_MAX else None
-    text = f"{share:.1%} bad, {confidence:.0%} interval {first:.1%} to {last:.1%}"
+    text = f"{share:.1%} bad, {grade.confidence:.0%} interval {first:.1%} to {last:.1%}"
     return Interval(low, high, point, last > _PLOT_MAX, text, share)
 
 
-def _losses(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _losses(lost: Lost) -> tuple[str, ...]:
     """What was lost, by reason: "3 areas: JPEG data are damaged"."""
-    boxes = lookup(record, "lost", "boxes")
-    counts: dict[str, int] = {}
-    for box in boxes if isinstance(boxes, Sequence) else ():
-        reason = str(box[4]) if isinstance(box, Sequence) and len(box) > 4 else "not known"
-        counts[reason] = counts.get(reason, 0) + 1
+    counts = Counter(box.reason for box in lost.boxes)
     return tuple(f"{count:,} area{'s' * (count > 1)}: {reason}" for reason, count in sorted(counts.items()))
 
 
-def _details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    def get(*place: str | int) -> Any:
-        return lookup(record, *place)
-
-    def number(form: str, *place: str | int) -> str:
-        value = lookup_number(record, *place)
-        return "" if value is None else f"{value:{form}}"
-
-    def counts(*place: str | int) -> str:
-        return ", ".join(f"{name} {value:,.0f}" for name, value in lookup_numbers(record, *place).items())
-
-    def pairs(*place: str | int) -> str:
-        return ", ".join(f"{name} {value}" for name, value in lookup_table(record, *place).items())
-
-    width, height = number(",.0f", "slide", "width"), number(",.0f", "slide", "height")
-    mpp, effective = number(".4g", "slide", "mpp"), number(".4g", "specification", "mpp_effective")
-    lost = number(",.3f", "lost", "area_mm2") if lookup(record, "lost", "area_mm2") else ""
-    artefacts, timings = lookup_numbers(record, "artefacts"), lookup_numbers(record, "timings_s")
+def _details(record: SlideRecord) -> list[tuple[str, str]]:
     return [
-        ("Path", str(get("slide", "path") or "")),
-        ("Size", f"{width} × {height} px" if width and height else ""),
-        ("Read by", " · ".join(str(v) for v in (get("slide", "reader"), get("slide", "vendor")) if v)),
-        ("Microns per pixel", f"{mpp} from {get('slide', 'mpp_source')}" if mpp else ""),
-        ("Segmented at", f"{effective} µm/px" if effective else ""),
-        ("Types of nuclei", counts("types")),
-        ("Slide failure", str(get("grade", "failure") or "")),
-        ("Bad patches", counts("grade", "reasons")),
-        ("Check", str(get("grade", "check") or "")),
-        ("Tiles", counts("tiles")),
-        ("Lost area", f"{lost} mm²" if lost else ""),
-        ("Artefacts", ", ".join(f"{k} {v:.1%}" for k, v in artefacts.items() if v)),
-        ("Seams", _seam_text(lookup_numbers(record, "seams"))),
-        ("Calibration", pairs("specification", "calibration")),
-        ("Timings", ", ".join(f"{k} {duration(v)}" for k, v in timings.items())),
-        ("Fingerprint", str(get("slide", "fingerprint") or "")),
-        ("Versions", pairs("versions")),
-        ("Made", str(get("created") or "")),
+        ("Path", record.slide.path),
+        *(_measured(record) if isinstance(record, SegmentedRecord) else ()),
+        ("Versions", _pairs(record.versions)),
+        ("Made", record.created),
     ]
 
 
-def _seam_text(seams: Mapping[str, float]) -> str:
-    if not seams:
-        return ""
-    density, straight = seams.get("density_ratio"), seams.get("straight_edge_ratio")
+def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
+    slide, grade, settings = record.slide, record.grade, record.settings
+    return [
+        ("Size", f"{slide.width:,} × {slide.height:,} px"),
+        ("Read by", " · ".join(text for text in (slide.reader, slide.vendor) if text)),
+        ("Microns per pixel", f"{slide.mpp:.4g} from {slide.mpp_source}"),
+        ("Segmented at", f"{settings.mpp_effective:.4g} µm/px"),
+        ("Types of nuclei", _counts(record.types or {})),
+        ("Slide failure", grade.failure or ""),
+        ("Bad patches", _counts(grade.reasons)),
+        ("Check", grade.check or ""),
+        ("Tiles", _counts(as_plain(record.tiles))),
+        ("Lost area", f"{record.lost.area_mm2:,.3f} mm²" if record.lost.area_mm2 else ""),
+        ("Artefacts", ", ".join(f"{name} {share:.1%}" for name, share in record.artefacts.items() if share)),
+        ("Seams", _seam_text(record.seams)),
+        ("Calibration", _pairs(settings.calibration)),
+        ("Timings", ", ".join(f"{name} {duration(value)}" for name, value in stage_seconds(record).items())),
+        ("Fingerprint", slide.fingerprint),
+    ]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _seam_text(seams: Seams) -> str:
+    density, straight = seams.density_ratio, seams.straight_edge_ratio
     ratios = [
         f"density {density:.3f} of the interior" if density is not None else "",
         f"straight edges {straight:.3f} of the interior" if straight is not None else "",
     ]
-    counts = f"{seams.get('duplicates_removed', 0):,.0f} duplicates removed, {seams.get('adopted', 0):,.0f} adopted"
+    counts = f"{seams.duplicates_removed:,} duplicates removed, {seams.adopted:,} adopted"
     return "; ".join([text for text in ratios if text] + [counts])

@@ -25,20 +25,36 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wsiseg.core.atomic import hold_lock, is_temporary, read_json, remove_leftovers, sync_folder, write_json
+from wsiseg.core.atomic import hold_lock, is_temporary, remove_leftovers, sync_folder
 from wsiseg.core.environment import WORK, absolute, environment_faults
-from wsiseg.core.sealed import describe_file, describe_store, is_intact, read_sealed_json, write_sealed_json
+from wsiseg.core.sealed import (
+    FileNote,
+    describe_file,
+    describe_store,
+    is_intact,
+    read_sealed_json,
+    write_sealed_json,
+)
+from wsiseg.core.typed import Misfit, as_plain, as_typed
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError
-from wsiseg.results import record as records
-from wsiseg.results.record import FORMAT_VERSION
+from wsiseg.results.record import (
+    FORMAT_VERSION,
+    RECORD_NAME,
+    FailedRecord,
+    SegmentedRecord,
+    SlideRecord,
+    read_record,
+    why_no_record,
+    write_record,
+)
 from wsiseg.slide import SlideSource
 
-RECORD_NAME = "slide.json"
 EXPORTS = "exports"
 RESULT_FILES = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
 RESULT_STORE = "maps.zarr"
+T = TypeVar("T")
 _OURS = frozenset((RECORD_NAME, RESULT_STORE, *RESULT_FILES))
 _MAX_ID_BYTES = 80
 _RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", EXPORTS))
@@ -62,8 +78,8 @@ class SlideFolder:
     def work(self) -> Path:
         return self.out / WORK / self.id
 
-    def record(self) -> dict[str, Any] | None:
-        """The slide's record, or None where there is none that can be relied on; see :func:`read_record`."""
+    def record(self) -> SlideRecord | None:
+        """The slide's record; see :func:`wsiseg.results.record.read_record`."""
         return read_record(self.final)
 
     def in_progress(self, key: str, source: SlideSource) -> WorkFolder:
@@ -113,9 +129,8 @@ class SlideFolder:
             "Expected: a folder with nothing but wsiseg's files. Move what is yours away, or choose another -o."
         )
 
-    def damage(self, record: Mapping[str, Any]) -> str:
-        """What of the finished result is missing or not as its record says; ``""`` if nothing is."""
-        noted = record.get("files", {})
+    def damage(self, noted: Mapping[str, FileNote]) -> str:
+        """What of the finished result is missing or not as its record notes it; ``""`` if nothing is."""
         for name in (*RESULT_FILES, RESULT_STORE):
             path = self.final / name
             if not path.exists():
@@ -136,19 +151,18 @@ class SlideFolder:
         sync_folder(self.out)
         self.clean()
 
-    def publish_failure(self, record: Mapping[str, Any]) -> None:
+    def publish_failure(self, record: FailedRecord) -> None:
         """Give a failed slide its record, unless it has a result of an earlier run."""
         self.require_ours()
         earlier = self.record()
-        if earlier is not None and earlier["status"] != "failed":
-            return
         if earlier is not None:
-            write_json(self.final / RECORD_NAME, record)
+            if isinstance(earlier, FailedRecord):
+                write_record(self.final, record)
             return
         made = self.work / "failed"
         with environment_faults(self.final):
             made.mkdir(parents=True, exist_ok=True)
-            write_json(made / RECORD_NAME, record)
+            write_record(made, record)
             os.rename(made, self.final)
             for folder in (self.work, self.work.parent):  # parts of tiles that were computed stay
                 with contextlib.suppress(OSError):
@@ -191,25 +205,30 @@ class WorkFolder:
             self.parts.mkdir(parents=True, exist_ok=True)
             self.result.mkdir(exist_ok=True)
 
-    def stage(self, name: str) -> dict[str, Any] | None:
-        """The summary of a finished stage, or None; one that was damaged is none."""
-        return read_sealed_json(self.path / f"{name}.json")
+    def stage(self, name: str, kind: type[T]) -> T | None:
+        """What a finished stage has left, or None; what was damaged, or is of another version, is none."""
+        value = read_sealed_json(self.path / f"{name}.json")
+        if value is not None:
+            with contextlib.suppress(Misfit):
+                return as_typed(value, kind)
+        return None
 
-    def require_stage(self, name: str) -> dict[str, Any]:
-        """The summary of a stage that must be finished.
+    def require_stage(self, name: str, kind: type[T]) -> T:
+        """What a stage that must be finished has left.
 
         Raises
         ------
         SlideError
             There is none.
         """
-        summary = self.stage(name)
-        if summary is None:
+        found = self.stage(name, kind)
+        if found is None:
             raise SlideError(f"{self.path} was changed during the run. Run the same command again.")
-        return summary
+        return found
 
-    def finish_stage(self, name: str, summary: Mapping[str, Any]) -> None:
-        write_sealed_json(self.path / f"{name}.json", summary)
+    def finish_stage(self, name: str, left: object) -> None:
+        """Note what a stage has left: a value of the type that :meth:`stage` is asked for."""
+        write_sealed_json(self.path / f"{name}.json", as_plain(left))
 
     def discard(self) -> None:
         """Begin again: remove all that the attempt has left."""
@@ -246,32 +265,13 @@ def result_key(fingerprint: str, specification: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def read_records(out: Path) -> list[dict[str, Any]]:
-    """The records of every slide in a results folder, by id; see :func:`read_record`."""
+def read_records(out: Path) -> list[SlideRecord]:
+    """The records of every slide in a results folder, by id; see :func:`wsiseg.results.record.read_record`."""
     found = (read_record(path.parent) for path in sorted(out.glob(f"*/{RECORD_NAME}")))
     return [record for record in found if record is not None]
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the slide whose results are in ``folder``; None where there is none that can be relied on.
-
-    Raises
-    ------
-    UsageError
-        It is of a newer format than this version knows.
-    """
-    record = read_json(folder / RECORD_NAME)
-    if record is None or records.problem(record, _name(folder)):
-        return None
-    if record["version"] > FORMAT_VERSION:
-        raise UsageError(
-            f"{folder}: holds results of format {record['version']}, made by a newer wsiseg.\n"
-            f"Expected: format {FORMAT_VERSION} at most. Use that wsiseg, or choose another folder."
-        )
-    return record
-
-
-def describe_files(result: Path) -> dict[str, dict[str, Any]]:
+def describe_files(result: Path) -> dict[str, FileNote]:
     """The record's ``files``: size and checksum of each, so that damage can be told later."""
     return {
         **{name: describe_file(result / name) for name in RESULT_FILES},
@@ -310,24 +310,16 @@ def _safe_stem(path: Path) -> tuple[str, bool]:
 
 def _owner(folder: Path) -> str | None:
     record = read_record(folder)
-    return None if record is None else str(record["slide"]["path"])
-
-
-def _name(folder: Path) -> str:
-    """A folder's own name, however it was given."""
-    return os.path.basename(os.path.abspath(folder))
+    return None if record is None else record.slide.path
 
 
 def _why_no_record(path: Path) -> str:
     if not path.is_dir():
         return "a link that leads nowhere" if path.is_symlink() else "it is a file"
-    if not (path / RECORD_NAME).exists():
-        return f"it has no {RECORD_NAME}"
-    record = read_json(path / RECORD_NAME)
-    return f"{RECORD_NAME}: " + (records.problem(record, _name(path)) if record else "not JSON")
+    return why_no_record(path)
 
 
-def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
+def slide_results(run: Path) -> list[tuple[Path, SegmentedRecord]]:
     """(folder, record) of one slide's results, or of every slide in a results folder that has nuclei.
 
     Raises
@@ -338,13 +330,13 @@ def slide_results(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     records_below = sorted(run.glob(f"*/{RECORD_NAME}"))
     folders = [run] if (run / RECORD_NAME).exists() else [path.parent for path in records_below]
     records = [(folder, read_record(folder)) for folder in folders]
-    usable = [(folder, record) for folder, record in records if record and record["status"] != "failed"]
+    usable = [(folder, record) for folder, record in records if isinstance(record, SegmentedRecord)]
     if not usable:
         raise UsageError(f"{run} holds no segmented slide. Expected the output of `wsiseg segment`.")
     return usable
 
 
-def nuclei_file(folder: Path, record: dict[str, Any]) -> Path:
+def nuclei_file(folder: Path, record: SegmentedRecord) -> Path:
     """The nuclei of a slide's results.
 
     Raises
@@ -353,7 +345,7 @@ def nuclei_file(folder: Path, record: dict[str, Any]) -> Path:
         They are missing, or not as they were written.
     """
     path = folder / "nuclei.parquet"
-    noted = record.get("files", {}).get(path.name)
+    noted = record.files.get(path.name)
     if noted is not None and not is_intact(path, noted):
         raise SlideError(
             f"{path}: is missing, or not as it was written.\n"

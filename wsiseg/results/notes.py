@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.results.record import Lost, LostBox, Tiles
 from wsiseg.tissue import Tissue
 
 _SAMPLE_PX = 500_000
@@ -40,21 +40,21 @@ def image_notes(image: npt.NDArray[np.uint8], tissue: Tissue) -> list[str]:
     return notes
 
 
-def run_notes(nuclei: int, tissue_mm2: float, tiles: Mapping[str, int], lost: Mapping[str, Any]) -> list[str]:
-    """On what became of the slide; ``tiles`` and ``lost`` as in the record."""
+def run_notes(nuclei: int, tissue_mm2: float, tiles: Tiles, lost: Lost) -> list[str]:
+    """On what became of the slide."""
     notes = []
     if nuclei == 0 and tissue_mm2 >= _WORTH_MM2:
         notes.append(f"No nucleus was found on {tissue_mm2:.2f} mm² of tissue.")
-    if lost["boxes"]:
-        failed = f"{tiles['failed']} of {tiles['total']} tiles were given up; " if tiles["failed"] else ""
+    if lost.boxes:
+        failed = f"{tiles.failed} of {tiles.total} tiles were given up; " if tiles.failed else ""
         notes.append(
-            f"Lost: {failed}{lost['area_mm2']:.3g} mm² could not be segmented, {lost['fraction_of_tissue']:.1%} of "
-            f"the tissue ({_most_frequent(lost['boxes'])})."
+            f"Lost: {failed}{lost.area_mm2:.3g} mm² could not be segmented, {lost.fraction_of_tissue:.1%} of "
+            f"the tissue ({_most_frequent(lost.boxes)})."
         )
     return notes
 
 
-def _most_frequent(boxes: Sequence[Sequence[Any]]) -> str:
-    reasons = Counter(str(box[4]) for box in boxes)
+def _most_frequent(boxes: Sequence[LostBox]) -> str:
+    reasons = Counter(box.reason for box in boxes)
     (first, _), *others = reasons.most_common()
     return f"{first}, and other reasons" if others else first

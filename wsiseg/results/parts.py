@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from wsiseg.core.typed import Misfit, as_typed
+from wsiseg.errors import DamagedFile
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.partfile import read_part_summary
+from wsiseg.results.record import LostBox
 
 
 @dataclass(frozen=True)
@@ -17,21 +19,8 @@ class BatchSummary:
     tiles: tuple[int, ...]
     nuclei: int
     failed: tuple[tuple[int, str], ...] = ()
-    lost: tuple[tuple[float, float, float, float, str], ...] = ()
+    lost: tuple[LostBox, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> BatchSummary:
-        return cls(
-            tuple(value["tiles"]),
-            value["nuclei"],
-            tuple((int(tile), str(cause)) for tile, cause in value["failed"]),
-            tuple((float(x0), float(y0), float(x1), float(y1), str(c)) for x0, y0, x1, y1, c in value["lost"]),
-            dict(value["seconds"]),
-        )
 
 
 def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -42,5 +31,15 @@ def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, 
 
 
 def part_summary(work: WorkFolder, tiles: tuple[int, ...]) -> BatchSummary:
-    """The summary of a committed part."""
-    return BatchSummary.from_dict(read_part_summary(work.part(tiles[0], tiles[-1])))
+    """The summary of a committed part.
+
+    Raises
+    ------
+    DamagedFile
+        The part is gone, or not what a batch leaves.
+    """
+    path = work.part(tiles[0], tiles[-1])
+    try:
+        return as_typed(read_part_summary(path), BatchSummary)
+    except Misfit as error:
+        raise DamagedFile(f"{path}: has another summary ({error}). Run the same command again.") from error

@@ -9,8 +9,10 @@ from typing import Any
 from wsiseg.core.geometry import Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.sealed import read_sealed_json
+from wsiseg.core.typed import Misfit, as_plain, as_typed
 from wsiseg.errors import SlideError
 from wsiseg.results.folder import WorkFolder
+from wsiseg.results.stages import LETHAL, LethalPlaces
 from wsiseg.slide import Slide, SlideSource
 from wsiseg.slide.lethal import Lethal
 
@@ -67,10 +69,8 @@ def read_plan(work: WorkFolder) -> SlidePlan | None:
     if value is None:
         return None
     try:
-        lists = {name: tuple(value[name]) for name in ("tiles", "notes")}
-        value |= {"grid": TileGrid(**value["grid"]), **lists}
-        return SlidePlan(source=work.source, **value)
-    except (KeyError, TypeError):
+        return as_typed({**value, "source": as_plain(work.source)}, SlidePlan)
+    except Misfit:
         return None
 
 
@@ -90,12 +90,11 @@ def require_plan(work: WorkFolder) -> SlidePlan:
 
 def read_lethal(work: WorkFolder) -> tuple[Lethal, ...]:
     """The stored tiles that have killed a worker of this slide; every task reads around them."""
-    noted = work.stage("lethal")
-    return tuple(map(Lethal.from_list, noted["places"])) if noted else ()
+    return noted.places if (noted := work.stage(LETHAL, LethalPlaces)) else ()
 
 
 def note_lethal(work: WorkFolder, found: Iterable[Lethal]) -> None:
     """Add to them."""
-    places = dict.fromkeys([*read_lethal(work), *found])
+    places = tuple(dict.fromkeys([*read_lethal(work), *found]))
     if places:
-        work.finish_stage("lethal", {"places": [place.to_list() for place in places]})
+        work.finish_stage(LETHAL, LethalPlaces(places))

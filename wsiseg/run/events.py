@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from wsiseg.results.record import SlideRecord
+
 
 @dataclass(frozen=True)
 class Started:
@@ -102,7 +104,7 @@ class SlideEnded:
     """What became of a slide: its record."""
 
     name: str
-    record: Mapping[str, Any]
+    record: SlideRecord
 
 
 @dataclass(frozen=True)

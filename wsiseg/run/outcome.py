@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsiseg import errors
 from wsiseg.report.cohort import cohort_table
 from wsiseg.results.nuclei import read_geodataframe
+from wsiseg.results.record import FailedRecord, GradeRecord, SegmentedRecord, SlideRecord
 from wsiseg.slide import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -31,27 +32,27 @@ class SegmentResult:
     ----------
     folder : Path
         The slide's folder of results (docs/format.md).
-    record : mapping
+    record : SlideRecord
         The record of the slide, ``slide.json``.
     """
 
     folder: Path
-    record: Mapping[str, Any]
+    record: SlideRecord
 
     @property
     def id(self) -> str:
         """The slide's name among the results."""
-        return str(self.record["id"])
+        return self.record.id
 
     @property
     def status(self) -> str:
         """ "complete", "partial" where some area was lost, or "failed"."""
-        return str(self.record["status"])
+        return self.record.status
 
     @property
-    def grade(self) -> Any:
+    def grade(self) -> GradeRecord | None:
         """The record's grade and what it rests on; None of a slide that failed."""
-        return self.record["grade"]
+        return self.record.grade
 
     @cached_property
     def nuclei(self) -> geopandas.GeoDataFrame:
@@ -67,15 +68,16 @@ class SegmentResult:
 
     def open_slide(self) -> Slide:
         """The slide itself, with the microns per pixel that it was segmented with."""
-        slide = self.record["slide"]
-        return open_slide(slide["path"], mpp=slide.get("mpp"))
+        record = self.record
+        mpp = record.slide.mpp if isinstance(record, SegmentedRecord) else None
+        return open_slide(record.slide.path, mpp=mpp)
 
     def require_segmented(self) -> None:
         """Raise the error of a slide that failed."""
-        if self.record["status"] == "failed":
-            error = self.record["error"]
-            kind = getattr(errors, error["kind"], errors.SlideError)
-            raise (kind if issubclass(kind, errors.WsisegError) else errors.SlideError)(error["message"])
+        if isinstance(self.record, FailedRecord):
+            error = self.record.error
+            kind = getattr(errors, error.kind, errors.SlideError)
+            raise (kind if issubclass(kind, errors.WsisegError) else errors.SlideError)(error.message)
 
     def __repr__(self) -> str:
         return f"<SegmentResult {self._summary()}>"
@@ -90,13 +92,13 @@ class SegmentResult:
 
     def _summary(self) -> str:
         record = self.record
-        if record["status"] == "failed":
-            return f"{self.id}: failed: {record['error']['message']}"
-        grade = record["grade"]
-        lost = ", partial" if record["status"] == "partial" else ""
+        if isinstance(record, FailedRecord):
+            return f"{self.id}: failed: {record.error.message}"
+        grade = record.grade
+        lost = ", partial" if record.status == "partial" else ""
         return (
-            f"{self.id}: {record['nuclei']:,} nuclei in {record['tissue_mm2']:.2f} mm², {grade['grade']} "
-            f"({grade['kind']}: {grade['bad']} of {grade['patches']} patches bad){lost}"
+            f"{self.id}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², {grade.grade} "
+            f"({grade.kind}: {grade.bad} of {grade.patches} patches bad){lost}"
         )
 
 
@@ -110,7 +112,7 @@ class CohortResult:
         The results folder.
     report : Path
         ``report.html`` over all slides in it.
-    records : tuple of mappings
+    records : tuple of SlideRecord
         As ``slide.json``; those of slides that failed say why.
     tiles_computed : int
         By this call; an earlier one may have computed others.
@@ -119,7 +121,7 @@ class CohortResult:
 
     out: Path
     report: Path
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[SlideRecord, ...]
     tiles_computed: int
     seconds: float
 
@@ -131,11 +133,11 @@ class CohortResult:
             "exit_code": self.exit_code,
             "tiles_computed": self.tiles_computed,
             "seconds": self.seconds,
-            "slides": list(self.records),
+            "slides": [record.to_dict() for record in self.records],
         }
 
     def count(self, status: str) -> int:
-        return sum(record["status"] == status for record in self.records)
+        return sum(record.status == status for record in self.records)
 
     @property
     def exit_code(self) -> int:
@@ -167,12 +169,12 @@ class CohortResult:
             return self._result(self.records[slide])
         asked = os.fspath(slide)
         for record in self.records:
-            if asked == record["id"] or os.path.abspath(asked) == record["slide"]["path"]:
+            if asked == record.id or os.path.abspath(asked) == record.slide.path:
                 return self._result(record)
-        raise KeyError(f"no slide {asked!r} among {[record['id'] for record in self.records]}")
+        raise KeyError(f"no slide {asked!r} among {[record.id for record in self.records]}")
 
-    def _result(self, record: Mapping[str, Any]) -> SegmentResult:
-        return SegmentResult(Path(os.path.abspath(self.out / record["id"])), record)
+    def _result(self, record: SlideRecord) -> SegmentResult:
+        return SegmentResult(Path(os.path.abspath(self.out / record.id)), record)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.count(status)} {status}" for status in ("complete", "partial", "failed"))

@@ -24,6 +24,7 @@ from wsiseg.results.job import WorkJob
 from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyramid
 from wsiseg.results.parts import BatchSummary
 from wsiseg.results.plan import SlidePlan
+from wsiseg.results.record import FailedRecord, SlideRecord
 from wsiseg.run.events import (
     Begun,
     Event,
@@ -96,7 +97,7 @@ def segment_slides(
             folder.require_ours()
         moved = _Moved(folders, out)
         steps = (
-            _slide_steps(_request(path, options, choice), moved.home(path, folder), options, moved, tell)
+            _slide_steps(SlideRequest(path, options, choice), moved.home(path, folder), options, moved, tell)
             for path, folder in folders.items()
         )
         ended = dict(run_stages(executor, steps))
@@ -105,10 +106,9 @@ def segment_slides(
     return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)
 
 
-def write_reports(out: Path, records: Iterable[Mapping[str, Any]] = ()) -> Path:
+def write_reports(out: Path, records: Iterable[SlideRecord] = ()) -> Path:
     """Cohort tables and ``report.html`` over every slide in ``out``, and over ``records`` that left no folder."""
-    merged = {record["id"]: record for record in read_records(out)}
-    merged.update({record["id"]: dict(record) for record in records})
+    merged = {record.id: record for record in (*read_records(out), *records)}
     ordered = [merged[name] for name in sorted(merged)]
     write_cohort(out, ordered)
     return write_report(out, ordered)
@@ -145,13 +145,13 @@ class _Moved:
         if len(known) == len(folders):
             return
         for record in read_records(out):
-            folder, slide = SlideFolder(out, record["id"]), record["slide"]
-            if record["status"] == "failed" or record["id"] in known:
+            if isinstance(record, FailedRecord) or record.id in known:
                 continue
-            if Path(slide["path"]) in folders:
-                self._homes[Path(slide["path"])] = folder
-            elif not os.path.lexists(slide["path"]):
-                self._gone.append((folder, slide["name"], slide.get("bytes")))
+            folder, slide = SlideFolder(out, record.id), record.slide
+            if Path(slide.path) in folders:
+                self._homes[Path(slide.path)] = folder
+            elif not os.path.lexists(slide.path):
+                self._gone.append((folder, slide.name, slide.bytes))
 
     def home(self, path: Path, folder: SlideFolder) -> SlideFolder:
         """Where the slide's results are that it brought along from an earlier name."""
@@ -180,6 +180,7 @@ def _slide_steps(
     request: SlideRequest, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Listener
 ) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
+    record: SlideRecord
     try:
         planned = yield from _plan_slide(request, folder, options, moved, on_event)
         folder = planned.folder
@@ -187,14 +188,14 @@ def _slide_steps(
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
-        record = _failed(Path(request.path), folder, error)
+        record = _failed(request.path, folder, error)
     except Exception as error:  # a fault of ours in one slide must not cost the others
         fault = environment_fault(error, folder.work)
         if fault is not None:
             raise fault from error
-        record = _failed(Path(request.path), folder, error)
+        record = _failed(request.path, folder, error)
     on_event(SlideEnded(folder.id, record))
-    for text in record.get("notes") or ():
+    for text in record.notes or ():
         on_event(Note(folder.id, text))
     return record
 
@@ -202,8 +203,8 @@ def _slide_steps(
 def _plan_slide(
     request: SlideRequest, folder: SlideFolder, options: SegmentOptions, moved: _Moved, on_event: Listener
 ) -> Generator[Stage, list[Any], Planned]:
-    candidates = moved.candidates(Path(request.path), folder)
-    job = PlanJob(folder, request, options.retry_partial, options.overwrite, candidates)
+    candidates = moved.candidates(request.path, folder)
+    job = PlanJob(folder, request, candidates)
     on_event(StageStarted(folder.id, "plan-slide"))
     (planned,) = yield isolated("plan-slide", plan_or_reuse, [job])
     if planned.folder != folder and not moved.take(planned.folder):
@@ -294,19 +295,6 @@ def _further(so_far: TilesDone, summary: BatchSummary, computed: bool) -> TilesD
     )
 
 
-def _request(path: Path, options: SegmentOptions, choice: ModelChoice) -> SlideRequest:
-    return SlideRequest(
-        path=str(path),
-        mpp=options.mpp,
-        mpp_table=str(options.mpp_table) if options.mpp_table else None,
-        choice=choice,
-        tile=options.tile,
-        roi=options.roi,
-        mask=str(options.mask) if options.mask else None,
-        tissue_only=options.tissue_only,
-    )
-
-
 def _resume_jobs(work: WorkFolder, plan: SlidePlan) -> list[ResumeJob]:
     batches = plan.batches
     return [
@@ -327,7 +315,7 @@ def _missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, don
     return missing
 
 
-def _failed(path: Path, folder: SlideFolder, error: Exception) -> dict[str, Any]:
+def _failed(path: Path, folder: SlideFolder, error: Exception) -> FailedRecord:
     record = failure_record(path, folder.id, error)
     folder.publish_failure(record)
     return record

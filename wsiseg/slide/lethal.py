@@ -39,15 +39,6 @@ class Lethal:
     window: Window
     reason: str
 
-    def to_list(self) -> list[Any]:
-        """JSON."""
-        return [self.level, self.window.x, self.window.y, self.window.width, self.window.height, self.reason]
-
-    @classmethod
-    def from_list(cls, value: Sequence[Any]) -> Lethal:
-        level, x, y, width, height, reason = value
-        return cls(int(level), Window(int(x), int(y), int(width), int(height)), str(reason))
-
 
 class ChildDied(Exception):
     """The process that reads has died; the text says of what."""

@@ -10,6 +10,7 @@ from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray, Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
+from wsiseg.results.record import Seams
 
 _FEW = 50  # below this many nuclei a ratio of the audit says nothing
 # Imaginary nuclei and edges as sound seams would have them, so that chance makes no finding of small numbers:
@@ -18,39 +19,9 @@ _SOUND_NUCLEI = 500
 _SOUND_EDGES = 20
 
 
-@dataclass(frozen=True)
-class SeamAudit:
-    """What stitching did, and whether seams can be seen in the result.
-
-    Attributes
-    ----------
-    band_nuclei : int
-        Nuclei in the result whose centroid lies in the seam band.
-    duplicates_removed : int
-        Owned candidates that were dropped: ownership alone would have kept them twice.
-    adopted : int
-        Kept candidates that their tile does not own: ownership alone would have lost them.
-    density_ratio : float or None
-        Nuclei per area within the band over nuclei per area beside it (one to three bands from the seam).
-        Near 1 if nothing is lost or doubled at seams; drawn towards 1 where there are few nuclei. None where fewer
-        than 50 lie beside seams.
-    straight_edge_ratio : float or None
-        Of the nuclei that touch a seam, the share with a straight edge on it of at least half the nucleus'
-        diameter, over the same share at control lines between the seams. Near 1 if seams do not cut nuclei, and
-        above 3 if they do: of nuclei that a seam cuts two thirds have such an edge, of others two in a hundred.
-        Drawn towards 1 where few have one. None where fewer than 50 nuclei touch seams or controls.
-    """
-
-    band_nuclei: int
-    duplicates_removed: int
-    adopted: int
-    density_ratio: float | None
-    straight_edge_ratio: float | None
-
-
 @dataclass
 class Tally:
-    """Counts for :class:`SeamAudit`, part by part."""
+    """Counts for :class:`Seams`, part by part."""
 
     grid: TileGrid
     scale: Scale
@@ -82,14 +53,14 @@ class Tally:
             self.straight,
         )
 
-    def audit(self) -> SeamAudit:
+    def audit(self) -> Seams:
         band, beside = int(self.counts[0]), int(self.counts[1] - self.counts[0])
         band_area, beside_area = self.areas[0], self.areas[1] - self.areas[0]
         density = None
         if beside >= _FEW and band_area > 0 and beside_area > 0:
             expected = beside / beside_area * band_area
             density = float((band + _SOUND_NUCLEI) / (expected + _SOUND_NUCLEI))
-        return SeamAudit(band, self.duplicates, self.adopted, density, self._straight_edge_ratio())
+        return Seams(band, self.duplicates, self.adopted, density, self._straight_edge_ratio())
 
     def _straight_edge_ratio(self) -> float | None:
         if self.touching.min() < _FEW:

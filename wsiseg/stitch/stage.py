@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Any
 
 from wsiseg.core.sealed import describe_file, is_intact
 from wsiseg.results.job import WorkJob
@@ -12,21 +10,23 @@ from wsiseg.results.nuclei import NucleiWriter
 from wsiseg.results.partfile import read_part
 from wsiseg.results.parts import BatchSummary, covering_parts, part_summary
 from wsiseg.results.plan import SlidePlan, require_plan
+from wsiseg.results.record import Tiles
+from wsiseg.results.stages import GRADING, LABELS, MAPS, STITCH, Stitched
 from wsiseg.stitch.stream import stitch
 
 
-def stitch_slide(job: WorkJob) -> dict[str, Any]:
+def stitch_slide(job: WorkJob) -> Stitched:
     """Join the parts into ``nuclei.parquet``, each nucleus once."""
     work = job.work
-    finished, result = work.stage("stitch"), work.result / "nuclei.parquet"
-    if finished is not None and is_intact(result, finished["file"]):
+    finished, result = work.stage(STITCH, Stitched), work.result / "nuclei.parquet"
+    if finished is not None and is_intact(result, finished.file):
         return finished
     started = time.perf_counter()
     plan = require_plan(work)
     parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
     metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample}
     with NucleiWriter(result, metadata, types=plan.types) as writer:
-        audit = stitch(
+        seams = stitch(
             lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
             [(part[0], part[-1]) for part in parts],
             plan.grid,
@@ -35,31 +35,26 @@ def stitch_slide(job: WorkJob) -> dict[str, Any]:
             band_px=plan.band_px,
         )
     summaries = [part_summary(work, part) for part in parts]
-    summary = {
-        "nuclei": writer.count,
-        **({"types": dict(zip(plan.types, writer.counts.tolist(), strict=True))} if plan.types else {}),
-        "seams": asdict(audit),
-        "tiles": _tiles(plan, summaries),
-        "lost": [list(box) for summary in summaries for box in summary.lost],
-        "segment_s": _seconds(summaries),
-        "file": describe_file(result),
-        "seconds": time.perf_counter() - started,
-    }
+    stitched = Stitched(
+        nuclei=writer.count,
+        types=dict(zip(plan.types, writer.counts.tolist(), strict=True)) if plan.types else None,
+        seams=seams,
+        tiles=_tiles(plan, summaries),
+        lost=tuple(box for summary in summaries for box in summary.lost),
+        segment_s=_seconds(summaries),
+        file=describe_file(result),
+        seconds=time.perf_counter() - started,
+    )
     # What an earlier stitching was the ground of is not this one's.
-    for stage in ("labels", "maps", "grading"):
+    for stage in (LABELS, MAPS, GRADING):
         (work.path / f"{stage}.json").unlink(missing_ok=True)
-    work.finish_stage("stitch", summary)
-    return summary
+    work.finish_stage(STITCH, stitched)
+    return stitched
 
 
-def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> dict[str, int]:
-    failed = sum(len(summary.failed) for summary in summaries)
-    return {
-        "total": len(plan.grid),
-        "done": len(plan.tiles) - failed,
-        "blank": len(plan.grid) - len(plan.tiles),
-        "failed": failed,
-    }
+def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> Tiles:
+    total, failed = len(plan.grid), sum(len(summary.failed) for summary in summaries)
+    return Tiles(total, len(plan.tiles) - failed, total - len(plan.tiles), failed)
 
 
 def _seconds(summaries: list[BatchSummary]) -> dict[str, float]:

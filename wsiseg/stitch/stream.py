@@ -14,7 +14,8 @@ from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray, Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
-from wsiseg.stitch.audit import SeamAudit, Tally
+from wsiseg.results.record import Seams
+from wsiseg.stitch.audit import Tally
 from wsiseg.stitch.conflicts import choose, find_conflicts
 
 #: Whole tiles are gathered to at least this many nuclei for one call of ``write``.
@@ -32,7 +33,7 @@ def stitch(
     *,
     band_px: float,
     row_group: int = ROW_GROUP,
-) -> SeamAudit:
+) -> Seams:
     """Stream the parts of a slide into one sequence of nuclei in which each occurs exactly once.
 
     The result depends on the candidates of each tile only: neither on how tiles are batched into parts nor on who

@@ -58,8 +58,8 @@ def run_demo(
     truth = write_slide(slide, width=side, height=side, mpp=0.25, seed=seed).nuclei
     cohort = segment_slides([slide], out / "results", SegmentOptions(model), executor, on_event)
     record = cohort.records[0]
-    if record["status"] == "failed":
+    if record.status == "failed":
         return DemoResult(cohort, slide, len(truth), 0, 0.0, 0.0, 0.0)
-    found = read_nuclei(out / "results" / record["id"] / "nuclei.parquet")
+    found = read_nuclei(out / "results" / record.id / "nuclei.parquet")
     match = match_polygons(truth, found, iou=MATCH_IOU)
     return DemoResult(cohort, slide, len(truth), len(found), match.precision, match.recall, match.f1)

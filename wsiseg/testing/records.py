@@ -37,6 +37,7 @@ def finished_record(
         "slide": {
             "path": f"/slides/{slide}",
             "name": slide,
+            "bytes": 1000,
             "fingerprint": "1" * 64,
             "reader": "tiff",
             "vendor": "",
@@ -53,7 +54,13 @@ def finished_record(
         "nuclei": 0,
         "tissue_mm2": 0.0,
         "artefacts": {"pen": 0.0},
-        "seams": {"adopted": 0, "density_ratio": None},
+        "seams": {
+            "band_nuclei": 0,
+            "duplicates_removed": 0,
+            "adopted": 0,
+            "density_ratio": None,
+            "straight_edge_ratio": None,
+        },
         "grade": {
             "kind": "automatic",
             "grade": "Best",
@@ -66,6 +73,8 @@ def finished_record(
             "grade_high": "Unacceptable",
             "failure": None,
             "reasons": {},
+            "check": "x 1",
+            "rubric": {"good": "1/15", "min_tissue_mm2": 0.01},
         },
         "timings_s": {"total": 1.0},
     }

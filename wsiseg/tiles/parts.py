@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.typed import as_plain
 from wsiseg.errors import DamagedFile
 from wsiseg.models.resident import ModelChoice
 from wsiseg.results.folder import WorkFolder
@@ -16,6 +17,7 @@ from wsiseg.results.job import LOST_CAUSE
 from wsiseg.results.partfile import check_part, write_part
 from wsiseg.results.parts import BatchSummary, covering_parts, part_summary
 from wsiseg.results.plan import require_plan
+from wsiseg.results.record import LostBox
 from wsiseg.tiles.measure import MEASUREMENTS
 
 
@@ -53,9 +55,9 @@ def give_up(job: BatchJob) -> BatchSummary:
     work = job.work
     plan = require_plan(work)
     boxes = [plan.scale.box(plan.grid.core(tile)) for tile in job.tiles]
-    lost = tuple((box.x0, box.y0, box.x1, box.y1, job.lost) for box in boxes)
+    lost = tuple(LostBox(box.x0, box.y0, box.x1, box.y1, job.lost) for box in boxes)
     summary = BatchSummary(job.tiles, 0, tuple((tile, job.lost) for tile in job.tiles), lost)
-    write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(plan.types), summary.to_dict())
+    write_part(work.part(job.tiles[0], job.tiles[-1]), empty_candidates(plan.types), as_plain(summary))
     return summary
 
 

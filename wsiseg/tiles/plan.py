@@ -13,12 +13,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsiseg.core.atomic import write_json
 from wsiseg.core.featurefile import viewer_origin
 from wsiseg.core.geometry import Scale, Window
 from wsiseg.core.grid import TileGrid, round_up
@@ -27,14 +25,15 @@ from wsiseg.core.sealed import write_sealed_json
 from wsiseg.errors import DamagedFile, SlideError, UsageError
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
-from wsiseg.results.folder import RECORD_NAME, SlideFolder, WorkFolder, result_key
+from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
 from wsiseg.results.notes import image_notes
 from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, note_lethal, read_plan
+from wsiseg.results.record import SegmentedRecord, write_record
 from wsiseg.results.tissuefile import load_tissue, save_tissue
 from wsiseg.slide import Slide, SlideSource, open_slide
 from wsiseg.tiles.calibration import calibration_samples
 from wsiseg.tiles.candidates import BAND_UM
-from wsiseg.tiles.request import SlideRequest
+from wsiseg.tiles.request import SegmentOptions, SlideRequest
 from wsiseg.tissue import TISSUE_MPP, Tissue, make_tissue
 
 _OF_THE_SLIDE = ("slide_mpp", "mpp_effective", "downsample")
@@ -47,10 +46,6 @@ class PlanJob:
 
     Attributes
     ----------
-    retry_partial : bool
-        A finished result that lost area does not count as finished.
-    overwrite : bool
-        Results of another specification may be replaced.
     moved : tuple of SlideFolder
         Results of slides that are no longer where they were: if their content is this slide's, they are its own.
     alone : bool
@@ -59,8 +54,6 @@ class PlanJob:
 
     folder: SlideFolder
     request: SlideRequest
-    retry_partial: bool = False
-    overwrite: bool = False
     moved: tuple[SlideFolder, ...] = ()
     alone: bool = False
 
@@ -78,7 +71,7 @@ class Planned:
 
     folder: SlideFolder
     plan: SlidePlan | None = None
-    unchanged: dict[str, Any] | None = None
+    unchanged: SegmentedRecord | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -97,15 +90,15 @@ def plan_or_reuse(job: PlanJob) -> Planned:
     EnvironmentFault
         The result cannot be replaced without losing what is not wsiseg's.
     """
-    request = job.request
-    with open_slide(request.path, mpp=request.mpp, mpp_table=request.mpp_table, guarded=job.alone) as slide:
-        specification = specify(slide, job.request, resident_segmenter(job.request.choice))
+    request, options = job.request, job.request.options
+    with open_slide(request.path, mpp=options.mpp, mpp_table=options.mpp_table, guarded=job.alone) as slide:
+        specification = specify(slide, options, resident_segmenter(request.choice))
         key = result_key(slide.fingerprint(), specification)
         folder = _own_folder(slide, job)
         record = folder.record()
         notes: list[str] = []
-        if record is not None and record["status"] != "failed":
-            stale = _stale(folder, record, key, slide, specification, job)
+        if isinstance(record, SegmentedRecord):
+            stale = _stale(folder, record, key, slide, specification, options)
             if stale is None:
                 folder.clean()
                 return Planned(folder, unchanged=_at_home(folder, record, slide))
@@ -118,7 +111,7 @@ def plan_or_reuse(job: PlanJob) -> Planned:
             if (work.path / PLAN).exists():
                 notes.append("what an earlier run had begun is damaged or of another version: begun again")
             work.discard()
-            plan = plan_slide(slide, job.request, specification, key, work)
+            plan = plan_slide(slide, request, specification, key, work)
         work.create()
         return Planned(folder, plan, notes=tuple(notes))
 
@@ -127,43 +120,41 @@ def _own_folder(slide: Slide, job: PlanJob) -> SlideFolder:
     """Where the slide's results are: under its name, or where they were put before it was moved."""
     for other in job.moved:
         record = other.record()
-        if record is not None and record["slide"].get("fingerprint") == slide.fingerprint():
+        if isinstance(record, SegmentedRecord) and record.slide.fingerprint == slide.fingerprint():
             return other
     return job.folder
 
 
-def _at_home(folder: SlideFolder, record: dict[str, Any], slide: Slide) -> dict[str, Any]:
+def _at_home(folder: SlideFolder, record: SegmentedRecord, slide: Slide) -> SegmentedRecord:
     """The record of a finished result, with the place that the slide has now."""
-    place = {"path": os.path.abspath(slide.path), "name": slide.name}
-    if all(record["slide"][name] == value for name, value in place.items()):
-        return record
-    moved = {**record, "slide": {**record["slide"], **place}}
-    write_json(folder.final / RECORD_NAME, moved)
+    moved = record.moved(os.path.abspath(slide.path), slide.name)
+    if moved != record:
+        write_record(folder.final, moved)
     return moved
 
 
 def _stale(
     folder: SlideFolder,
-    record: Mapping[str, Any],
+    record: SegmentedRecord,
     key: str,
     slide: Slide,
     specification: Mapping[str, Any],
-    job: PlanJob,
+    options: SegmentOptions,
 ) -> str | None:
     """Why a finished result is to be computed again; None if it is valid, "" if there is nothing to say."""
-    if record["key"] == key:
-        if record["status"] == "partial" and job.retry_partial:
+    if record.key == key:
+        if record.status == "partial" and options.retry_partial:
             return ""
-        damage = folder.damage(record)
+        damage = folder.damage(record.files)
         return f"its finished result is not whole, {damage}: computed again" if damage else None
-    changed = record["slide"]["fingerprint"] != slide.fingerprint()
+    changed = record.slide.fingerprint != slide.fingerprint()
     varying = ("calibration", *(_OF_THE_SLIDE if changed else ()))
     # As JSON: what was read has lists where there are tuples.
     wanted, held = (
         {name: value for name, value in settings.items() if name not in varying}
-        for settings in (json.loads(json.dumps(specification)), record["specification"])
+        for settings in (json.loads(json.dumps(specification)), record.specification)
     )
-    if held != wanted and not job.overwrite:
+    if held != wanted and not options.overwrite:
         raise UsageError(
             f"{folder.final}: holds results of other settings: {_difference(held, wanted)}.\n"
             "Give --overwrite to replace them, or another -o to keep them."
@@ -186,13 +177,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[str, Any]:
+def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict[str, Any]:
     """The specification: all that, with the slide's content, decides the result. JSON."""
     mpp = slide.require_mpp()
     scale = slide.scale(segmenter.mpp)
     halo_um = segmenter.max_diameter_um
     halo = round_up(segmenter.margin_px + int(np.ceil(halo_um / segmenter.mpp)), segmenter.stride_px)
-    mask = hashlib.sha256(Path(request.mask).read_bytes()).hexdigest() if request.mask else None
+    mask = hashlib.sha256(options.mask.read_bytes()).hexdigest() if options.mask else None
     origin = viewer_origin(slide.bounds)
     return {
         "model": segmenter.describe(),
@@ -200,14 +191,14 @@ def specify(slide: Slide, request: SlideRequest, segmenter: Segmenter) -> dict[s
         "mpp_requested": segmenter.mpp,
         "mpp_effective": mpp.value * scale.downsample,
         "downsample": scale.downsample,
-        "tile_px": request.tile,
+        "tile_px": options.tile,
         "halo_px": halo,
         "band_um": BAND_UM,
-        "roi": list(request.roi) if request.roi else None,
+        "roi": list(options.roi) if options.roi else None,
         "mask_sha256": mask,
         # Only where it moves the mask: of other slides, results of before it did are as good as ever.
         **({"mask_origin": list(origin)} if mask and any(origin) else {}),
-        "tissue_only": request.tissue_only,
+        "tissue_only": options.tissue_only,
     }
 
 
@@ -215,19 +206,19 @@ def plan_slide(
     slide: Slide, request: SlideRequest, specification: Mapping[str, Any], key: str, work: WorkFolder
 ) -> SlidePlan:
     """Find the tissue, choose the tiles, calibrate the model; written to ``work``, where a resumption finds it."""
-    started = time.perf_counter()
+    started, options = time.perf_counter(), request.options
     segmenter = resident_segmenter(request.choice, specification["model"])
     mpp = slide.require_mpp()
     scale = Scale(specification["downsample"])
     width, height = scale.size(slide.width, slide.height)
-    grid = TileGrid(width, height, request.tile, specification["halo_px"], segmenter.stride_px)
+    grid = TileGrid(width, height, options.tile, specification["halo_px"], segmenter.stride_px)
     image, image_scale = slide.overview(max(TISSUE_MPP, mpp.value))
     everything = make_tissue(image, image_scale, slide.width, slide.height, mpp.value)
-    tissue, notes = _region(everything, request, viewer_origin(slide.bounds))
+    tissue, notes = _region(everything, options, viewer_origin(slide.bounds))
     tiles = grid.touching(tissue.mask, tissue.scale.downsample / scale.downsample)
     if len(tiles) == 0:
         _require_readable(slide)
-        notes += _nothing_left(everything, request)
+        notes += _nothing_left(everything, options)
     notes = (*slide.notes, *image_notes(image, everything), *notes)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(calibration_samples(slide, scale, everything))
@@ -264,11 +255,11 @@ def _resumable(work: WorkFolder) -> SlidePlan | None:
     return plan
 
 
-def _region(tissue: Tissue, request: SlideRequest, origin: tuple[float, float]) -> tuple[Tissue, tuple[str, ...]]:
+def _region(tissue: Tissue, options: SegmentOptions, origin: tuple[float, float]) -> tuple[Tissue, tuple[str, ...]]:
     """Where nuclei are wanted: tissue, inside the region of interest and the mask; and what is to be said of it."""
-    if not request.tissue_only:
+    if not options.tissue_only:
         tissue = replace(tissue, mask=np.ones_like(tissue.mask), core=np.ones_like(tissue.core))
-    requested = requested_region(request.roi, request.mask)
+    requested = requested_region(options.roi, options.mask)
     region, notes = requested.on(origin), requested.notes
     if requested.mask is not None and any(origin):
         x, y = origin
@@ -279,11 +270,11 @@ def _region(tissue: Tissue, request: SlideRequest, origin: tuple[float, float]) 
     return (tissue if region is None else tissue.restrict(region)), notes
 
 
-def _nothing_left(tissue: Tissue, request: SlideRequest) -> tuple[str, ...]:
+def _nothing_left(tissue: Tissue, options: SegmentOptions) -> tuple[str, ...]:
     """What to say of a region in which there is no tile to segment, though there is tissue elsewhere."""
-    if (request.roi is None and request.mask is None) or not tissue.mask.any():
+    if (options.roi is None and options.mask is None) or not tissue.mask.any():
         return ()
-    what = "mask" if request.roi is None else "region of interest" if request.mask is None else "mask and region"
+    what = "mask" if options.roi is None else "region of interest" if options.mask is None else "mask and region"
     return (f"The {what} leaves no tile: the slide has tissue, but none in it.",)
 
 

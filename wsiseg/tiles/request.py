@@ -62,16 +62,11 @@ class SegmentOptions:
 
 @dataclass(frozen=True)
 class SlideRequest:
-    """What the user asked for one slide.
+    """What the user asked for one slide. Paths are absolute: they travel to workers in other folders.
 
-    ``mpp`` is the user's value for the slide itself (None: what its metadata say).
+    ``choice``: the options' segmenter, on what the executor has.
     """
 
-    path: str
-    mpp: float | None
-    mpp_table: str | None
+    path: Path
+    options: SegmentOptions
     choice: ModelChoice
-    tile: int
-    roi: tuple[float, float, float, float] | None
-    mask: str | None
-    tissue_only: bool

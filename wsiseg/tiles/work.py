@@ -13,6 +13,7 @@ import numpy.typing as npt
 from wsiseg.core.environment import environment_fault, environment_faults
 from wsiseg.core.geometry import Box, Scale
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
@@ -20,6 +21,7 @@ from wsiseg.results.partfile import write_part
 from wsiseg.results.parts import BatchSummary
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
+from wsiseg.results.record import LostBox
 from wsiseg.slide import Slide
 from wsiseg.tiles.borders import cut_at_edges, mirror_beyond
 from wsiseg.tiles.candidates import select_candidates
@@ -52,7 +54,7 @@ def segment_batch(job: BatchJob) -> BatchSummary:
         owned = int(np.count_nonzero(joined.columns["owned"]))
         summary = BatchSummary(job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds)
         with environment_faults(part):
-            write_part(part, joined, summary.to_dict())
+            write_part(part, joined, as_plain(summary))
     return summary
 
 
@@ -62,7 +64,7 @@ class _Found:
 
     nuclei: list[Nuclei] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
-    lost: list[tuple[float, float, float, float, str]] = field(default_factory=list)
+    lost: list[LostBox] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,7 +79,7 @@ def _segment_tiles(job: BatchJob, plan: SlidePlan, slide: Slide, tissue: Tissue)
                 raise fault from error
             batch.failed.append((tile, _cause(error)))
             core = plan.scale.box(plan.grid.core(tile))
-            batch.lost.append((core.x0, core.y0, core.x1, core.y1, _cause(error)))
+            batch.lost.append(LostBox(core.x0, core.y0, core.x1, core.y1, _cause(error)))
             continue
         batch.nuclei.append(found)
         batch.lost.extend(unreadable)
@@ -86,7 +88,7 @@ def _segment_tiles(job: BatchJob, plan: SlidePlan, slide: Slide, tissue: Tissue)
 
 def _segment_tile(
     plan: SlidePlan, slide: Slide, tissue: Tissue, segmenter: Segmenter, tile: int, seconds: dict[str, float]
-) -> tuple[Nuclei, list[tuple[float, float, float, float, str]]]:
+) -> tuple[Nuclei, list[LostBox]]:
     window, scale = plan.grid.read(tile), plan.scale
     with _timed(seconds, "read"):
         image, lost = slide.read_lossy(window, scale)
@@ -108,7 +110,7 @@ def _segment_tile(
     columns = {name: measured.columns[name] for name in order}
     level0 = Nuclei(kept.vertices, kept.offsets, columns).scale(scale)
     own = [(item.box.intersection(core), item.reason) for item in lost]
-    return level0, [(b.x0, b.y0, b.x1, b.y1, reason) for b, reason in own if not b.empty]
+    return level0, [LostBox(b.x0, b.y0, b.x1, b.y1, reason) for b, reason in own if not b.empty]
 
 
 def _overlaps(nuclei: Nuclei, scale: Scale, box: Box) -> npt.NDArray[np.bool_]:

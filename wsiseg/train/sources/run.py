@@ -20,6 +20,7 @@ from wsiseg.errors import UsageError
 from wsiseg.results.folder import read_records
 from wsiseg.results.maps import read_label_region
 from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.record import SegmentedRecord
 from wsiseg.slide import Slide, open_slide
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
@@ -29,7 +30,6 @@ from wsiseg.train.sources.slides import Mask, apportion, draw_places, read_patch
 
 _LOST_MARGIN = 2
 """Cells of the tissue's lattice, 8 µm each, around lost area: nuclei that touched it were dropped."""
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RunSource:
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         records = self._records()
-        content = "\n".join(f"{record['id']} {record['key']}" for record in records)
+        content = "\n".join(f"{record.id} {record.key}" for record in records)
         return {
             "kind": "run",
             "revision": cut.REVISION,
@@ -109,7 +109,7 @@ class RunSource:
         )
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
-        found = {str(record["id"]): self._segmented(record) for record in self._records()}
+        found = {record.id: self._segmented(record) for record in self._records()}
         areas = [float(np.count_nonzero(s.looked)) * (s.scale.downsample * s.mpp) ** 2 for s in found.values()]
         if not sum(areas):
             raise UsageError(f"{self.data}: no tissue in {len(found)} slides to draw patches from")
@@ -156,31 +156,30 @@ class RunSource:
             image, np.where(inside, drawn.labels, 0), np.where(inside & ~unknown, drawn.covered, 0), known
         )
 
-    def _records(self) -> list[Record]:
+    def _records(self) -> list[SegmentedRecord]:
         """Of the slides that have nuclei and a grade that is wanted."""
         if not self.data.is_dir():
             raise UsageError(f"{self.data}: there is no such folder of results")
-        records = [record for record in read_records(self.data) if record["status"] != "failed"]
+        records = [record for record in read_records(self.data) if isinstance(record, SegmentedRecord)]
         if not records:
             raise UsageError(f"{self.data}: no results of wsiseg segment in it")
         if self.grades:
-            held = sorted({str(record["grade"]["grade"]) for record in records})
-            records = [record for record in records if record["grade"]["grade"] in self.grades]
+            held = sorted({record.grade.grade for record in records})
+            records = [record for record in records if record.grade.grade in self.grades]
             if not records:
                 raise UsageError(f"{self.data}: no slide graded {' or '.join(self.grades)}; there are {held}")
-        return list(self.select.named({str(record["id"]): record for record in records}, self.data).values())
+        return list(self.select.named({record.id: record for record in records}, self.data).values())
 
-    def _segmented(self, record: Record) -> Segmented:
-        path = Path(record["slide"]["path"])
-        path = self.slides / record["slide"]["name"] if self.slides is not None else path
+    def _segmented(self, record: SegmentedRecord) -> Segmented:
+        path = Path(record.slide.path) if self.slides is None else self.slides / record.slide.name
         if not path.exists():
-            raise UsageError(f"{path}: the slide of {self.data / record['id']} is not there; say where with slides")
-        mpp = float(record["slide"]["mpp"])
+            raise UsageError(f"{path}: the slide of {self.data / record.id} is not there; say where with slides")
+        mpp = record.slide.mpp
         with open_slide(path, mpp=mpp) as slide:
-            if slide.fingerprint() != record["slide"]["fingerprint"]:
-                raise UsageError(f"{path}: its content is not what {self.data / record['id']} was made from")
+            if slide.fingerprint() != record.slide.fingerprint:
+                raise UsageError(f"{path}: its content is not what {self.data / record.id} was made from")
             whole = Box(0.0, 0.0, float(slide.width), float(slide.height))
-        folder = self.data / str(record["id"])
+        folder = self.data / record.id
         tissue, _, scale = read_label_region(folder / "maps.zarr", whole, name="tissue")
         lost, _, _ = read_label_region(folder / "maps.zarr", whole, name="lost")
         # A cell at the rim of a region of interest is only partly in it.
@@ -193,8 +192,8 @@ class RunSource:
         return open_slide(found.slide, mpp=found.mpp)
 
 
-def _models(records: Iterable[Record]) -> list[str]:
-    return sorted({str(record["specification"]["model"]["name"]) for record in records})
+def _models(records: Iterable[SegmentedRecord]) -> list[str]:
+    return sorted({record.settings.model.name for record in records})
 
 
 def _draw(nuclei: Nuclei, window: Window, scale: Scale) -> npt.NDArray[np.int32]:

@@ -1,0 +1,59 @@
+"""JSON and TOML values as typed ones: the place and the cause where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A whole number from 0 that every column, format and other program can hold."""
+Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""A finite number; a whole one becomes a float."""
+
+
+class Misfit(ValueError):
+    """A value is not of the type that it should be; ``place`` says which ("" for the whole)."""
+
+    def __init__(self, place: str, cause: str) -> None:
+        super().__init__(f"{place}: {cause}" if place else cause)
+        self.place = place
+        self.cause = cause
+
+
+def as_typed(value: object, kind: type[T]) -> T:
+    """A value as ``kind``: dataclasses and what they are made of. Names that these do not have are passed over.
+
+    Raises
+    ------
+    Misfit
+        It is of another kind, or something is missing.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        cause, _, place = str(error).partition(" - at `$")
+        raise Misfit(place.removeprefix(".").removesuffix("`"), cause[:1].lower() + cause[1:]) from None
+    except RecursionError:
+        raise Misfit("", "nested too deep") from None
+
+
+def as_plain(value: object) -> Any:
+    """A typed value as what JSON is made of, as it will be read.
+
+    Raises
+    ------
+    ValueError
+        A number in it is not finite.
+    """
+    return json.loads(json.dumps(value, default=_by_name, allow_nan=False))
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}

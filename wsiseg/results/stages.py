@@ -1,0 +1,53 @@
+"""What the finished stages of a slide have left in its work folder, as typed values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wsiseg.core.sealed import FileNote
+from wsiseg.results.record import LostBox, Seams, Tiles
+from wsiseg.slide.lethal import Lethal
+
+STITCH = "stitch"
+LABELS = "labels"
+MAPS = "maps"
+GRADING = "grading"
+LETHAL = "lethal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stitched:
+    """``stitch``: what lies in ``nuclei.parquet``, and what became of the tiles; ``segment_s`` by activity."""
+
+    nuclei: int
+    types: Mapping[str, int] | None = None
+    seams: Seams
+    tiles: Tiles
+    lost: tuple[LostBox, ...]
+    segment_s: Mapping[str, float]
+    file: FileNote
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LethalPlaces:
+    """``lethal``: the stored tiles that have killed a worker."""
+
+    places: tuple[Lethal, ...]
+
+
+@dataclass(frozen=True)
+class PlannedLabels:
+    """``labels``: the shards of the label map that hold nuclei, as (x, y, width, height) on the lattice."""
+
+    downsample: float
+    windows: tuple[tuple[int, int, int, int], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Of a stage whose result lies in files: ``maps``, and each shard of the label map."""
+
+    seconds: float
