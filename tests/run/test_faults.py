@@ -26,6 +26,7 @@ import zarr.storage._local as zarr_local
 from wsiseg_cli.main import main
 
 import wsiseg.run.pipeline as pipeline
+import wsiseg.run.steps as steps
 import wsiseg.tiles.work as segment
 from wsiseg.core.atomic import read_json, write_json
 from wsiseg.errors import EnvironmentFault
@@ -416,14 +417,14 @@ def test_a_fault_of_the_program_costs_its_slide_alone(
 ) -> None:
     other = tmp_path / "other.svs"
     shutil.copy(small, other)
-    stitch = pipeline.stitch_slide
+    stitch = steps.stitch_slide
 
     def faulty(job: Any) -> Any:
         if "other" in str(job.work.path):
             raise ZeroDivisionError("a bug")
         return stitch(job)
 
-    monkeypatch.setattr(pipeline, "stitch_slide", faulty)
+    monkeypatch.setattr(steps, "stitch_slide", faulty)
     code, message = command(other, small, "-o", tmp_path / "out")
     assert code == 3
     assert "other: FAILED: ZeroDivisionError: a bug" in message

@@ -25,14 +25,14 @@ import pytest
 import torch
 
 import wsiseg.run.cluster as cluster
-import wsiseg.run.pipeline as pipeline
+import wsiseg.run.steps as steps
 from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.base import ModelCard
 from wsiseg.models.networks import build_network
 from wsiseg.models.weightfile import save_weights
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.parts import BatchSummary
+from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.record import Tiles
 from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor
 from wsiseg.run.events import Begun, Event, StageStarted, TilesDone
@@ -41,7 +41,7 @@ from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.testing import Truth, write_slide
 from wsiseg.testing.runs import nothing_temporary, same_results
-from wsiseg.tiles.parts import BatchJob
+from wsiseg.tiles.batch import BatchJob
 from wsiseg.tiles.request import SegmentOptions
 from wsiseg.tiles.work import segment_batch
 
@@ -109,7 +109,7 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pipeline, "segment_batch", lethal_batch)
+    monkeypatch.setattr(steps, "segment_batch", lethal_batch)
     events: list[Event] = []
     result = run_on(executor, [drawn[0]], tmp_path, events.append)
     (record,) = result.records
@@ -126,7 +126,7 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     assert not ((x > 1074) & (x < 1998) & (y > 1074) & (y < 1998)).any()
     assert "Traceback" not in capfd.readouterr().err
     # Asked for explicitly, the lost tile is tried again.
-    monkeypatch.setattr(pipeline, "segment_batch", segment_batch)
+    monkeypatch.setattr(steps, "segment_batch", segment_batch)
     options = SegmentOptions("classical", 512, retry_partial=True)
     assert segment_slides([drawn[0]], tmp_path, options, executor).exit_code == 0
     same_results(clean, tmp_path / "drawn")

@@ -26,7 +26,7 @@ from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages
 from wsiseg.slide import SlideSource, open_slide
 from wsiseg.slide.lethal import Lethal
 from wsiseg.testing import write_slide
-from wsiseg.tiles.parts import BatchJob
+from wsiseg.tiles.batch import BatchJob
 
 CLASSICAL = "classical"
 TILE = Window(256, 256, 256, 256)

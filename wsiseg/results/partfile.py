@@ -1,10 +1,11 @@
-"""Part files: the candidates of one batch of tiles as Arrow IPC, with the batch's summary and a checksum."""
+"""Part files: what a batch of tiles leaves, its candidates as Arrow IPC with its summary and a checksum."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pyarrow as pa
 
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.sealed import SEAL_BYTES, read_sealed, write_sealed
+from wsiseg.core.typed import Misfit, as_typed
 from wsiseg.errors import DamagedFile
+from wsiseg.results.folder import WorkFolder
+from wsiseg.results.record import LostBox
 
 _SUMMARY = b"wsiseg.summary"
 
@@ -87,3 +91,36 @@ def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
                 yield reader
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(f"{path}: cannot be read ({error}). Run the same command again.") from error
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a task returns: small, whatever the number of nuclei."""
+
+    tiles: tuple[int, ...]
+    nuclei: int
+    failed: tuple[tuple[int, str], ...] = ()
+    lost: tuple[LostBox, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The committed parts of a batch: the batch itself, or its tiles one by one where it had to be split."""
+    if work.part(tiles[0], tiles[-1]).exists():
+        return [tiles]
+    return [(tile,) for tile in tiles if work.part(tile, tile).exists()]
+
+
+def part_summary(work: WorkFolder, tiles: tuple[int, ...]) -> BatchSummary:
+    """The summary of a committed part.
+
+    Raises
+    ------
+    DamagedFile
+        The part is gone, or not what a batch leaves.
+    """
+    path = work.part(tiles[0], tiles[-1])
+    try:
+        return as_typed(read_part_summary(path), BatchSummary)
+    except Misfit as error:
+        raise DamagedFile(f"{path}: has another summary ({error}). Run the same command again.") from error

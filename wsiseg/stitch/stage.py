@@ -7,8 +7,7 @@ import time
 from wsiseg.core.sealed import describe_file, is_intact
 from wsiseg.results.job import WorkJob
 from wsiseg.results.nuclei import NucleiWriter
-from wsiseg.results.partfile import read_part
-from wsiseg.results.parts import BatchSummary, covering_parts, part_summary
+from wsiseg.results.partfile import BatchSummary, covering_parts, part_summary, read_part
 from wsiseg.results.plan import SlidePlan, require_plan
 from wsiseg.results.record import Tiles
 from wsiseg.results.stages import GRADING, LABELS, MAPS, STITCH, Stitched

@@ -17,16 +17,15 @@ from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
-from wsiseg.results.partfile import write_part
-from wsiseg.results.parts import BatchSummary
+from wsiseg.results.partfile import BatchSummary, write_part
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.record import LostBox
 from wsiseg.slide import Slide
+from wsiseg.tiles.batch import BatchJob, empty_candidates, give_up
 from wsiseg.tiles.borders import cut_at_edges, mirror_beyond
 from wsiseg.tiles.candidates import select_candidates
 from wsiseg.tiles.measure import measure
-from wsiseg.tiles.parts import BatchJob, empty_candidates, give_up
 from wsiseg.tissue import Tissue
 
 

@@ -14,11 +14,13 @@ from wsiseg.errors import DamagedFile
 from wsiseg.models.resident import ModelChoice
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import LOST_CAUSE
-from wsiseg.results.partfile import check_part, write_part
-from wsiseg.results.parts import BatchSummary, covering_parts, part_summary
-from wsiseg.results.plan import require_plan
+from wsiseg.results.partfile import BatchSummary, check_part, covering_parts, part_summary, write_part
+from wsiseg.results.plan import SlidePlan, require_plan
 from wsiseg.results.record import LostBox
 from wsiseg.tiles.measure import MEASUREMENTS
+
+_RESUMED_BATCHES = 64
+"""Batches of an earlier run that one task reads again."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,24 @@ def empty_candidates(types: Sequence[str] = ()) -> Nuclei:
     columns.update({name: np.empty(0, np.float32) for name in MEASUREMENTS})
     columns.update(tile=np.empty(0, np.int64), owned=np.empty(0, bool), seam=np.empty(0, bool))
     return Nuclei.empty(columns)
+
+
+def resume_jobs(work: WorkFolder, plan: SlidePlan) -> list[ResumeJob]:
+    """Jobs for all batches of a slide."""
+    batches = plan.batches
+    return [
+        ResumeJob(work, tuple(batches[first : first + _RESUMED_BATCHES]))
+        for first in range(0, len(batches), _RESUMED_BATCHES)
+    ]
+
+
+def missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, done: set[int]) -> list[BatchJob]:
+    """What is still to compute where the tiles ``done`` are."""
+    missing: list[BatchJob] = []
+    for tiles in plan.batches:
+        left = [tile for tile in tiles if tile not in done]
+        if len(left) == len(tiles):
+            missing.append(BatchJob(work, tiles, choice))
+        else:  # the batch was being tried tile by tile
+            missing += [BatchJob(work, (tile,), choice) for tile in left]
+    return missing
