@@ -32,7 +32,7 @@ from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
 from wsiseg.models.engine.engine import Engine
 from wsiseg.models.registry import DEFAULT_MODEL
-from wsiseg.models.resident import resident_segmenter
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.folder import assign_ids, output_lock
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.schedule import SerialExecutor, Stage, Steps, run_stages

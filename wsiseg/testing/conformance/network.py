@@ -87,7 +87,8 @@ def check_bfloat16(network: nn.Module, height: int, width: int) -> None:
     """In bfloat16 and channels-last the maps are of that type and near those of float32."""
     network.eval()
     x = image(height, width)
-    small = copy.deepcopy(network).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    small = copy.deepcopy(network).to(torch.bfloat16)
+    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     maps = small(x.to(torch.bfloat16).to(memory_format=torch.channels_last))
     for name, expected in network(x).items():
         assert maps[name].dtype == torch.bfloat16
