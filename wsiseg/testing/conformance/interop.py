@@ -68,7 +68,7 @@ CHECKS = (check_round_trip, check_stability, check_nothing)
 
 
 def _sorted(nuclei: Nuclei) -> Nuclei:
-    """By whole pixels of the centroids: rounding in a format does not change the order of nuclei that keep apart."""
+    """The same nuclei give the same bytes; what was read and is written again is as it was."""
     return nuclei.take(np.lexsort(np.floor(nuclei.centroids()).T))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
+from scipy.spatial import cKDTree
 
 from wsiseg.core.nuclei import Nuclei
 
@@ -42,10 +43,17 @@ def check_equal(one: Nuclei, other: Nuclei) -> None:
         np.testing.assert_array_equal(column, other.columns[name])
 
 
-def far_inside(nuclei: Nuclei, box: tuple[float, float, float, float], margin: float) -> dict[bytes, float]:
-    """Scores by ring (to a millionth of a pixel) of the nuclei at least ``margin`` inside of x0, y0, x1, y1."""
+def far_inside(nuclei: Nuclei, box: tuple[float, float, float, float], margin: float) -> Nuclei:
+    """Those at least ``margin`` inside of x0, y0, x1, y1."""
     bounds = nuclei.bounds()
     low, high = np.array(box[:2]) + margin, np.array(box[2:]) - margin
-    chosen = nuclei.take((bounds[:, :2] >= low).all(axis=1) & (bounds[:, 2:] <= high).all(axis=1))
-    rings = np.split(np.round(chosen.vertices, 6) + 0.0, chosen.offsets[1:-1])
-    return {ring.tobytes(): float(chosen.columns["score"][n]) for n, ring in enumerate(rings[: len(chosen)])}
+    return nuclei.take((bounds[:, :2] >= low).all(axis=1) & (bounds[:, 2:] <= high).all(axis=1))
+
+
+def check_found(nuclei: Nuclei, among: Nuclei, moved_px: float) -> None:
+    """Each of ``nuclei`` is one of ``among``: a centroid within ``moved_px``, and an area to a twentieth."""
+    if len(nuclei) == 0:
+        return
+    distance, nearest = cKDTree(among.centroids()).query(nuclei.centroids())
+    assert distance.max() <= moved_px
+    np.testing.assert_allclose(among.areas()[nearest], nuclei.areas(), rtol=0.05)
