@@ -26,73 +26,7 @@ from wsiseg.models.decoders.flood import watershed
 from wsiseg.models.decoders.hover import slope_ranges
 from wsiseg.models.decoders.labels import fill_enclosed, label, majorities, means, open_ellipse
 from wsiseg.models.decoders.starconvex import suppress
-
-RAYS = 32
-
-
-def ellipses(size: int, seed: int, spacing: int = 22) -> np.ndarray:
-    """Labels (size, size) of ellipses that touch, on a jittered lattice."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] + 0.5
-    labels, nearest = np.zeros((size, size), np.int32), np.full((size, size), np.inf)
-    centres = [(cy, cx) for cy in np.arange(spacing, size, spacing) for cx in np.arange(spacing, size, spacing)]
-    for name, centre in enumerate(centres):
-        cy, cx = centre + rng.uniform(-2, 2, 2)
-        a, b = rng.uniform(0.42, 0.62, 2) * spacing
-        turn = rng.uniform(0, np.pi)
-        u, v = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy), np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
-        distance = np.hypot(u / a, v / b)
-        inside = (distance < 1) & (distance < nearest)
-        labels[inside], nearest[inside] = name + 1, distance[inside]
-    return labels
-
-
-def noise(shape: tuple[int, int], seed: int, sigma: float = 2.0) -> np.ndarray:
-    field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
-    return (field / field.std()).astype(np.float32)
-
-
-def hover_maps(labels: np.ndarray, seed: int, level: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground and distances as a good network gives them: blurred and disturbed."""
-    distances = np.zeros((2, *labels.shape), np.float32)
-    for name, window in enumerate(ndimage.find_objects(labels)):
-        if window is None:
-            continue
-        inside = labels[window] == name + 1
-        for axis, part in ((1, 0), (0, 1)):
-            offset = np.nonzero(inside)[axis] - np.nonzero(inside)[axis].mean()
-            side = np.where(offset < 0, -offset.min(), offset.max())
-            distances[part][window][inside] = offset / np.maximum(side, 1e-6)
-    foreground = ndimage.gaussian_filter((labels > 0).astype(np.float32), 0.7) + level * noise(labels.shape, seed)
-    blurred = [ndimage.gaussian_filter(part, 0.7) for part in distances]
-    disturbed = [part + level * noise(labels.shape, seed + k) for k, part in enumerate(blurred)]
-    return np.clip(foreground, 0, 1).astype(np.float32), np.stack(disturbed).astype(np.float32)
-
-
-def star_maps(labels: np.ndarray, level: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probability, 1 at the deepest pixel of a nucleus, and rays found by steps of an eighth of a pixel."""
-    probability = np.zeros(labels.shape, np.float32)
-    padded = np.pad(labels, 1)
-    for name, window in enumerate(ndimage.find_objects(padded)):
-        if window is None:
-            continue
-        depth = ndimage.distance_transform_edt(padded[window] == name + 1)
-        inner = tuple(slice(part.start - 1, part.stop - 1) for part in window)
-        probability[inner] = np.maximum(probability[inner], depth / depth.max())
-    rays = np.zeros((RAYS, *labels.shape), np.float32)
-    i, j = np.nonzero(labels)
-    for k in range(RAYS):
-        angle, inside = 2 * np.pi * k / RAYS, np.ones(len(i), bool)
-        for length in np.arange(0.125, 30, 0.125):
-            y, x = np.floor(i + 0.5 + length * np.sin(angle)), np.floor(j + 0.5 + length * np.cos(angle))
-            within = (y >= 0) & (y < labels.shape[0]) & (x >= 0) & (x < labels.shape[1])
-            y, x = (np.where(within, part, 0).astype(int) for part in (y, x))
-            inside &= within & (labels[y, x] == labels[i, j])
-            rays[k, i[inside], j[inside]] = length
-            if not inside.any():
-                break
-    rng = np.random.default_rng(seed)
-    return probability, (rays * (1 + level * rng.normal(size=rays.shape))).astype(np.float32)
+from wsiseg.testing.decoding import RAYS, ellipses, hover_maps, noise, seed_maps, star_maps
 
 
 def inner(nuclei, window, margin):
@@ -232,15 +166,6 @@ def test_otsu_gives_components_with_holes_filled_and_their_mean() -> None:
 
 
 # --- seeds ----------------------------------------------------------------------------------------------------
-
-
-def seed_maps(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    detection = np.zeros(labels.shape, np.float32)
-    centres = np.round(ndimage.center_of_mass(labels > 0, labels, np.unique(labels)[1:])).astype(int)
-    detection[tuple(centres.T)] = 1
-    detection = ndimage.gaussian_filter(ndimage.grey_dilation(detection, (3, 3)), 0.7)
-    segmentation = ndimage.gaussian_filter((labels > 0).astype(np.float32), 1) + 0.05 * noise(labels.shape, seed)
-    return detection, np.clip(segmentation, 0, 1).astype(np.float32)
 
 
 def test_seeds_divide_what_touches() -> None:

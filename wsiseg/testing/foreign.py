@@ -54,9 +54,9 @@ class Darkness(nn.Module):
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 1)
-        with torch.no_grad():
-            self.conv.weight.fill_(-10.0)
-            self.conv.bias.fill_(15.0)
+        assert self.conv.bias is not None
+        nn.init.constant_(self.conv.weight, -10.0)
+        nn.init.constant_(self.conv.bias, 15.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

@@ -37,6 +37,8 @@ def thin(name: str, seed: int = 0) -> nn.Module:
     network = build_network(name, THIN.get(name))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 4)
             nn.init.uniform_(module.weight, 0.3, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
+
+
+def configuration(network: nn.Module) -> Any:
+    """What the network says of itself; torch's types allow for any attribute and know none."""
+    return network.config
 
 
 def image(height: int, width: int, batch: int = 1, device: torch.device = CPU, seed: int = 0) -> Tensor:
@@ -29,17 +35,17 @@ def check_shapes(network: nn.Module, height: int, width: int) -> None:
     """Maps by name, with the channels and the size that the configuration promises."""
     device = next(network.parameters()).device
     maps = network(image(height, width, 2, device))
-    assert {name: value.shape[1] for name, value in maps.items()} == dict(network.config.outputs)
+    assert {name: value.shape[1] for name, value in maps.items()} == dict(configuration(network).outputs)
     for value in maps.values():
         assert value.shape[0] == 2
-        assert tuple(value.shape[2:]) == network.config.output_shape(height, width)
+        assert tuple(value.shape[2:]) == configuration(network).output_shape(height, width)
         assert value.dtype == torch.float32
 
 
 def check_refusals(network: nn.Module, height: int, width: int) -> None:
     """A size that does not fit is refused in words, by the configuration and by the network alike."""
     messages = []
-    for refuse in (network.config.output_shape, lambda h, w: network(image(h, w))):
+    for refuse in (configuration(network).output_shape, lambda h, w: network(image(h, w))):
         try:
             refuse(height, width)
         except ValueError as error:
@@ -81,7 +87,8 @@ def check_bfloat16(network: nn.Module, height: int, width: int) -> None:
     """In bfloat16 and channels-last the maps are of that type and near those of float32."""
     network.eval()
     x = image(height, width)
-    small = copy.deepcopy(network).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    small = copy.deepcopy(network).to(torch.bfloat16)
+    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     maps = small(x.to(torch.bfloat16).to(memory_format=torch.channels_last))
     for name, expected in network(x).items():
         assert maps[name].dtype == torch.bfloat16
@@ -138,9 +145,9 @@ def reach_px(network: nn.Module, height: int, width: int, silence: float | Tenso
         if name.endswith(("running_mean", "running_var")):
             buffer.fill_(0.0 if name.endswith("mean") else 1.0)
     farthest = 0
-    border = (height - network.config.output_shape(height, width)[0]) // 2
+    border = (height - configuration(network).output_shape(height, width)[0]) // 2
     for row in range(
-        height // 2, height // 2 + network.config.stride_px
+        height // 2, height // 2 + configuration(network).stride_px
     ):  # wherever it falls in the pooling's lattice
         x = torch.zeros(1, 3, height, width, dtype=torch.float64) + silence
         x[:, :, row, width // 2] += 1.0
