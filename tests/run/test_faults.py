@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import zarr.storage._local as zarr_local
 from wsiseg_cli.main import main
+from zarr.storage import LocalStore
 
 import wsiseg.run.pipeline as pipeline
 import wsiseg.run.steps as steps
@@ -171,11 +171,11 @@ def test_a_disk_that_refuses(
 def _full_for(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """No space for files whose path has ``point`` in it, whoever writes them."""
 
-    def guard(module: Any, name: str, place: int) -> None:
+    def guard(module: Any, name: str, path: Callable[..., object]) -> None:
         original = getattr(module, name)
 
         def write(*arguments: Any, **more: Any) -> Any:
-            if point in str(arguments[place]):
+            if point in str(path(*arguments)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return original(*arguments, **more)
 
@@ -186,8 +186,8 @@ def _full_for(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
 
     if point == "rows":
         monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    guard(zarr_local, "_put", 0)
-    guard(os, "replace", 1)
+    guard(LocalStore, "set", lambda zarr, key, *_: zarr.root / key)
+    guard(os, "replace", lambda _, final: final)
 
 
 POINTS = [

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsiseg.core.ngff import group_metadata
 from wsiseg.errors import UsageError
 from wsiseg.slide import open_slide
 from wsiseg.slide.discover import find_slides
 from wsiseg.slide.readers.dicom import WHOLE_SLIDE_IMAGE, Series, read_series
-from wsiseg.slide.readers.omezarr.ngff import group_metadata
 from wsiseg.slide.readers.omezarr.reader import SCHEMA
 from wsiseg.testing import write_svs
 

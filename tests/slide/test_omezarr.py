@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from wsiseg.core.geometry import Scale, Window
+from wsiseg.core.ngff import group_metadata, image_metadata
 from wsiseg.errors import ReadError, SlideError
 from wsiseg.slide import open_slide
 from wsiseg.slide.discover import find_slides
-from wsiseg.slide.readers.omezarr.ngff import group_metadata, image_attributes
 from wsiseg.slide.readers.omezarr.reader import NOT_WRITTEN, SCHEMA, OmeZarrReader, ZarrLevel, stored_bits
 from wsiseg.slide.readers.omezarr.shards import ShardedLevel, ShardLayout, encode_shard, layout_of, read_index
 from wsiseg.slide.types import Pixels
@@ -64,7 +64,7 @@ def write_store(path: Path, image: Pixels, layout: ShardLayout = LAYOUT, **own: 
         "levels": [level],
         **own,
     }
-    attributes = image_attributes("test", [("0", 1.0)], 0.25, note)
+    attributes = {"ome": image_metadata("test", [("0", 1.0)], 0.25), "wsiseg": note}
     (path / "zarr.json").write_text(json.dumps(group_metadata(attributes)))
     return path
 

@@ -27,16 +27,18 @@ from wsiseg.convert.plan import TilingOptions, TilingPlan, level_note, plan_tili
 from wsiseg.convert.shards import ShardSummary, ShardTask, read_lost, write_shards
 from wsiseg.core.atomic import lock_beside, read_json, sync_folder, write_json
 from wsiseg.core.environment import absolute, environment_faults
+from wsiseg.core.ngff import group_metadata, image_metadata
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError
 from wsiseg.results.folder import assign_ids
 from wsiseg.run.events import Begun, Listener, ShardsDone, StoreEnded, Unchanged, ignore
 from wsiseg.run.schedule import Executor, Stage, Steps, run_stages
 from wsiseg.slide.mpp import from_option, read_mpp_table
 from wsiseg.slide.open import SlideSource
-from wsiseg.slide.readers.omezarr.ngff import group_metadata, image_attributes
 from wsiseg.slide.readers.omezarr.reader import SCHEMA, stored_bits
 from wsiseg.slide.readers.omezarr.shards import Codec
 from wsiseg.slide.slide import Slide
+
+_REDUCED = "The scanner's levels as they are, then the mean of 2 × 2 pixels, rounded half up."
 
 
 def tile_slide(
@@ -288,7 +290,8 @@ def _begin(plan: TilingPlan) -> None:
 
 def _write_group(plan: TilingPlan, own: dict[str, Any]) -> None:
     sizes = [(level.path, level.downsample) for level in plan.levels]
-    write_json(plan.out / "zarr.json", group_metadata(image_attributes(plan.name, sizes, plan.mpp, own)))
+    ome = image_metadata(plan.name, sizes, plan.mpp, "mean", _REDUCED)
+    write_json(plan.out / "zarr.json", group_metadata({"ome": ome, "wsiseg": own}))
     sync_folder(plan.out)
 
 

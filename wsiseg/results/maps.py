@@ -37,6 +37,7 @@ import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
 from wsiseg import __version__
+from wsiseg.core import ngff
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
@@ -44,13 +45,12 @@ from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
 from wsiseg.results.nuclei import read_nuclei, read_row_groups_bounds
 
-NGFF_VERSION = "0.5"
 CHUNK_PX = 1024
 SHARD_PX = 4096
 _SHARDED_LEVELS = 3  # 4096 halved down to one chunk
 _TOP_PX = 1024  # the coarsest level is no longer than this
 _MASK_CHUNK_PX = 1024
-_MASK_COLORS = {"tissue": (31, 119, 180, 96), "lost": (214, 39, 40, 160)}
+_COLORS = {"tissue": {1: (31, 119, 180, 96)}, "lost": {1: (214, 39, 40, 160)}}
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,7 @@ def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: 
     with environment_faults(path):
         group = _root(path)
         depth = _depth(path, image.shape[1], image.shape[0])
-        axes = [{"name": "c", "type": "channel"}, *_AXES]
-        multiscales = _multiscales("overview", depth, scale, mpp, axes)
-        omero: dict[str, Any] = {"channels": _CHANNELS, "rdefs": {"model": "color"}}
-        group.attrs.update({"ome": {"version": NGFF_VERSION, "multiscales": multiscales, "omero": omero}})
+        group.attrs.update({"ome": ngff.image_metadata("overview", _halved(scale, depth), mpp)})
         for level in range(depth):
             pixels = np.moveaxis(image[:: 2**level, :: 2**level], -1, 0)
             array = group.create_array(
@@ -256,13 +253,6 @@ def read_label_region(
     return np.asarray(array[window.y : window.y1, window.x : window.x1]), window, scale
 
 
-_AXES = [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
-_CHANNELS: list[dict[str, Any]] = [
-    {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
-    for label, color in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
-]
-
-
 def _pyramid_shapes(height: int, width: int, depth: int) -> list[tuple[int, int]]:
     """Shapes of all levels: every second pixel from the first, so that sizes round up."""
     return [(-(-height // 2**k), -(-width // 2**k)) for k in range(depth)]
@@ -307,32 +297,15 @@ def _root(path: Path) -> zarr.Group:
 
 def _label_group(path: Path, name: str, depth: int, scale: Scale, mpp: float) -> zarr.Group:
     labels = _root(path).require_group("labels")
-    present = sorted({*(key for key, _ in labels.groups()), name})
-    labels.attrs.update({"ome": {"version": NGFF_VERSION, "labels": present}})
+    labels.attrs.update({"ome": ngff.labels_metadata({*(key for key, _ in labels.groups()), name})})
     group = labels.require_group(name)
-    multiscales = _multiscales(name, depth, scale, mpp, _AXES)
-    label: dict[str, Any] = {"version": NGFF_VERSION, "source": {"image": "../../"}}
-    if name in _MASK_COLORS:
-        label["colors"] = [{"label-value": 1, "rgba": list(_MASK_COLORS[name])}]
-    ome: dict[str, Any] = {"version": NGFF_VERSION, "multiscales": multiscales, "image-label": label}
+    ome = ngff.label_metadata(name, _halved(scale, depth), mpp, _COLORS.get(name, {}))
     group.attrs.update({"ome": ome, "wsiseg": {"downsample": scale.downsample, "mpp": mpp, "version": __version__}})
     return group
 
 
-def _multiscales(
-    name: str, depth: int, scale: Scale, mpp: float, axes: list[dict[str, str]]
-) -> list[dict[str, Any]]:
-    channels = len(axes) - 2
-    datasets = []
-    for level in range(depth):
-        pixel = mpp * scale.downsample * 2**level
-        first = (pixel - mpp) / 2
-        transforms = [
-            {"type": "scale", "scale": [1.0] * channels + [pixel, pixel]},
-            {"type": "translation", "translation": [0.0] * channels + [first, first]},
-        ]
-        datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    return [{"name": name, "axes": axes, "datasets": datasets, "type": "nearest"}]
+def _halved(scale: Scale, depth: int) -> list[tuple[str, float]]:
+    return [(str(level), scale.downsample * 2**level) for level in range(depth)]
 
 
 def _create_array(

@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from wsiseg.core.ngff import holds_images
 from wsiseg.errors import SlideError, UsageError, shown
 from wsiseg.slide import open_slide
 from wsiseg.slide.readers.dicom import WHOLE_SLIDE_IMAGE, read_series
-from wsiseg.slide.readers.omezarr.ngff import holds_images
 from wsiseg.slide.readers.omezarr.reader import tiled_from
 
 SLIDE_SUFFIXES = frozenset(

@@ -9,16 +9,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.array
 import numpy as np
 import zarr
 from dask.base import tokenize
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
 
 from wsiseg.slide.types import Level, Mpp, Pixels
+
+if TYPE_CHECKING:
+    from zarr.abc.buffer import Buffer, BufferPrototype
 
 _CHUNK = 1024  # pixels a side, about
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from wsiseg.core.geometry import Box, Window
+from wsiseg.core.ngff import Multiscale, is_omezarr, read_json, read_multiscale, within
 from wsiseg.errors import ReadError, SlideError
 from wsiseg.slide import mpp as microns
 from wsiseg.slide.cache import SHARED
-from wsiseg.slide.readers.omezarr.ngff import Multiscale, is_omezarr, read_json, read_multiscale, within
 from wsiseg.slide.readers.omezarr.shards import ENVIRONMENT_ERRNOS, ShardedLevel, ShardLayout, layout_of
 from wsiseg.slide.types import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 

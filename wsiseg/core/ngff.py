@@ -1,4 +1,4 @@
-"""OME-Zarr metadata [1]_: written as version 0.5, read as 0.4 and 0.5.
+"""OME-Zarr metadata (NGFF) [1]_: written as version 0.5, read as 0.4 and 0.5.
 
 Physical coordinates are those of pixel centres, with the centre of level 0's first pixel at the origin. A level
 that is reduced ``d`` times starts half its pixel less half a level-0 pixel later, so it has a translation of
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,54 +75,26 @@ class Multiscale:
     notes: tuple[str, ...] = ()
 
 
-def image_attributes(
-    name: str, sizes: Sequence[tuple[str, float]], mpp: float | None, own: dict[str, Any]
+def image_metadata(
+    name: str, levels: Sequence[tuple[str, float]], mpp: float | None, reduced: str = "nearest", how: str = ""
 ) -> dict[str, Any]:
-    """The attributes of an image group.
+    """The ``ome`` attribute of a group that holds a bright-field image, uint8 (c, y, x).
 
     Parameters
     ----------
     name : str
-    sizes : sequence of (path, downsample)
-        The arrays, largest first.
+    levels : sequence of (path, downsample)
+        The arrays, largest first; level-0 pixels per pixel of each.
     mpp : float or None
         Microns per level-0 pixel; None writes pixels without a unit.
-    own : dict
-        JSON that goes under ``wsiseg``.
+    reduced, how : str
+        By which method an array is made from the one before it: a word, and a sentence if it needs one.
     """
-    unit = {"unit": "micrometer"} if mpp is not None else {}
-    pixel = 1.0 if mpp is None else mpp
-    datasets = []
-    for path, downsample in sizes:
-        scale, offset = pixel * downsample, pixel * (downsample - 1) / 2
-        datasets.append(
-            {
-                "path": path,
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [1.0, scale, scale]},
-                    {"type": "translation", "translation": [0.0, offset, offset]},
-                ],
-            }
-        )
-    multiscale = {
-        "name": name,
-        "axes": [
-            {"name": "c", "type": "channel"},
-            {"name": "y", "type": "space", **unit},
-            {"name": "x", "type": "space", **unit},
-        ],
-        "datasets": datasets,
-        "type": "mean",
-        "metadata": {
-            "description": "The scanner's levels as they are, then the mean of 2 × 2 pixels, rounded half up."
-        },
-    }
-    window = {"min": 0, "max": 255, "start": 0, "end": 255}
     channels = [
         {
             "label": label,
             "color": color,
-            "window": window,
+            "window": {"min": 0, "max": 255, "start": 0, "end": 255},
             "active": True,
             "coefficient": 1,
             "family": "linear",
@@ -131,7 +103,54 @@ def image_attributes(
         for label, color in zip(("Red", "Green", "Blue"), _RGB, strict=True)
     ]
     omero = {"name": name, "channels": channels, "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"}}
-    return {"ome": {"version": VERSION, "multiscales": [multiscale], "omero": omero}, "wsiseg": own}
+    axes = [{"name": "c", "type": "channel"}, *_plane(mpp)]
+    multiscale = _multiscale(name, axes, levels, mpp) | {"type": reduced}
+    if how:
+        multiscale["metadata"] = {"description": how}
+    return {"version": VERSION, "multiscales": [multiscale], "omero": omero}
+
+
+def label_metadata(
+    name: str, levels: Sequence[tuple[str, float]], mpp: float, colors: Mapping[int, Sequence[int]]
+) -> dict[str, Any]:
+    """The ``ome`` attribute of a group ``labels/NAME`` of an image: integers (y, x).
+
+    Parameters
+    ----------
+    name, levels, mpp
+        As of :func:`image_metadata`.
+    colors : mapping of a label to red, green, blue and opacity, 0 to 255
+    """
+    label: dict[str, Any] = {"version": VERSION, "source": {"image": "../../"}}
+    if colors:
+        label["colors"] = [{"label-value": value, "rgba": list(rgba)} for value, rgba in colors.items()]
+    multiscale = _multiscale(name, _plane(mpp), levels, mpp) | {"type": "nearest"}
+    return {"version": VERSION, "multiscales": [multiscale], "image-label": label}
+
+
+def labels_metadata(names: Iterable[str]) -> dict[str, Any]:
+    """The ``ome`` attribute of a group ``labels``."""
+    return {"version": VERSION, "labels": sorted(names)}
+
+
+def _plane(mpp: float | None) -> list[dict[str, str]]:
+    unit = {"unit": "micrometer"} if mpp is not None else {}
+    return [{"name": name, "type": "space", **unit} for name in ("y", "x")]
+
+
+def _multiscale(
+    name: str, axes: list[dict[str, str]], levels: Sequence[tuple[str, float]], mpp: float | None
+) -> dict[str, Any]:
+    pixel, others = 1.0 if mpp is None else mpp, len(axes) - 2
+    datasets = []
+    for path, downsample in levels:
+        scale, offset = pixel * downsample, pixel * (downsample - 1) / 2
+        transformations = [
+            {"type": "scale", "scale": [1.0] * others + [scale, scale]},
+            {"type": "translation", "translation": [0.0] * others + [offset, offset]},
+        ]
+        datasets.append({"path": path, "coordinateTransformations": transformations})
+    return {"name": name, "axes": axes, "datasets": datasets}
 
 
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
