@@ -53,7 +53,8 @@ def deadly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program.write_text(
         "import os, signal\n"
         "from wsiseg.core.geometry import Window\n"
-        "from wsiseg.slide import child, tiff\n"
+        "from wsiseg.slide import child\n"
+        "from wsiseg.slide.readers.tiff import reader as tiff\n"
         "read = tiff.TiffReader.read_level\n"
         "def deadly(self, level, window):\n"
         f"    if level == 0 and window.intersection(Window({TILE.x}, {TILE.y}, 256, 256)).area:\n"
