@@ -174,10 +174,10 @@ def test_truncated_weights(segment: Command, tmp_path: Path) -> None:
         ({"decoder": {"name": "hover"}}, "decoder 'hover' does not read offsets"),
         ({"decoder": {"name": "offsets", "parameters": {"mpp": "x"}}}, "mpp is 'x', expected a finite number"),
         ({"margin_px": -3}, "margin_px is -3"),
-        ({"card": {"summary": "nameless"}}, "name of a model's card is None: expected a text"),
-        ({"card": {"name": "a", "data": "text"}}, "data of a model's card is 'text': expected a list of texts"),
-        ({"card": {"name": "a", "scores": {"x": 0.5}}}, "expected numbers by name, by data set"),
-        ({"card": {"name": "a", "speed": "fast"}}, "expected megapixels a second"),
+        ({"card": {"summary": "nameless"}}, "a model's card: object missing required field `name`"),
+        ({"card": {"name": "a", "data": "text"}}, "a model's card: data: expected `array`, got `str`"),
+        ({"card": {"name": "a", "scores": {"x": 0.5}}}, "a model's card: scores"),
+        ({"card": {"name": "a", "speed": "fast"}}, "a model's card: speed"),
         ({"card": 5}, "its description cannot be read"),
     ],
 )
@@ -239,7 +239,7 @@ def test_descriptions_nested_without_end_are_no_descriptions(segment: Command, t
 
 def test_manifests_and_networks_that_do_not_fit(segment: Command, tmp_path: Path) -> None:
     code, message = segment(bring(tmp_path, licence=None))
-    assert (code, "licence is missing" in message) == (2, True)
+    assert (code, "licence: is missing" in message) == (2, True)
     code, message = segment(bring(tmp_path, input__border_px=4))
     assert (code, "dark.pt does not fit" in message) == (2, True)
     path = bring(tmp_path)

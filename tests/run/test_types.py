@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -197,11 +198,11 @@ def test_names_are_the_manifests(model: Path, tmp_path: Path) -> None:
         ({"channels": [4, 5, 6], "types": ["a", "b"]}, "types names 2 types for 3 channels: expected one for each"),
         ({"channels": [4, 5], "types": ["a", "b", "c"]}, "types names 3 types for 2 channels"),
         ({"channels": [4, 5, 6], "types": ["a", "b", "b"]}, "expected two or more names, each once"),
-        ({"types": ["a"]}, "expected two or more names"),
-        ({"channels": [4, 5, 6], "types": ["a", "b", 3]}, "expected a list of names"),
-        ({"channels": [4, 5, 6], "types": ["a", " ", "c"]}, "expected a list of names"),
-        ({"channels": [4, 5, 6], "types": ["a", "b\u001b[2J", "c"]}, "expected a list of names"),
-        ({"channels": [4, 5, 6], "types": "a"}, "expected a list of names"),
+        ({"types": ["a"]}, "expected a list of two or more names"),
+        ({"channels": [4, 5, 6], "types": ["a", "b", 3]}, "expected a list of two or more names"),
+        ({"channels": [4, 5, 6], "types": ["a", " ", "c"]}, "expected a list of two or more names"),
+        ({"channels": [4, 5, 6], "types": ["a", "b\u001b[2J", "c"]}, "expected two or more names"),
+        ({"channels": [4, 5, 6], "types": "a"}, "expected a list of two or more names"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, table: dict[str, Any], reason: str) -> None:
@@ -209,14 +210,14 @@ def test_names_that_do_not_fit(tmp_path: Path, table: dict[str, Any], reason: st
     path.write_text(toml(with_map(table)))
     with pytest.raises(ModelError, match=reason) as caught:
         read_manifest(path)
-    assert "[head.maps.tp] types" in str(caught.value)
+    assert re.search("head.maps.tp(:|[.]types)", str(caught.value))
 
 
 def test_only_types_have_names(tmp_path: Path) -> None:
     path = tmp_path / "typed.toml"
     maps = {**MANIFEST["head"]["maps"], "np": {"channels": [0, 1], "types": ["a", "b"]}}
     path.write_text(toml({**MANIFEST, "head": {"name": "hover", "maps": maps}}))
-    with pytest.raises(ModelError, match=r"\[head.maps.np\] types: only a map of types"):
+    with pytest.raises(ModelError, match=r"head.maps.np.types: only a map of types"):
         read_manifest(path)
 
 
@@ -250,12 +251,15 @@ def test_a_manifest_names_a_published_checkpoint_and_its_types(tmp_path: Path) -
     ("changes", "reason"),
     [
         ({"head": {"maps": {"tp": {"types": ["a", "b"]}}}}, "types names 2 types, the network has 3"),
-        ({"head": {"maps": {"tp": {}}}}, "types is None: expected a list of names"),
-        ({"head": {"maps": {"tp": {"types": NAMES, "channels": [0, 1, 2]}}}}, r"unknown keys \['channels'\]"),
-        ({"head": {"maps": {"np": {}}}}, r"unknown keys \['np'\]"),
+        ({"head": {"maps": {"tp": {}}}}, "head.maps.tp.types: is missing; expected a list of two or more names"),
+        (
+            {"head": {"maps": {"tp": {"types": NAMES, "channels": [0, 1, 2]}}}},
+            "tp.channels: unknown key; there",
+        ),
+        ({"head": {"maps": {"np": {}}}}, r"head.maps.np: unknown key.*there are tp"),
         ({"head": {"name": "star"}}, "a published checkpoint has the head 'hover'"),
         ({"input": {"stride_px": 8}}, "whose input is known"),
-        ({"licence": None}, "licence is missing"),
+        ({"licence": None}, "licence: is missing"),
         ({"sha256": "0" * 64}, "damaged or another file"),
     ],
 )

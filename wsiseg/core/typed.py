@@ -12,9 +12,10 @@ from msgspec import Meta
 
 T = TypeVar("T")
 
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0")]
 """A whole number from 0 that every column, format and other program can hold."""
-Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_LARGEST = sys.float_info.max
+Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST, description="a finite number")]
 """A finite number; a whole one becomes a float."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.typed import Misfit, as_typed
 
 Image = npt.NDArray[np.uint8]
 
@@ -115,36 +116,7 @@ class ModelCard:
         ValueError
             No name, or a value of another kind.
         """
-        scores, speed = value.get("scores"), value.get("speed")
-        if scores is not None and not (isinstance(scores, Mapping) and all(map(_numbers, scores.values()))):
-            raise ValueError(f"scores of a model's card are {scores!r}: expected numbers by name, by data set")
-        if speed is not None and not _numbers(speed):
-            raise ValueError(f"speed of a model's card is {speed!r}: expected megapixels a second by place")
-        return cls(
-            name=_text(value, "name", None),
-            summary=_text(value, "summary", ""),
-            licence=_text(value, "licence", "unknown"),
-            data=_texts(value, "data"),
-            recipe=_text(value, "recipe", ""),
-            scores=scores,
-            limits=_texts(value, "limits"),
-            speed=speed,
-        )
-
-
-def _text(value: Mapping[str, Any], key: str, default: str | None) -> str:
-    found = value.get(key, default)
-    if not isinstance(found, str):
-        raise ValueError(f"{key} of a model's card is {found!r}: expected a text")
-    return found
-
-
-def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = value.get(key, ())
-    if not isinstance(found, list | tuple) or not all(isinstance(item, str) for item in found):
-        raise ValueError(f"{key} of a model's card is {found!r}: expected a list of texts")
-    return tuple(found)
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(item, int | float) for item in value.values())
+        try:
+            return as_typed({"summary": "", "licence": "unknown", **value}, cls)
+        except Misfit as error:
+            raise ValueError(f"a model's card: {error}") from error

@@ -128,7 +128,7 @@ def _results(record: SegmentedRecord) -> dict[str, Any]:
         "fingerprint": slide.fingerprint,
         "model": settings.model.name,
         "weights_sha256": settings.model.weights_sha256,
-        "seconds": record.timings_s.get("total"),
+        "seconds": record.seconds.get("total"),
     }
 
 

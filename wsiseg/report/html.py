@@ -27,7 +27,7 @@ from PIL import Image
 
 from wsiseg.core.atomic import write_bytes
 from wsiseg.qc.rubric import GRADES, Rubric
-from wsiseg.report.rows import Row, duration, make_row, stage_seconds
+from wsiseg.report.rows import Row, duration, make_row
 from wsiseg.results.record import SegmentedRecord, Settings, SlideRecord
 
 _EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
@@ -228,7 +228,7 @@ def _stated(settings: Settings) -> list[tuple[str, str]]:
 def _timings(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {}
     for record in records:
-        for name, value in stage_seconds(record).items():
+        for name, value in record.seconds.items():
             if name != "total":
                 seconds.setdefault(name, []).append(value)
     total = sum(map(sum, seconds.values())) or 1.0

@@ -125,14 +125,9 @@ def _segmented(row: Row, record: SegmentedRecord) -> Row:
         seam=_cell(record.seams.density_ratio, ".3f"),
         mpp=_cell(record.slide.mpp, ".4g"),
         mpp_source=record.slide.mpp_source or "unknown",
-        seconds=_duration_cell(stage_seconds(record).get("total")),
+        seconds=_duration_cell(record.seconds.get("total")),
         losses=_losses(record.lost),
     )
-
-
-def stage_seconds(record: SegmentedRecord) -> dict[str, float]:
-    """The record's timings, without those of a stage's parts."""
-    return {name: value for name, value in record.timings_s.items() if isinstance(value, int | float)}
 
 
 def duration(seconds: float) -> str:
@@ -207,7 +202,7 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Artefacts", ", ".join(f"{name} {share:.1%}" for name, share in record.artefacts.items() if share)),
         ("Seams", _seam_text(record.seams)),
         ("Calibration", _pairs(settings.calibration)),
-        ("Timings", ", ".join(f"{name} {duration(value)}" for name, value in stage_seconds(record).items())),
+        ("Timings", ", ".join(f"{name} {duration(value)}" for name, value in record.seconds.items())),
         ("Fingerprint", slide.fingerprint),
     ]
 

@@ -193,6 +193,11 @@ class SegmentedRecord:
         """The specification's, as typed values."""
         return as_typed(self.specification, Settings)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """``timings_s`` by stage, without those of a stage's parts."""
+        return {name: value for name, value in self.timings_s.items() if not isinstance(value, Mapping)}
+
     def moved(self, path: str, name: str) -> SegmentedRecord:
         """The record of the same slide at another place."""
         return replace(self, slide=replace(self.slide, path=path, name=name))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsiseg.core.tables import parse_table, suggestion
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.decoders import Decoder, build_decoder, decoder_name
 from wsiseg.models.heads import Head, head_by_name
@@ -20,7 +21,6 @@ from wsiseg.models.registry import WEIGHTS
 from wsiseg.models.weightfile import Named, load_weights
 from wsiseg.train.losses import HEAD_LOSSES
 from wsiseg.train.settings import Recipe
-from wsiseg.train.tables import parse_table, suggestion
 from wsiseg.train.targets import HEAD_TARGETS
 
 

@@ -9,23 +9,20 @@ import copy
 import dataclasses
 import hashlib
 import json
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsiseg.core.tables import Dataclass, describe_type, parse_table, parse_value, require_table, suggestion
 from wsiseg.errors import UsageError
-from wsiseg.train.settings import Augment, Choice, Data, Optimise, Recipe, Rounds, Start, Stop
+from wsiseg.train.settings import Choice, Data, Recipe, Rounds
 from wsiseg.train.source import Ingredient
 from wsiseg.train.sources import KINDS
-from wsiseg.train.tables import Dataclass, convert, describe_type, parse_table, suggestion
 
 RECIPES = Path(__file__).parent / "recipes"
 Table = Mapping[str, Any]
 Made = TypeVar("Made", bound=Dataclass)
-_SECTIONS: Mapping[str, type[Any]] = {"augment": Augment, "optimise": Optimise, "stop": Stop, "start": Start}
-_TEXTS = ("name", "summary", "licence")
 
 
 def list_recipes() -> list[str]:
@@ -72,35 +69,8 @@ def parse_recipe(tables: Table) -> Recipe:
     UsageError
         Unknown or missing keys, wrong types, impossible values: with the key, what was got and what is expected.
     """
-    known = [field.name for field in dataclasses.fields(Recipe)]
-    for key in tables:
-        if key not in known:
-            raise UsageError(f"{key}: unknown key{suggestion(key, known)}")
-    for key in (*_TEXTS, "data", "network", "head", "optimise"):
-        if key not in tables:
-            raise UsageError(f"{key}: is missing; expected {'a text' if key in _TEXTS else 'a table'}")
-    texts = {key: convert(str, tables[key], key) for key in _TEXTS}
-    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", texts["name"]):
-        raise UsageError(
-            f"name: got {texts['name']!r}; expected letters, digits, '.', '_' and '-': it names the weight file"
-        )
-    sections = {key: parse_table(kind, tables[key], key) for key, kind in _SECTIONS.items() if key in tables}
-    recipe = Recipe(
-        **texts,
-        **sections,
-        data=_with_sources(Data, tables["data"], "data", "train", "validation", "styles"),
-        network=_choice(tables["network"], "network"),
-        head=_choice(tables["head"], "head"),
-        decoder=_mapping(tables.get("decoder", {}), "decoder"),
-        loss=_mapping(tables.get("loss", {}), "loss"),
-        seed=convert(int, tables.get("seed", 0), "seed"),
-        limits=convert(tuple[str, ...], tables.get("limits", []), "limits"),
-        rounds=_with_sources(Rounds, tables["rounds"], "rounds", "unlabelled") if "rounds" in tables else None,
-        margin_px=convert(int, tables["margin_px"], "margin_px") if "margin_px" in tables else None,
-    )
-    for key, number in (("seed", recipe.seed), ("margin_px", recipe.margin_px or 0)):
-        if number < 0:
-            raise UsageError(f"{key}: got {number}; expected 0 or more")
+    made = {key: make(tables[key]) for key, make in _MADE.items() if key in tables}
+    recipe = parse_table(Recipe, tables, "", made)
     rounds = recipe.rounds
     if rounds is not None and recipe.start.keep > 0:
         raise UsageError("start.keep: got a value with [rounds]; expected 0: students start from their teachers")
@@ -170,23 +140,21 @@ def recipe_digest(tables: Table) -> str:
 
 def _with_sources(kind: type[Made], table: object, where: str, *arrays: str) -> Made:
     """A section of which some keys are arrays of sources."""
-    values = dict(_mapping(table, where))
-    for key in arrays:
-        if key in values:
-            values[key] = _sources(values[key], f"{where}.{key}")
-    return parse_table(kind, values, where)
+    values = require_table(table, where)
+    sources = {key: _sources(values[key], f"{where}.{key}") for key in arrays if key in values}
+    return parse_table(kind, values, where, sources)
 
 
-def _sources(tables: object, where: str) -> list[Ingredient]:
+def _sources(tables: object, where: str) -> tuple[Ingredient, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise UsageError(f"{where}: got {tables!r}; expected [[{where}]] tables")
-    return [_ingredient(table, f"{where}[{n}]") for n, table in enumerate(tables)]
+    return tuple(_ingredient(table, f"{where}[{n}]") for n, table in enumerate(tables))
 
 
 def _ingredient(table: Table, where: str) -> Ingredient:
     values = dict(table)
     kind = values.pop("kind", None)
-    proportion = convert(float, values.pop("proportion", 1.0), f"{where}.proportion")
+    proportion = parse_value(float, values.pop("proportion", 1.0), f"{where}.proportion")
     if not isinstance(kind, str) or kind not in KINDS:
         kinds = suggestion(str(kind), KINDS)
         raise UsageError(f"{where}.kind: got {kind!r}; expected the kind of a source{kinds}")
@@ -197,16 +165,19 @@ def _ingredient(table: Table, where: str) -> Ingredient:
 
 
 def _choice(table: object, where: str) -> Choice:
-    values = dict(_mapping(table, where))
+    values = dict(require_table(table, where))
     if "name" not in values:
         raise UsageError(f"{where}.name: is missing; expected {describe_type(str)}")
-    return Choice(convert(str, values.pop("name"), f"{where}.name"), values)
+    return Choice(parse_value(str, values.pop("name"), f"{where}.name"), values)
 
 
-def _mapping(table: object, where: str) -> Table:
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where}: got {table!r}; expected a table")
-    return table
+_MADE: Mapping[str, Callable[[object], object]] = {
+    "data": lambda table: _with_sources(Data, table, "data", "train", "validation", "styles"),
+    "network": lambda table: _choice(table, "network"),
+    "head": lambda table: _choice(table, "head"),
+    "rounds": lambda table: _with_sources(Rounds, table, "rounds", "unlabelled"),
+}
+"""Sections of a recipe that depend on a registry."""
 
 
 def _ingredients(recipe: Recipe) -> tuple[Ingredient, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -320,6 +321,13 @@ class Recipe:
     start: Start = field(default_factory=Start)
     rounds: Rounds | None = None
     margin_px: int | None = None
+
+    def __post_init__(self) -> None:
+        named = re.fullmatch(r"[A-Za-z0-9][\w.\-]*", self.name)
+        expected = "letters, digits, '.', '_' and '-': it names the weight file"
+        _require(named is not None, "name", repr(self.name), expected)
+        for name in ("seed", "margin_px"):
+            _require((getattr(self, name) or 0) >= 0, name, getattr(self, name), "0 or more")
 
 
 def _require(holds: bool, name: str, got: object, expected: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsiseg.core.tables import parse_table
 from wsiseg.errors import UsageError
 from wsiseg.testing import Truth
 from wsiseg.testing.training import FRAME, same, whole, write_snow
@@ -27,7 +28,6 @@ from wsiseg.train.sources.run import RunSource
 from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
-from wsiseg.train.tables import parse_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

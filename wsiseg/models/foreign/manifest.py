@@ -9,30 +9,163 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from wsiseg.errors import ModelError
+from msgspec import Meta
+
+from wsiseg.core.tables import parse_table
+from wsiseg.core.typed import Count, Number
+from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard
 from wsiseg.models.decoders import Decoder, build_decoder
 from wsiseg.models.files import require_file, shallow
-from wsiseg.models.foreign import tables
 from wsiseg.models.foreign.interface import ForeignConfig, Interface, Pick
 from wsiseg.models.heads import Head, head_by_name
 from wsiseg.models.weightfile import CHECKPOINT
 
 FORMAT = 1
 _LARGEST = 1_000_000  # bytes
-_TOP = (
-    "format", "name", "file", "sha256", "mpp", "margin_px", "input", "head", "decoder",
-    "summary", "licence", "data", "recipe", "scores", "limits", "speed",
-)  # fmt: skip
-_INPUT = ("mean", "std", "range", "stride_px", "border_px", "reach_px", "window_px")
-_MAP = ("output", "channels", "values", "scale", "types")
-_VALUES = ("logits", "probabilities")
 _PROBABLE = ("logit", "classes", "types")
+"""Kinds of maps that are probabilities."""
+
+_Text = Annotated[str, Meta(pattern=r"\S", description="a text")]
+_Name = Annotated[str, Meta(description="a name")]
+_Place = Annotated[int, Meta(ge=0, description="a position from 0")]
+_Places = Annotated[tuple[_Place, ...], Meta(min_length=1, description="a list of positions from 0")]
+_Names = Annotated[tuple[_Text, ...], Meta(min_length=2, description="a list of two or more names")]
+_Pair = Annotated[tuple[Number, Number], Meta(description="2 numbers")]
+_Colour = Annotated[tuple[Number, Number, Number], Meta(description="3 numbers")]
+_Texts = Annotated[tuple[str, ...], Meta(description="a list of texts")]
+_Speeds = Annotated[Mapping[str, Number], Meta(description="megapixels a second by place")]
+_Scores = Annotated[Mapping[str, Mapping[str, Number]], Meta(description="numbers by name, by data set")]
+_Step = Annotated[int, Meta(ge=1, le=2**31, description="a whole number from 1")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Input:
+    """``[input]``: what a network that nobody here knows is fed, and what it sees."""
+
+    stride_px: _Step
+    reach_px: Count
+    border_px: Count = 0
+    window_px: Count | None = None
+    mean: _Colour | None = None
+    std: _Colour | None = None
+    range: _Pair | None = None
+
+    def __post_init__(self) -> None:
+        least = max(64, self.stride_px)
+        if self.window_px is not None and self.window_px < least:
+            raise ValueError(f"window_px: got {self.window_px}; expected a whole number from {least}")
+        both = self.mean is not None and self.std is not None
+        if both == (self.range is not None) or (self.mean is None) != (self.std is None):
+            raise ValueError("expected either mean and std, of RGB in 0 … 1, or range, what 0 and 255 become")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std: got {list(self.std)}; expected three positive numbers")
+        if self.range is not None and self.range[0] == self.range[1]:
+            raise ValueError(f"range: got {list(self.range)}; its ends are equal")
+
+    def normalisation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation, of RGB in 0 … 1."""
+        if self.range is not None:
+            low, high = self.range
+            return (-low / (high - low),) * 3, (1 / (high - low),) * 3
+        assert self.mean is not None
+        assert self.std is not None
+        return self.mean, self.std
+
+
+@dataclass(frozen=True)
+class _Map:
+    """``[head.maps.NAME]``: where a map is among the outputs."""
+
+    output: _Place | _Name = 0
+    channels: _Places | None = None
+    values: Literal["logits", "probabilities"] | None = None
+    scale: Number | None = None
+    types: _Names | None = None
+
+    def __post_init__(self) -> None:
+        _require_distinct(self.types or ())
+
+
+@dataclass(frozen=True)
+class _Head:
+    """``[head]``"""
+
+    name: _Text
+    maps: Mapping[str, _Map]
+
+
+@dataclass(frozen=True)
+class _PublishedMap:
+    types: _Names
+
+    def __post_init__(self) -> None:
+        _require_distinct(self.types)
+
+
+@dataclass(frozen=True)
+class _PublishedMaps:
+    tp: _PublishedMap | None = None
+
+
+@dataclass(frozen=True)
+class _PublishedHead:
+    """``[head]`` of a published checkpoint, which says itself all but the names of its types."""
+
+    name: str = "hover"
+    maps: _PublishedMaps = _PublishedMaps()
+
+    def __post_init__(self) -> None:
+        if self.name != "hover":
+            raise ValueError(f"name: got {self.name!r}; a published checkpoint has the head 'hover'")
+
+
+@dataclass(frozen=True)
+class _DecoderTable:
+    """``[decoder]``"""
+
+    name: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "mpp" in self.parameters:
+            raise ValueError("parameters.mpp: it is the manifest's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """A manifest as it is written."""
+
+    format: int
+    name: _Text
+    file: _Text
+    licence: _Text
+    mpp: Number
+    sha256: _Text | None = None
+    margin_px: Count | None = None
+    input: _Input | None = None
+    head: _Head | _PublishedHead | None = None
+    decoder: _DecoderTable = _DecoderTable()
+    summary: str = ""
+    data: _Texts = ()
+    recipe: str = ""
+    scores: _Scores | None = None
+    limits: _Texts = ()
+    speed: _Speeds | None = None
+
+    def __post_init__(self) -> None:
+        if Path(self.file).name != self.file or not self.file.isprintable():
+            raise ValueError(f"file: got {self.file!r}; expected the name of a file beside the manifest")
+
+    def card(self) -> ModelCard:
+        return ModelCard(
+            self.name, self.summary, self.licence, self.data, self.recipe, self.scores, self.limits, self.speed
+        )
 
 
 @dataclass(frozen=True)
@@ -90,90 +223,66 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelError(f"{path}: not a TOML file ({error})") from error
     try:
         return _manifest(path, content)
-    except (ModelError, TypeError, ValueError) as error:
+    except (ModelError, UsageError, ValueError) as error:
         raise ModelError(f"{path}: {error}. See `Bring your own` in docs/models.md.") from error
 
 
 def _manifest(path: Path, content: Mapping[str, Any]) -> Manifest:
-    tables.only(content, _TOP, "the manifest")
     if content.get("format") != FORMAT:
         raise ValueError(f"format is {content.get('format')!r}; this version of wsiseg reads {FORMAT}")
-    for key in ("name", "file", "licence"):
-        tables.text(content, key)
-    if Path(content["file"]).name != content["file"] or not content["file"].isprintable():
-        raise ValueError(f"file is {content['file']!r}: expected the name of a file beside the manifest")
-    published = Path(content["file"]).suffix == CHECKPOINT
-    interface, head, types = _published(content) if published else _foreign(content)
+    published = Path(str(content.get("file"))).suffix == CHECKPOINT
+    if published and "input" in content:
+        raise ValueError(f"input: {content['file']} is a published checkpoint, whose input is known. Remove it")
+    made = {"head": parse_table(_PublishedHead if published else _Head, content.get("head", {}), "head")}
+    tables = parse_table(_Tables, content, "", made)
+    interface, head, types = _published(tables) if published else _foreign(tables)
     return Manifest(
         path,
-        path.parent / content["file"],
-        tables.text(content, "sha256").lower() if "sha256" in content else None,
-        ModelCard.from_dict(content),
+        path.parent / tables.file,
+        tables.sha256.lower() if tables.sha256 else None,
+        tables.card(),
         interface,
         head,
         types,
-        _decoder(content, head),
-        tables.whole(content, "margin_px", 0) if "margin_px" in content else None,
+        _decoder(tables, head),
+        tables.margin_px,
         content,
     )
 
 
-def _foreign(content: Mapping[str, Any]) -> tuple[Interface, Head, tuple[str, ...]]:
+def _foreign(tables: _Tables) -> tuple[Interface, Head, tuple[str, ...]]:
     """What is said of a network that nobody here knows, its head, and the names of its types."""
-    table = tables.table(content, "input")
-    tables.only(table, _INPUT, "[input]")
-    head, picks, channels = _head(tables.table(content, "head"))
-    stride = tables.whole(table, "stride_px", 1)
+    table = tables.input
+    if table is None:
+        raise ValueError("input: is missing; expected a table")
+    assert isinstance(tables.head, _Head)
+    head, picks, channels = _head(tables.head)
     config = ForeignConfig(
-        stride,
-        tables.whole(table, "border_px", 0, 0),
-        tables.whole(table, "reach_px", 0),
-        tables.whole(table, "window_px", max(64, stride)) if "window_px" in table else None,
-        MappingProxyType(channels),
+        table.stride_px, table.border_px, table.reach_px, table.window_px, MappingProxyType(channels)
     )
     named = tuple(name for pick in picks.values() for name in pick.types)
-    interface = Interface(config, MappingProxyType(picks), *_normalisation(table))
+    interface = Interface(config, MappingProxyType(picks), *table.normalisation())
     return interface, head, named or head.type_names(channels)
 
 
-def _published(content: Mapping[str, Any]) -> tuple[None, Head, tuple[str, ...]]:
+def _published(tables: _Tables) -> tuple[None, Head, tuple[str, ...]]:
     """HoVer-Net's head and the names of its types, which is all that a checkpoint does not say itself."""
-    head = head_by_name("hover")
-    if "input" in content:
-        raise ValueError(f"[input]: {content['file']} is a published checkpoint, whose input is known. Remove it")
-    table = tables.table(content, "head") if "head" in content else {}
-    tables.only(table, ("name", "maps"), "[head]")
-    if table.get("name", head.name) != head.name:
-        raise ValueError(f"[head] name is {table['name']!r}: a published checkpoint has the head {head.name!r}")
-    maps = tables.table(table, "maps") if "maps" in table else {}
-    tables.only(maps, ("tp",), "[head.maps] of a published checkpoint")
-    if not maps:
-        return None, head, ()
-    where, map_ = "[head.maps.tp]", tables.table(maps, "tp")
-    tables.only(map_, ("types",), f"{where} of a published checkpoint")
-    return None, head, _types(map_.get("types"), where, "types")
+    named = tables.head.maps.tp if isinstance(tables.head, _PublishedHead) else None
+    return None, head_by_name("hover"), named.types if named else ()
 
 
-def _head(table: Mapping[str, Any]) -> tuple[Head, dict[str, Pick], dict[str, int]]:
+def _head(table: _Head) -> tuple[Head, dict[str, Pick], dict[str, int]]:
     """The head, where its maps are, and how many channels each has."""
-    tables.only(table, ("name", "maps"), "[head]")
-    head = head_by_name(tables.text(table, "name"))
-    maps = tables.table(table, "maps")
+    head, maps = head_by_name(table.name), table.maps
     needed = {name for name in head.inputs if not head.maps[name].optional}
     if not needed <= set(maps) <= set(head.inputs):
-        raise ValueError(f"[head.maps] has {sorted(maps)}; the head {head.name!r} needs {sorted(needed)}")
-    picks: dict[str, Pick] = {}
-    channels: dict[str, int] = {}
-    for name in (name for name in head.inputs if name in maps):
-        where = f"[head.maps.{name}]"
-        if not isinstance(maps[name], Mapping):
-            raise TypeError(f"{where} is {maps[name]!r}, not a table")
-        picks[name] = _pick(maps[name], where, head.maps[name].kind)
-        chosen = picks[name].channels or picks[name].types
-        channels[name] = len(chosen) or head.maps[name].channels
-        if picks[name].types and len(picks[name].types) != channels[name]:
+        raise ValueError(f"head.maps: got {sorted(maps)}; the head {head.name!r} needs {sorted(needed)}")
+    picks = {name: _pick(maps[name], name, head) for name in head.inputs if name in maps}
+    channels = {name: len(p.channels or p.types) or head.maps[name].channels for name, p in picks.items()}
+    for name, pick in picks.items():
+        if pick.types and len(pick.types) != channels[name]:
             raise ValueError(
-                f"{where} types names {len(picks[name].types)} types for {channels[name]} channels: expected one "
+                f"head.maps.{name}.types names {len(pick.types)} types for {channels[name]} channels: expected one "
                 "for each, first that of the background, for nuclei without a type"
             )
     if not head.fits(channels):
@@ -181,59 +290,26 @@ def _head(table: Mapping[str, Any]) -> tuple[Head, dict[str, Pick], dict[str, in
     return head, picks, channels
 
 
-def _pick(table: Mapping[str, Any], where: str, kind: str) -> Pick:
-    tables.only(table, _MAP, where)
-    output, channels = table.get("output", 0), table.get("channels")
-    if isinstance(output, bool) or not isinstance(output, int | str) or (isinstance(output, int) and output < 0):
-        raise TypeError(f"{where} output is {output!r}: expected a position from 0 or a name")
-    if channels is not None:
-        whole = isinstance(channels, list) and all(type(c) is int and c >= 0 for c in channels)
-        if not whole or not channels:
-            raise TypeError(f"{where} channels is {channels!r}: expected a list of positions from 0")
-    values = table.get("values", "logits")
-    if values not in _VALUES or ("values" in table and kind not in _PROBABLE):
-        raise ValueError(f"{where} values is {values!r}: expected one of {_VALUES}, for probabilities only")
-    scale = tables.number(table, "scale") if "scale" in table else 1.0
-    if "scale" in table and kind in _PROBABLE:
-        raise ValueError(f"{where} scale: a map of probabilities has none")
-    types = _types(table["types"], where, kind) if "types" in table else ()
-    return Pick(output, None if channels is None else tuple(channels), values, scale, types)
+def _pick(table: _Map, name: str, head: Head) -> Pick:
+    kind, where = head.maps[name].kind, f"head.maps.{name}"
+    if table.values and kind not in _PROBABLE:
+        raise ValueError(f"{where}.values: got {table.values!r}; only a map of probabilities has them")
+    if table.scale is not None and kind in _PROBABLE:
+        raise ValueError(f"{where}.scale: got {table.scale:g}; a map of probabilities has none")
+    if table.types and kind != "types":
+        raise ValueError(f"{where}.types: only a map of types has them")
+    scale = 1.0 if table.scale is None else table.scale
+    return Pick(table.output, table.channels, table.values or "logits", scale, table.types or ())
 
 
-def _types(names: Any, where: str, kind: str) -> tuple[str, ...]:
-    if kind != "types":
-        raise ValueError(f"{where} types: only a map of types has them")
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names):
-        raise TypeError(f"{where} types is {names!r}: expected a list of names")
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"{where} types is {names!r}: expected two or more names, each once")
-    return tuple(names)
+def _require_distinct(names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names) or not all(name.isprintable() for name in names):
+        raise ValueError(f"types: got {list(names)}; expected two or more names, each once")
 
 
-def _decoder(content: Mapping[str, Any], head: Head) -> Decoder:
-    table = tables.table(content, "decoder") if "decoder" in content else {}
-    tables.only(table, ("name", "parameters"), "[decoder]")
-    name = table.get("name", head.decoders[0])
-    parameters = tables.table(table, "parameters") if "parameters" in table else {}
+def _decoder(tables: _Tables, head: Head) -> Decoder:
+    name, parameters = tables.decoder.name or head.decoders[0], tables.decoder.parameters
     if name not in head.decoders:
         raise ValueError(f"decoder {name!r} does not read the head {head.name!r}; {', '.join(head.decoders)} do")
-    if "mpp" in parameters:
-        raise ValueError("[decoder.parameters] mpp: it is the manifest's")
-    decoder: Decoder = build_decoder(name, {**parameters, "mpp": tables.number(content, "mpp")})
+    decoder: Decoder = build_decoder(name, {**parameters, "mpp": tables.mpp})
     return decoder
-
-
-def _normalisation(table: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation, of RGB in 0 … 1."""
-    if "range" in table and not {"mean", "std"} & set(table):
-        low, high = tables.numbers(table, "range", 2)
-        if low == high:
-            raise ValueError(f"[input] range is {table['range']!r}: its ends are equal")
-        return (-low / (high - low),) * 3, (1 / (high - low),) * 3
-    if "range" in table or not {"mean", "std"} <= set(table):
-        raise ValueError("[input] needs either mean and std, of RGB in 0 … 1, or range, what 0 and 255 become")
-    std = tables.numbers(table, "std", 3)
-    if min(std) <= 0:
-        raise ValueError(f"[input] std is {table['std']!r}: expected three positive numbers")
-    red, green, blue = tables.numbers(table, "mean", 3)
-    return (red, green, blue), (std[0], std[1], std[2])
