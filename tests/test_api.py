@@ -117,7 +117,7 @@ def test_one_slide_raises_its_error_and_leaves_its_record(slide: Path, tmp_path:
     without = tmp_path / "without.svs"
     write_slide(without, width=512, height=512)
     strip_mpp(without)
-    with pytest.raises(MissingMppError, match="microns per pixel|mpp"):
+    with pytest.raises(MissingMppError, match="mpp"):
         segment(without, tmp_path / "out", OPTIONS, workers=0, progress=False)
     assert (tmp_path / "out" / "without" / "slide.json").exists()
     cohort = segment([without], tmp_path / "out", OPTIONS, workers=0, progress=False)
@@ -201,8 +201,9 @@ def test_events_come_in_order(slide: Path, tmp_path: Path) -> None:
 
 RECORD: dict[str, Any] = {"status": "partial", "nuclei": 1200, "grade": {"grade": "Good"}}
 EVENTS = (
-    Started(2), StageStarted("a", "plan-slide"), Begun("a", 8), TilesDone("a", 4, 8, 1000, 4), Note("a", "odd\x1b[2J"),
-    SlideEnded("a", RECORD), SlideEnded("<b>", {"status": "failed", "error": {"message": "x"}}),
+    Started(2), StageStarted("a", "plan-slide"), Begun("a", 8), TilesDone("a", 4, 8, 1000, 4),
+    Note("a", "odd\x1b[2J"), SlideEnded("a", RECORD),
+    SlideEnded("<b>", {"status": "failed", "error": {"message": "x"}}),
 )  # fmt: skip
 
 
@@ -241,9 +242,14 @@ def test_progress_in_a_notebook_is_one_display_that_changes(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "IPython", kernel)
     display = SimpleNamespace(HTML=str, display=lambda *_, **__: handle)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    with pytest.raises(KeyboardInterrupt), watch() as listen:
-        listen(EVENTS[2])
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with watch() as listen:
+            listen(EVENTS[2])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert "stopped: a: 8 tiles" in shown[-1]
 
 
@@ -254,7 +260,8 @@ def test_the_three_lines_run_in_a_notebook(slide: Path, tmp_path: Path) -> None:
     cells = [
         f"import os, sys; sys.path[:0] = {sys.path!r}; os.chdir({str(tmp_path)!r})",
         "import wsiseg",
-        f"result = wsiseg.segment({str(slide)!r}, out='results', options=wsiseg.SegmentOptions('classical'), workers=0)",
+        "classical = wsiseg.SegmentOptions('classical')",
+        f"result = wsiseg.segment({str(slide)!r}, out='results', options=classical, workers=0)",
         "result.nuclei",
         "result",
     ]

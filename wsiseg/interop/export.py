@@ -14,6 +14,16 @@ from wsiseg.interop.quip import QuipSlide, export_quip
 from wsiseg.results.folder import EXPORTS, nuclei_file, slide_results
 
 
+def export(
+    run: str | os.PathLike[str], target: str, out: str | os.PathLike[str] | None = None, *, split: int | None = None
+) -> list[Path]:
+    """Write every slide's nuclei in another program's format; returns what was written.
+
+    As :func:`export_run`, which does it file by file as it is iterated.
+    """
+    return list(export_run(Path(run), target, Path(out) if out is not None else None, split))
+
+
 def export_run(run: Path, target: str, out: Path | None, split: int | None = None) -> Iterator[Path]:
     """Write every slide's nuclei as ``target`` ("geojson", "geojson.gz" or "quip-csv"); yields what was written.
 
