@@ -10,19 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import distributed
 import pytest
 
 import wsiseg
 from wsiseg.errors import EnvironmentFault, MissingMppError, SlideError, UsageError
+from wsiseg.results.record import parse_record
 from wsiseg.run.cluster import ClusterOptions, open_executor
 from wsiseg.run.events import Begun, Event, Note, SlideEnded, StageStarted, Started, TilesDone
 from wsiseg.run.outcome import CohortResult, SegmentResult
 from wsiseg.run.session import segment
 from wsiseg.run.watch import Progress, as_html, watch
 from wsiseg.testing import strip_mpp, write_slide
+from wsiseg.testing.records import failed_record, finished_record
 from wsiseg.tiles.request import SegmentOptions
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -94,10 +95,11 @@ def test_the_page_of_the_api_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_slides_result(result: SegmentResult) -> None:
     assert (result.id, result.status, result.folder.name) == ("a", "complete", "a")
-    assert len(result.nuclei) == result.record["nuclei"] > 50
+    assert len(result.nuclei) == result.record.nuclei > 50
     assert result.nuclei.crs is None
     assert result.nuclei is result.nuclei
-    assert result.grade["grade"] == "Best"
+    assert result.grade is not None
+    assert result.grade.grade == "Best"
     assert result.open_slide().width == 1024
     assert repr(result).startswith("<SegmentResult a: ")
     page = result._repr_html_()
@@ -106,9 +108,11 @@ def test_a_slides_result(result: SegmentResult) -> None:
 
 
 def test_what_a_record_says_is_no_html(tmp_path: Path) -> None:
-    error = {"kind": "SlideError", "message": "<script>"}
-    record = {"id": "<b>", "status": "failed", "error": error, "slide": {"path": "/<i>", "name": "<i>"}}
+    error = {"kind": "annotations", "message": "<script>"}
+    record = parse_record(failed_record("<b>", error=error), tmp_path / "<b>")
     failed = SegmentResult(tmp_path, record)
+    with pytest.raises(SlideError, match="<script>"):
+        failed.require_segmented()
     assert failed._repr_html_() == "<figure><figcaption>&lt;b&gt;: failed: &lt;script&gt;</figcaption></figure>"
     assert "<b>" not in CohortResult(tmp_path, tmp_path / "report.html", (record,), 0, 0.0)._repr_html_()
 
@@ -199,11 +203,11 @@ def test_events_come_in_order(slide: Path, tmp_path: Path) -> None:
     assert last.done == last.total == last.computed == 4
 
 
-RECORD: dict[str, Any] = {"status": "partial", "nuclei": 1200, "grade": {"grade": "Good"}}
+PARTIAL = parse_record({**finished_record("a", status="partial"), "nuclei": 1200}, Path("a"))
+FAILED = parse_record(failed_record("<b>"), Path("<b>"))
 EVENTS = (
     Started(2), StageStarted("a", "plan-slide"), Begun("a", 8), TilesDone("a", 4, 8, 1000, 4),
-    Note("a", "odd\x1b[2J"), SlideEnded("a", RECORD),
-    SlideEnded("<b>", {"status": "failed", "error": {"message": "x"}}),
+    Note("a", "odd\x1b[2J"), SlideEnded("a", PARTIAL), SlideEnded("<b>", FAILED),
 )  # fmt: skip
 
 
@@ -213,7 +217,7 @@ def test_progress_in_words() -> None:
         progress.hear(event)
         seen.append(str(progress))
     assert seen[1:4] == ["[0/2] a: plan-slide", "[0/2] a: 8 tiles", "[0/2] a: 4 of 8 tiles, 1,000 nuclei"]
-    assert progress.lines == ["a: odd\x1b[2J", "a: 1,200 nuclei, Good, partial", "<b>: failed: x"]
+    assert progress.lines == ["a: odd\x1b[2J", "a: 1,200 nuclei, Best, partial", "<b>: failed: no slide"]
     page = as_html(progress)
     assert '<progress value="0.500">' in page
     assert "&lt;b&gt;: failed" in page
@@ -231,7 +235,7 @@ def test_progress_on_standard_error(monkeypatch: pytest.MonkeyPatch, terminal: b
     text = stream.getvalue()
     assert "odd\x1b" not in text
     assert ("\r" in text) == terminal
-    assert "<b>: failed: x\n" in text
+    assert "<b>: failed: no slide\n" in text
     assert "2 slides in 0 s" in text or not terminal
 
 

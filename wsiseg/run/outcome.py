@@ -79,8 +79,9 @@ class SegmentResult:
         """Raise the error of a slide that failed."""
         if isinstance(self.record, FailedRecord):
             error = self.record.error
-            kind = getattr(errors, error.kind, errors.SlideError)
-            raise (kind if issubclass(kind, errors.WsisegError) else errors.SlideError)(error.message)
+            kind = getattr(errors, error.kind, None)  # the name of a class of ours, or of whoever raised it
+            known = isinstance(kind, type) and issubclass(kind, errors.WsisegError)
+            raise (kind if known else errors.SlideError)(error.message)
 
     def __repr__(self) -> str:
         return f"<SegmentResult {self._summary()}>"
