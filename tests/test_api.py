@@ -27,7 +27,7 @@ from wsiseg.testing.records import failed_record, finished_record
 from wsiseg.tiles.request import SegmentOptions
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-OPTIONS = SegmentOptions("classical", tile=512)
+OPTIONS = SegmentOptions("classical", tile=256)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +164,10 @@ def test_inside_a_running_event_loop(slide: Path, result: SegmentResult, tmp_pat
     assert (found.folder / "nuclei.parquet").read_bytes() == (result.folder / "nuclei.parquet").read_bytes()
 
 
-def test_on_a_client_that_stays_open(slide: Path, tmp_path: Path) -> None:
+def test_on_a_client_that_stays_open(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1"
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
@@ -175,8 +175,9 @@ def test_on_a_client_that_stays_open(slide: Path, tmp_path: Path) -> None:
         assert client.submit(abs, -1).result() == 1
     with pytest.raises(EnvironmentFault, match="the Client is closed"):
         segment(slide, tmp_path, OPTIONS, scheduler=client, progress=False)
+    monkeypatch.setattr(distributed.Client, "asynchronous", property(lambda self: True))
     with pytest.raises(UsageError, match="asynchronous Client"):
-        segment(slide, tmp_path, OPTIONS, scheduler=distributed.Client(asynchronous=True), progress=False)
+        segment(slide, tmp_path, OPTIONS, scheduler=client, progress=False)
 
 
 def test_an_executor_is_for_many_calls(slide: Path, result: SegmentResult) -> None:
