@@ -80,8 +80,9 @@ class SegmentResult:
         if isinstance(self.record, FailedRecord):
             error = self.record.error
             kind = getattr(errors, error.kind, None)  # the name of a class of ours, or of whoever raised it
-            known = isinstance(kind, type) and issubclass(kind, errors.WsisegError)
-            raise (kind if known else errors.SlideError)(error.message)
+            if not (isinstance(kind, type) and issubclass(kind, errors.WsisegError)):
+                kind = errors.SlideError
+            raise kind(error.message)
 
     def __repr__(self) -> str:
         return f"<SegmentResult {self._summary()}>"
