@@ -51,8 +51,8 @@ def test_tissue_on_glass_is_found_where_it_is(color: tuple[int, int, int]) -> No
     truth = np.zeros((100, 120), dtype=bool)
     truth[20:80, 30:90] = True
     assert (found.tissue & truth).sum() / (found.tissue | truth).sum() > 0.9
-    assert not found.pen.any()
-    assert not found.dark.any()
+    assert not found.artefacts["pen"].any()
+    assert not found.artefacts["dark"].any()
 
 
 @pytest.mark.parametrize("color", [PINK, PURPLE, PALE])
@@ -87,9 +87,9 @@ def test_ink_is_not_tissue(ink: str) -> None:
     stroke = np.zeros((100, 120), dtype=bool)
     stroke[:, 40:60] = True
     assert (found.tissue & stroke).mean() == 0
-    assert ((found.pen | found.dark) & stroke).sum() / stroke.sum() > 0.95
+    assert (found.artefact & stroke).sum() / stroke.sum() > 0.95
     assert found.tissue[30:70, 70:85].all()
-    assert (found.dark if ink == "black" else found.pen)[50, 50]
+    assert (found.artefacts["dark"] if ink == "black" else found.artefacts["pen"])[50, 50]
 
 
 FILLS = [(0, 0, 0), (128, 128, 128), (90, 40, 110), (230, 190, 210), (8, 8, 30)]
@@ -103,8 +103,8 @@ def test_area_that_was_never_scanned_is_no_tissue_and_costs_none(color: tuple[in
     filled = np.where(margin[..., None], np.array(color, dtype=np.uint8), image)
     whole, found = tissue_mask(image, MPP), tissue_mask(filled, MPP)
     assert not (found.tissue & margin).any()
-    assert not found.pen.any()
-    assert not found.dark.any()
+    assert not found.artefacts["pen"].any()
+    assert not found.artefacts["dark"].any()
     # The outermost pixel, which may be a mixture of both, is within the mask's margin.
     assert np.array_equal(found.tissue[:, 61:], whole.tissue[:, 61:])
 
@@ -121,7 +121,7 @@ def test_an_edge_of_a_coverslip_and_dust_are_not_tissue() -> None:
     image[20:22, 90:92] = (120, 118, 121)
     found = tissue_mask(image, MPP)
     assert not found.tissue.any()
-    assert found.dark[:, 51].all()
+    assert found.artefacts["dark"][:, 51].all()
 
 
 def test_small_debris_goes_and_small_holes_are_filled() -> None:
@@ -137,10 +137,10 @@ def test_no_pixel_is_two_things_and_the_same_picture_gives_the_same_mask() -> No
     image = island(PURPLE)
     image[:, 40:60] = INKS["green"]
     first, again = tissue_mask(image, MPP), tissue_mask(image.copy(), MPP)
-    total = first.tissue.astype(int) + first.pen + first.dark
+    total = first.tissue.astype(int) + first.artefacts["pen"] + first.artefacts["dark"]
     assert total.max() == 1
     assert np.array_equal(first.tissue, again.tissue)
-    assert np.array_equal(first.pen, again.pen)
+    assert np.array_equal(first.artefacts["pen"], again.artefacts["pen"])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 2)])
@@ -186,7 +186,7 @@ def test_real_artefacts(
 def test_marked_artefacts_are_found(name: str, recall: float, real_data: Callable[[str], Path]) -> None:
     found = tissue_mask(reduced(real_data(f"qc_artefacts/histoqc_{name}.png")), MPP)
     marked = reduced(real_data(f"qc_artefacts/histoqc_{name}_mask.png"))[..., 0] > 127
-    assert ((found.pen | found.dark) & marked).sum() / marked.sum() >= recall
+    assert (found.artefact & marked).sum() / marked.sum() >= recall
     assert (found.tissue & marked).sum() / found.tissue.sum() < 0.02
 
 

@@ -49,7 +49,7 @@ __all__ = [
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes longer to import than all of this
 if TYPE_CHECKING:
-    from wsiseg.interop.export import export_run as export
+    from wsiseg.interop.export import export
     from wsiseg.models.base import Segmenter
     from wsiseg.models.registry import list_models, load_segmenter
     from wsiseg.results.nuclei import read_geodataframe as read_nuclei
@@ -66,7 +66,7 @@ _HOMES = {
     "SegmentResult": ("run.outcome", "SegmentResult"),
     "Segmenter": ("models.base", "Segmenter"),
     "Slide": ("slide", "Slide"),
-    "export": ("interop.export", "export_run"),
+    "export": ("interop.export", "export"),
     "list_models": ("models.registry", "list_models"),
     "load_segmenter": ("models.registry", "load_segmenter"),
     "open_executor": ("run.cluster", "open_executor"),

@@ -8,8 +8,9 @@ green and blue ink takes red most. The excess of green is therefore the tissue s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,11 +69,15 @@ _COOL, _WARM, _GREY = 1, 2, 3
 
 @dataclass(frozen=True)
 class TissueMask:
-    """What :func:`tissue_mask` finds in an image (H, W): three disjoint bool masks."""
+    """What :func:`tissue_mask` finds in an image (H, W): disjoint bool masks of tissue and of each artefact."""
 
     tissue: BoolImage
-    pen: BoolImage
-    dark: BoolImage
+    artefacts: Mapping[str, BoolImage]
+
+    @property
+    def artefact(self) -> BoolImage:
+        """All artefacts."""
+        return np.logical_or.reduce(list(self.artefacts.values()))
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Tissue:
     region : Box or shapely geometry
         The whole slide, or the region of interest, in level-0 coordinates; decides membership exactly.
     artefacts : mapping of str to float
-        ``pen`` and ``dark`` as fractions of all that is not glass.
+        Each of ``ARTEFACTS`` as a fraction of all that is not glass.
     """
 
     mask: BoolImage
@@ -193,18 +198,15 @@ def make_tissue(
     """:func:`find_tissue` for an overview image (H, W, 3) of a slide of ``width`` × ``height`` level-0 pixels."""
     mpp = scale.downsample * slide_mpp
     found = tissue_mask(image, mpp)
-    artefact = found.pen | found.dark
+    artefact = found.artefact
     seen = max(1, int(np.count_nonzero(found.tissue) + np.count_nonzero(artefact)))
-    fractions = {
-        "pen": float(np.count_nonzero(found.pen)) / seen,
-        "dark": float(np.count_nonzero(found.dark)) / seen,
-    }
+    fractions = {name: float(np.count_nonzero(mask)) / seen for name, mask in found.artefacts.items()}
     mask = _dilate(found.tissue, margin_um / mpp)
     return Tissue(mask, found.tissue, artefact, scale, Box(0.0, 0.0, width, height), fractions)
 
 
 def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
-    """Tissue, pen ink and dark grey things in an image of a few microns per pixel.
+    """Tissue and artefacts in an image of a few microns per pixel.
 
     Parameters
     ----------
@@ -215,8 +217,7 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     Returns
     -------
     TissueMask
-        ``pen``: green, blue and red ink. ``dark``: black ink, coverslip edges, dust. A field of blood of more
-        than ``RED_INK_UM2`` may be taken for red ink.
+        Where two artefacts meet, the earlier of ``ARTEFACTS`` has the place.
     """
     glass = _glass(image)
     image = np.ascontiguousarray(image)
@@ -226,13 +227,11 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     fill = _fill(image, FILL_UM2 / cell)
     if fill is not None:
         excess[fill], kind[fill] = 0.0, 0
-    cool = _solid(kind, _COOL, INK_UM2 / cell)
-    warm = _solid(kind, _WARM, RED_INK_UM2 / cell)
-    grey = _solid(kind, _GREY, INK_UM2 / cell)
-    ink_margin = INK_MARGIN_UM / mpp
-    pen = _dilate(cool | warm, ink_margin)
-    dark = _dilate(grey, ink_margin) & ~pen
-    artefact = pen | dark
+    view, artefacts = Overview(image, kind, mpp), {}
+    artefact = np.zeros(kind.shape, dtype=bool)
+    for name, find in ARTEFACTS.items():
+        artefacts[name] = find(view) & ~artefact
+        artefact |= artefacts[name]
     _smooth(excess, SMOOTHING_UM / mpp)
     if fill is not None:  # as if the picture ended there, instead of fading into nothing
         seen = (~fill).astype(np.float32)
@@ -243,7 +242,33 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     tissue = _without_small(tissue, min(OBJECT_UM2 / cell, tissue.size / 4))  # a tiny image may be one object
     holes = ~tissue & ~artefact
     tissue |= holes & ~_without_small(holes, HOLE_UM2 / cell, keep_border=True)
-    return TissueMask(tissue, pen, dark)
+    return TissueMask(tissue, artefacts)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What artefacts are found in: an image (H, W, 3) of ``mpp``, and the kind of each pixel's colour (H, W)."""
+
+    image: npt.NDArray[np.uint8]
+    kind: npt.NDArray[np.uint8]
+    mpp: float
+
+
+def pen(view: Overview) -> BoolImage:
+    """Green, blue and red ink. A field of blood of more than ``RED_INK_UM2`` may be taken for red ink."""
+    cell = view.mpp * view.mpp
+    cool = _solid(view.kind, _COOL, INK_UM2 / cell)
+    warm = _solid(view.kind, _WARM, RED_INK_UM2 / cell)
+    return _dilate(cool | warm, INK_MARGIN_UM / view.mpp)
+
+
+def dark(view: Overview) -> BoolImage:
+    """Black ink, coverslip edges, dust."""
+    return _dilate(_solid(view.kind, _GREY, INK_UM2 / (view.mpp * view.mpp)), INK_MARGIN_UM / view.mpp)
+
+
+ARTEFACTS: Mapping[str, Callable[[Overview], BoolImage]] = MappingProxyType({"pen": pen, "dark": dark})
+"""What is never tissue, by its name in the record: each finds its places (H, W) in the overview of a slide."""
 
 
 def _smooth(image: npt.NDArray[np.float32], sigma: float) -> None:

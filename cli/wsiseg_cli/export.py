@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from wsiseg.interop import TARGETS
 from wsiseg_cli import options
 from wsiseg_cli.terminal import mention, one_line
 
@@ -13,7 +14,7 @@ from wsiseg_cli.terminal import mention, one_line
 @click.command("export")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--to", "target", required=True, type=click.Choice(["geojson", "geojson.gz", "quip-csv"]),
+    "--to", "target", required=True, type=click.Choice(list(TARGETS)),
     help="geojson: QuPath detections; quip-csv: the tables of Hou et al.",
 )  # fmt: skip
 @options.output_option("Folder for the files; default: the folder exports in the results folder.", required=False)

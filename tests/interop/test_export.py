@@ -160,3 +160,10 @@ def test_what_a_killed_export_left_is_removed_by_the_next(drawn_results: Path, t
     assert any(path.name.endswith(".tmp") for path in tmp_path.iterdir())
     (path,) = export_run(drawn_results, "geojson", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_target_that_does_not_exist(drawn_results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no export to 'svg'; expected one of geojson, "):
+        list(export_run(drawn_results, "svg", tmp_path))
+    with pytest.raises(UsageError, match="split is for GeoJSON"):
+        list(export_run(drawn_results, "quip-csv", tmp_path, 10))

@@ -29,9 +29,19 @@ import numpy.typing as npt
 import shapely
 
 from wsiseg.core.atomic import replacing_all
-from wsiseg.core.featurefile import Feature, NotGeoJson, listed, polygons_in, read_features, ring_arrays
+from wsiseg.core.featurefile import (
+    Feature,
+    NotGeoJson,
+    listed,
+    polygons_in,
+    read_features,
+    ring_arrays,
+    viewer_origin,
+)
+from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
+from wsiseg.interop.slideexport import SlideExport
 from wsiseg.interop.text import LARGEST, feature_text, plainly_simple
 from wsiseg.results.nuclei import TYPE, count_nuclei, iter_nuclei, read_metadata
 
@@ -65,6 +75,18 @@ class Classification:
 
 
 NUCLEUS = Classification()
+
+
+def export_slide(job: SlideExport) -> Iterator[Path]:
+    """A slide of a results folder for QuPath; see :func:`export_geojson`."""
+    yield from export_geojson(
+        job.nuclei,
+        job.folder / f"{job.id}.{job.target}",
+        gzip=job.target.endswith(".gz"),
+        bounds_offset=viewer_origin(Box(*job.slide.bounds)),
+        identity=job.slide.fingerprint,
+        split=job.split,
+    )
 
 
 def export_geojson(

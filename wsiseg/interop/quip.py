@@ -33,6 +33,7 @@ from wsiseg.core.featurefile import LARGEST_COORDINATE
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import UsageError
+from wsiseg.interop.slideexport import SlideExport
 from wsiseg.interop.text import polygon_rows
 from wsiseg.results.nuclei import iter_nuclei
 
@@ -69,6 +70,17 @@ class QuipSlide:
     def stem(self, column: int, row: int) -> str:
         x, y, width, height = self.tile(column, row)
         return f"{x}_{y}_{width}_{height}_{self.mpp:.4g}_{self.factor}"
+
+
+def export_slide(job: SlideExport) -> Iterator[Path]:
+    """A slide of a results folder as tables of Hou et al.; see :func:`export_quip`."""
+    if job.split is not None:
+        raise UsageError("quip-csv has one file a tile of 4000 pixels: split is for GeoJSON")
+    slide = job.slide
+    # A record may have come from elsewhere: whatever it says, its names are no paths.
+    files = job.folder / f"{job.id}_polygon" / (Path(slide.name).name or job.id)
+    export_quip(job.nuclei, files, QuipSlide(slide.name, slide.width, slide.height, slide.mpp))
+    yield files
 
 
 def export_quip(nuclei_parquet: Path, folder: Path, slide: QuipSlide) -> int:

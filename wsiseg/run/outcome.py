@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from wsiseg import errors
 from wsiseg.report.cohort import cohort_table
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     import geopandas
     import pandas
 
-_WIDTH_PX = 480
+_SHOWN_PX = (480, 480)
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,17 @@ class SegmentResult:
         """Raise the error of a slide that failed."""
         if isinstance(self.record, FailedRecord):
             error = self.record.error
-            kind = getattr(errors, error.kind, errors.SlideError)
-            raise (kind if issubclass(kind, errors.WsisegError) else errors.SlideError)(error.message)
+            kind = getattr(errors, error.kind, None)  # the name of a class of ours, or of whoever raised it
+            if not (isinstance(kind, type) and issubclass(kind, errors.WsisegError)):
+                kind = errors.SlideError
+            raise kind(error.message)
 
     def __repr__(self) -> str:
         return f"<SegmentResult {self._summary()}>"
 
     def _repr_html_(self) -> str:
-        try:
-            picture = base64.b64encode((self.folder / "thumbnail.png").read_bytes()).decode()
-        except OSError:
-            picture = ""
-        image = f'<img style="max-width: {_WIDTH_PX}px" src="data:image/png;base64,{picture}">' if picture else ""
-        return f"<figure>{image}<figcaption>{html.escape(self._summary())}</figcaption></figure>"
+        caption = f"<figcaption>{html.escape(self._summary())}</figcaption>"
+        return f"<figure>{_picture(self.folder / 'thumbnail.png')}{caption}</figure>"
 
     def _summary(self) -> str:
         record = self.record
@@ -100,6 +101,18 @@ class SegmentResult:
             f"{self.id}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², {grade.grade} "
             f"({grade.kind}: {grade.bad} of {grade.patches} patches bad){lost}"
         )
+
+
+def _picture(thumbnail: Path) -> str:
+    """The thumbnail as an HTML image that needs no file; nothing where there is none."""
+    shrunk = io.BytesIO()
+    try:
+        with Image.open(thumbnail) as image:
+            image.thumbnail(_SHOWN_PX)
+            image.convert("RGB").save(shrunk, "JPEG", quality=85)
+    except OSError:
+        return ""
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(shrunk.getvalue()).decode()}">'
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wsiseg.errors import shown
+from wsiseg.results.record import SlideRecord
 from wsiseg.run.events import Begun, Event, Listener, Note, SlideEnded, StageStarted, Started, TilesDone
 
 _INTERVAL_S = 0.2
@@ -139,12 +140,10 @@ def _stream() -> tuple[Show, Callable[[], None]]:
     return show, close
 
 
-def _outcome(record: Any) -> str:
-    if record["status"] == "failed":
-        return f"failed: {record['error']['message']}"
-    return f"{record['nuclei']:,} nuclei, {record['grade']['grade']}" + (
-        ", partial" if record["status"] == "partial" else ""
-    )
+def _outcome(record: SlideRecord) -> str:
+    if record.status == "failed":
+        return f"failed: {record.error.message}"
+    return f"{record.nuclei:,} nuclei, {record.grade.grade}" + (", partial" if record.status == "partial" else "")
 
 
 def _slides(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +153,7 @@ _readers: Held[Reader] = Held(_HELD_OPEN, _HELD_BYTES, _held_bytes)
 
 
 def _open_reader(path: Path) -> Reader:
-    reader = _open_directory(path) if _require_readable(path) else _open_file(path)
+    reader = _recognised(path)
     claims = _excess(reader.description)
     if claims:
         reader.close()
@@ -161,29 +161,63 @@ def _open_reader(path: Path) -> Reader:
     return reader
 
 
-def _open_file(path: Path) -> Reader:
+def _recognised(path: Path) -> Reader:
+    """The reader that knows what the path holds."""
+    folder, head = _require_readable(path), b""
+    if not folder:
+        with open(path, "rb") as file:
+            head = file.read(512)
+        _refuse_shell(path, shell(path, head))
+    for opened in READERS:
+        reader = opened(path, head)
+        if reader is not None:
+            return reader
+    if folder:
+        _refuse_shell(path, folder_shell(path))
+        raise _refused(
+            path, "is a directory without OME-Zarr metadata", "Give the slide itself, or its OME-Zarr folder."
+        )
+    raise _refused(path, f"is {_content(head)}", "Give the slide itself.")
+
+
+def _ome_zarr(path: Path, head: bytes) -> Reader | None:
+    if head:
+        return None
+    from wsiseg.slide.readers.omezarr.reader import OmeZarrReader, is_omezarr
+
+    return OmeZarrReader(path) if is_omezarr(path) else None
+
+
+def _plain_image(path: Path, head: bytes) -> Reader | None:
     from wsiseg.slide.readers import image
 
-    with open(path, "rb") as file:
-        head = file.read(512)
-    _refuse_shell(path, shell(path, head))
     kind = image.sniff(head)
-    if kind not in ("", "TIFF") and path.suffix != ".mrxs":  # a MIRAX slide's own file is a JPEG
-        return image.ImageReader(path, kind)
+    if kind in ("", "TIFF") or path.suffix == ".mrxs":  # a MIRAX slide's own file is a JPEG
+        return None
+    return image.ImageReader(path, kind)
+
+
+def _scanner_file(path: Path, head: bytes) -> Reader | None:
+    """TIFF that is decoded directly, and all that OpenSlide reads; which of the two, the vendor says."""
+    if not head:
+        return None
     from wsiseg.slide.readers.dicom import is_dicom, odd_neighbour
     from wsiseg.slide.readers.openslide.reader import OpenSlideReader, detect
 
-    if is_dicom(head):
-        odd = odd_neighbour(path)
-        if odd:
-            got = f"is DICOM, which may be any file of its folder, and {shown(odd)} there is no file"
-            raise _refused(path, got, "Remove it.")
+    odd = odd_neighbour(path) if is_dicom(head) else None
+    if odd:
+        got = f"is DICOM, which may be any file of its folder, and {shown(odd)} there is no file"
+        raise _refused(path, got, "Remove it.")
     vendor = detect(path)
     if head[:4] in _TIFF and vendor in _DIRECT:
         return _open_tiff(path, vendor)
-    if vendor:
-        return OpenSlideReader(path)
-    raise _refused(path, f"is {_content(head)}", "Give the slide itself.")
+    return OpenSlideReader(path) if vendor else None
+
+
+READERS: tuple[Callable[[Path, bytes], Reader | None], ...] = (_ome_zarr, _plain_image, _scanner_file)
+"""Asked in this order with a path and its first 512 bytes (b"" of a folder), after all shells of slides have been
+refused; the first that gives a reader has the slide. None: it is another's, or nobody's. A reader's module is
+imported when it is asked."""
 
 
 def _refuse_shell(path: Path, found: Shell | None) -> None:
@@ -266,17 +300,6 @@ def _open_elsewhere(path: Path, vendor: str, elsewhere: Elsewhere) -> Reader | N
     note = f"the file has {elsewhere}: OpenSlide converts it"
     reader.description = replace(read, mpp=told.mpp, mpp_problem=told.problem, notes=(*told.notes, note))
     return reader
-
-
-def _open_directory(path: Path) -> Reader:
-    from wsiseg.slide.readers.omezarr.reader import OmeZarrReader, is_omezarr
-
-    if not is_omezarr(path):
-        _refuse_shell(path, folder_shell(path))
-        raise _refused(
-            path, "is a directory without OME-Zarr metadata", "Give the slide itself, or its OME-Zarr folder."
-        )
-    return OmeZarrReader(path)
 
 
 def _require_readable(path: Path) -> bool:

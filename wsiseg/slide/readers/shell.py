@@ -65,7 +65,8 @@ def _mirax(path: Path, head: bytes) -> Shell | None:
 
 
 def _mirax_part(path: Path, head: bytes) -> Shell | None:
-    slide = path.parent.with_name(path.parent.name + ".mrxs")
+    folder = path.absolute().parent
+    slide = folder.parent / f"{folder.name}.mrxs"
     if path.suffix.lower() in (".ini", ".dat") and slide.is_file():
         return Shell("is a part of a MIRAX slide", f"Give the slide itself: {slide.name}")
     return None
