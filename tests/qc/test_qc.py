@@ -19,7 +19,7 @@ from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
 from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
-from wsiseg.qc.check import calibrate_slide, judge_patches
+from wsiseg.qc.check import calibrate_slide, assess_patches
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import plan_patches
 from wsiseg.qc.rubric import GRADES, Rubric, clopper_pearson, grade_of
@@ -375,13 +375,13 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_bad(
     patches = plan_patches(slide.width, slide.height, 0.25, tissue)
     constants = calibrate_slide(slide, patches)
     nuclei = truth.nuclei
-    good = judge_patches(slide, patches, nuclei_file(tmp_path / "g.parquet", nuclei), tissue, constants)
+    good = assess_patches(slide, patches, nuclei_file(tmp_path / "g.parquet", nuclei), tissue, constants)
     assert len(good["bad"]) == len(patches) == 6
     assert not good["bad"].any(), good["reason"]
     moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(28, 28))
-    assert judge_patches(slide, patches, moved, tissue, constants)["bad"].all()
+    assert assess_patches(slide, patches, moved, tissue, constants)["bad"].all()
     none = nuclei_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
-    assert set(judge_patches(slide, patches, none, tissue, constants)["reason"]) == {"uncovered"}
+    assert set(assess_patches(slide, patches, none, tissue, constants)["reason"]) == {"uncovered"}
 
 
 def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:
@@ -390,13 +390,13 @@ def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_
     patches = plan_patches(slide.width, slide.height, 0.25, tissue)
     constants = calibrate_slide(slide, patches)
     path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
-    whole = judge_patches(slide, patches, path, tissue, constants)
-    parts = [judge_patches(slide, patches, path, tissue, constants, part) for part in ([4, 5], [0], [3, 1, 2])]
+    whole = assess_patches(slide, patches, path, tissue, constants)
+    parts = [assess_patches(slide, patches, path, tissue, constants, part) for part in ([4, 5], [0], [3, 1, 2])]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
     order = np.argsort(joined["index"])
     for name, column in whole.items():
         np.testing.assert_array_equal(joined[name][order], column, err_msg=name)
-    empty = judge_patches(slide, patches, path, tissue, constants, [])
+    empty = assess_patches(slide, patches, path, tissue, constants, [])
     assert {name: column.shape for name, column in empty.items()} == dict.fromkeys(whole, (0,))
 
 
@@ -415,7 +415,7 @@ def test_nuclei_are_read_once_for_patches_side_by_side(
 
     monkeypatch.setattr(check, "read_nuclei", counted)
     path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
-    judge_patches(slide, patches, path, tissue, calibrate_slide(slide, patches))
+    assess_patches(slide, patches, path, tissue, calibrate_slide(slide, patches))
     assert boxes == [Box(0.0, 0.0, 3072.0, 2048.0)]
 
 
@@ -424,7 +424,7 @@ def test_a_region_of_interest_is_judged_by_what_is_in_it(drawn_slide: tuple[Slid
     tissue = find_tissue(slide).restrict(Box(0, 0, 1700, 2048))
     patches = plan_patches(slide.width, slide.height, 0.25, tissue)
     kept = truth.nuclei.take(tissue.contains(truth.nuclei.centroids()))
-    verdicts = judge_patches(
+    verdicts = assess_patches(
         slide, patches, nuclei_file(tmp_path / "r.parquet", kept), tissue, calibrate_slide(slide, patches)
     )
     assert (patches.tissue < 0.7).any()

@@ -1,4 +1,4 @@
-"""The automatic check of a slide's patches, in pieces that can be judged anywhere and in any order."""
+"""The automatic check of a slide's patches, in pieces that can be assessed anywhere and in any order."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 CHECK_VERSION = "haematoxylin-agreement 1"
 """Name and version of the check; raised with every change of its measurements or limits."""
 CHECK_MPP = 1.0
-"""Microns per pixel that patches are judged at: enough for nuclei as wholes, a sixteenth of the pixels at 40x."""
+"""Microns per pixel that patches are assessed at: enough for nuclei as wholes, a sixteenth of the pixels at 40x."""
 
 _CALIBRATION_PATCHES = 32
 
 
 @dataclass(frozen=True)
 class _View:
-    """A patch as it is judged."""
+    """A patch as it is assessed."""
 
     image: npt.NDArray[np.uint8]
     window: Window
@@ -41,7 +41,7 @@ class _View:
     lost: float
 
 
-def judge_patches(
+def assess_patches(
     slide: Slide,
     patches: Patches,
     nuclei_path: str | os.PathLike[str],
@@ -88,7 +88,7 @@ def judge_patches(
 
 
 def lost_patches(patches: Patches, indices: Sequence[int]) -> dict[str, npt.NDArray[np.generic]]:
-    """The verdict on patches that cannot be looked at, as :func:`judge_patches` gives it: lost as wholes."""
+    """The verdict on patches that cannot be looked at, as :func:`assess_patches` gives it: lost as wholes."""
     chosen = np.asarray(indices, dtype=np.int64)
     rows = [_unseen(1.0, float(patches.artefact[i])) for i in chosen.tolist()]
     return _columns(patches, chosen, rows, Limits())

@@ -29,7 +29,7 @@ def grade_slide(
     Parameters
     ----------
     verdicts : mapping of str to array (P,)
-        With ``reason``, as :func:`wsiseg.qc.check.judge_patches` gives it, of all patches.
+        With ``reason``, as :func:`wsiseg.qc.check.assess_patches` gives it, of all patches.
     tiles : Tiles
         What became of the slide's tiles.
     lost_fraction : float

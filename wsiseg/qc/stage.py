@@ -1,4 +1,4 @@
-"""The tasks that grade a slide: choose its patches, judge them block by block, gather the verdicts.
+"""The tasks that grade a slide: choose its patches, assess them block by block, gather the verdicts.
 
 They read and write the slide's work folder and may run twice. A block's verdicts are a file of their own, so that a
 stopped run goes on with the blocks that it lacks.
@@ -24,7 +24,7 @@ from wsiseg.core.geometry import Box
 from wsiseg.core.sealed import read_sealed, write_sealed
 from wsiseg.errors import DamagedFile, SlideError
 from wsiseg.qc.agreement import Constants
-from wsiseg.qc.check import calibrate_slide, judge_patches, lost_patches
+from wsiseg.qc.check import calibrate_slide, assess_patches, lost_patches
 from wsiseg.qc.patches import Patches, plan_patches
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
@@ -41,8 +41,8 @@ Columns = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
-class JudgeJob:
-    """Patches to judge, by their numbers.
+class AssessJob:
+    """Patches to assess, by their numbers.
 
     ``name`` tells the tasks of a slide apart. ``alone``: a worker died of the block. ``lost``: its patches are
     given up.
@@ -58,11 +58,11 @@ class JudgeJob:
     def file(self) -> Path:
         return self.work.path / _VERDICTS / f"{self.name}.parquet"
 
-    def pieces(self) -> list[JudgeJob]:
+    def pieces(self) -> list[AssessJob]:
         """A job for each patch."""
         return [replace(self, name=f"{self.name}-{index}", indices=(index,)) for index in self.indices]
 
-    def retries(self) -> Sequence[JudgeJob]:
+    def retries(self) -> Sequence[AssessJob]:
         """The block alone, its patches alone, then without them; see :mod:`wsiseg.run.isolation`."""
         if not self.alone:
             return (replace(self, alone=True),)
@@ -87,8 +87,8 @@ class Verdicts:
     seconds: float
 
 
-def plan_grading(job: WorkJob) -> list[JudgeJob]:
-    """Choose the patches and what dark means on this slide; the blocks of patches that are still to be judged."""
+def plan_grading(job: WorkJob) -> list[AssessJob]:
+    """Choose the patches and what dark means on this slide; the blocks of patches that are still to be assessed."""
     work = job.work
     if work.stage(GRADING, Grading) is None or _readable(work.path / _PATCHES) is None:
         started = time.perf_counter()
@@ -99,14 +99,14 @@ def plan_grading(job: WorkJob) -> list[JudgeJob]:
         with open_planned(work, plan, guarded=job.alone) as slide:
             patches = plan_patches(slide.width, slide.height, plan.mpp, tissue)
             constants = calibrate_slide(slide, patches)
-        # Found once: on a large slide each of the many tasks that judge would need half a second for it.
+        # Found once: on a large slide each of the many tasks that assess would need half a second for it.
         write_sealed(work.path / _PATCHES, _parquet(patches.columns()))
         work.finish_stage(GRADING, Grading(constants, time.perf_counter() - started))
     present = _present(work)
     return [todo for block in _blocks(work) for todo in _missing(block, present)]
 
 
-def judge(job: JudgeJob) -> float:
+def assess(job: AssessJob) -> float:
     """The verdicts on some patches, into the work folder; the seconds it took."""
     started = time.perf_counter()
     work, shared = job.work, _read_shared(job.work)
@@ -115,7 +115,7 @@ def judge(job: JudgeJob) -> float:
     else:
         nuclei = work.result / "nuclei.parquet"
         with open_planned(work, shared.plan, guarded=job.alone) as slide:
-            verdicts = judge_patches(
+            verdicts = assess_patches(
                 slide, shared.patches, nuclei, shared.tissue, shared.constants, job.indices, lost=shared.lost
             )
     seconds = time.perf_counter() - started
@@ -199,9 +199,9 @@ def _patches(work: WorkFolder) -> Patches:
     return Patches(**{name: table.column(name).to_numpy() for name in table.column_names})
 
 
-def _blocks(work: WorkFolder) -> list[JudgeJob]:
+def _blocks(work: WorkFolder) -> list[AssessJob]:
     """The patches in square blocks."""
-    return [JudgeJob(work, f"{n:06d}", tuple(b.tolist())) for n, b in enumerate(_patches(work).blocks())]
+    return [AssessJob(work, f"{n:06d}", tuple(b.tolist())) for n, b in enumerate(_patches(work).blocks())]
 
 
 def _present(work: WorkFolder) -> frozenset[str]:
@@ -210,7 +210,7 @@ def _present(work: WorkFolder) -> frozenset[str]:
     return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
 
 
-def _missing(block: JudgeJob, present: frozenset[str]) -> list[JudgeJob]:
+def _missing(block: AssessJob, present: frozenset[str]) -> list[AssessJob]:
     """What of a block has no verdict yet: nothing, all of it, or patches where it was being tried one by one."""
     done = {int(index) for table in _committed(block, present) for index in table.column("index").to_pylist()}
     if not done:
@@ -218,7 +218,7 @@ def _missing(block: JudgeJob, present: frozenset[str]) -> list[JudgeJob]:
     return [piece for piece in block.pieces() if piece.indices[0] not in done]
 
 
-def _committed(block: JudgeJob, present: frozenset[str]) -> list[pa.Table]:
+def _committed(block: AssessJob, present: frozenset[str]) -> list[pa.Table]:
     """The verdicts on a block, or else on its patches, that are there and intact."""
     for jobs in ([block], block.pieces()):
         found = [_readable(job.file) for job in jobs if job.file.name in present]

@@ -11,7 +11,7 @@ from typing import Any
 from wsiseg.core.environment import environment_fault
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.models.resident import ModelChoice
-from wsiseg.qc.stage import judge, plan_grading
+from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
@@ -102,7 +102,7 @@ def _segment(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps
     yield from telling.one("stitch-slide", stitch_slide, whole)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
     yield from telling.one("label-pyramid", write_label_pyramid, whole)
-    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", judge), whole)
+    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole)
     return (yield from _publish(planned, time.perf_counter() - started, telling))
 
 
