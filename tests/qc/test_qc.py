@@ -19,7 +19,7 @@ from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
 from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
-from wsiseg.qc.check import calibrate_slide, assess_patches
+from wsiseg.qc.check import assess_patches, calibrate_slide
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import plan_patches
 from wsiseg.qc.rubric import GRADES, Rubric, clopper_pearson, grade_of

@@ -24,7 +24,7 @@ from wsiseg.core.geometry import Box
 from wsiseg.core.sealed import read_sealed, write_sealed
 from wsiseg.errors import DamagedFile, SlideError
 from wsiseg.qc.agreement import Constants
-from wsiseg.qc.check import calibrate_slide, assess_patches, lost_patches
+from wsiseg.qc.check import assess_patches, calibrate_slide, lost_patches
 from wsiseg.qc.patches import Patches, plan_patches
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
