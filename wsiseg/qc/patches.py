@@ -1,4 +1,4 @@
-"""The patches that quality control assesses: squares over tissue on a lattice of their own, independent of tiles."""
+"""The patches that are assessed: squares over tissue on a lattice of their own, independent of tiles."""
 
 from __future__ import annotations
 
