@@ -629,7 +629,7 @@ def test_no_chunk_of_tissue_makes_an_empty_store(tmp_path: Path) -> None:
 
 
 def test_plan_covers_every_pixel_once() -> None:
-    level = tilingwork.PlannedLevel("0", ShardLayout(1301, 1037, "zstd", 64, 256), 1.0, 1.0, 1.0, False)
+    level = tilingwork.PlannedLevel("0", ShardLayout(1301, 1037, "zstd", 64, 256), 1.0, Scale(1.0), 1.0, False)
     count = np.zeros((1037, 1301), dtype=int)
     for row, column in level.layout.shards():
         window = level.layout.window(row, column)

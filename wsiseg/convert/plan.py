@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from wsiseg import __version__
 from wsiseg.convert.shards import COARSEST_RATIO, PlannedLevel, ShardTask
+from wsiseg.core.geometry import Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.errors import UsageError
 from wsiseg.slide.open import SlideSource
@@ -115,7 +116,7 @@ def plan_tiling(slide: Slide, out: Path, options: TilingOptions) -> TilingPlan:
             stages.append(tuple((task,) for task in tasks))
     if tail:
         stages.append((tuple(tail),))
-    mpp = slide.mpp.value * levels[0].lattice if slide.mpp else None
+    mpp = slide.mpp.value * levels[0].scale.downsample if slide.mpp else None
     return TilingPlan(out, slide.name, str(record["key"]), levels, tuple(stages), record, mpp)
 
 
@@ -123,7 +124,9 @@ def _plan_levels(slide: Slide, options: TilingOptions) -> tuple[PlannedLevel, ..
     own = [level for level in slide.levels if not level.derived]
     if options.mpp is None:
         levels = [
-            _planned(str(i), level.width, level.height, level.downsample, level.downsample, 1.0, options.codec)
+            _planned(
+                str(i), level.width, level.height, level.downsample, Scale(level.downsample), 1.0, options.codec
+            )
             for i, level in enumerate(_distinct(own))
         ]
     else:
@@ -141,15 +144,22 @@ def _plan_levels(slide: Slide, options: TilingOptions) -> tuple[PlannedLevel, ..
                 f"--mpp {options.mpp:g}: too coarse for {slide.name}, whose {slide.width} × {slide.height} pixels "
                 f"have {slide.require_mpp().value:g}. Give at most {most:g}."
             )
-        levels = [_planned("0", width, height, 1.0, scale.downsample, ratio, options.codec)]
-    lattice = levels[0].lattice
+        levels = [_planned("0", width, height, 1.0, scale, ratio, options.codec)]
+    lattice = levels[0].scale.downsample
     while max(levels[-1].layout.width, levels[-1].layout.height) > SMALLEST_LEVEL_PX:
         last = levels[-1]
         width, height = -(-last.layout.width // 2), -(-last.layout.height // 2)
         downsample = last.downsample * 2
         levels.append(
             _planned(
-                str(len(levels)), width, height, downsample, downsample * lattice, 2.0, options.codec, derived=True
+                str(len(levels)),
+                width,
+                height,
+                downsample,
+                Scale(downsample * lattice),
+                2.0,
+                options.codec,
+                derived=True,
             )
         )
     return tuple(levels)
@@ -160,13 +170,13 @@ def _planned(
     width: int,
     height: int,
     downsample: float,
-    lattice: float,
+    scale: Scale,
     ratio: float,
     codec: Codec,
     *,
     derived: bool = False,
 ) -> PlannedLevel:
-    return PlannedLevel(path, ShardLayout(width, height, codec), downsample, lattice, ratio, derived)
+    return PlannedLevel(path, ShardLayout(width, height, codec), downsample, scale, ratio, derived)
 
 
 def _distinct(levels: Sequence[Level]) -> Iterator[Level]:
@@ -183,7 +193,7 @@ def _copies(
 ) -> Iterator[ShardTask]:
     layout = level.layout
     source = SlideSource(os.path.abspath(slide.path), slide.override)
-    keep = None if tissue is None else _chunks_touching(layout, tissue[0], tissue[1] / level.lattice)
+    keep = None if tissue is None else _chunks_touching(layout, tissue[0], tissue[1] / level.scale.downsample)
     for row, column in layout.shards():
         part = None
         if keep is not None:
@@ -218,7 +228,7 @@ def _tissue_near(slide: Slide) -> tuple[npt.NDArray[np.bool_], float]:
 
 
 def _record(slide: Slide, options: TilingOptions, levels: Sequence[PlannedLevel]) -> dict[str, Any]:
-    lattice = levels[0].lattice
+    lattice = levels[0].scale.downsample
     bounds = slide.bounds
     mpp = slide.mpp
     record: dict[str, Any] = {

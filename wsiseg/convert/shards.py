@@ -38,8 +38,8 @@ class PlannedLevel:
     layout : ShardLayout
     downsample : float
         Pixels of the store's level 0 per pixel.
-    lattice : float
-        Pixels of the slide's level 0 per pixel.
+    scale : Scale
+        Its pixels on the slide.
     read_ratio : float
         Stored pixels of the slide along the side of one pixel; 1 for a copied level.
     derived : bool
@@ -49,7 +49,7 @@ class PlannedLevel:
     path: str
     layout: ShardLayout
     downsample: float
-    lattice: float
+    scale: Scale
     read_ratio: float
     derived: bool
 
@@ -174,7 +174,7 @@ def _blocks(
 
 
 def _from_slide(slide: Slide, level: PlannedLevel, block: Window) -> tuple[Pixels, list[tuple[Window, str]]]:
-    scale = Scale(level.lattice)
+    scale = level.scale
     pixels, lost = slide.read_lossy(block, scale)
     damaged = [part for part in lost if not part.missing]
     return pixels, [(_lost_window(part, scale, level.layout), part.reason) for part in damaged]

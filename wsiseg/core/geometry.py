@@ -148,5 +148,29 @@ class Scale:
         return window.width, window.height
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """A slide at a scale.
+
+    Attributes
+    ----------
+    scale : Scale
+    width, height : float
+        Of the slide in lattice pixels, exactly: it may cover its last pixels in part.
+    mpp : float
+        Microns per lattice pixel.
+    """
+
+    scale: Scale
+    width: float
+    height: float
+    mpp: float
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """(width, height) in pixels that the slide covers whole."""
+        return math.floor(self.width + _TIE), math.floor(self.height + _TIE)
+
+
 # A box that was made from whole lattice pixels must come back as the same pixels although x·d/d rounds.
 _TIE = 1e-6

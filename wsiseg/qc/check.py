@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.geometry import Box, Lattice, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import ReadError
@@ -37,7 +37,7 @@ class _View:
 
     image: npt.NDArray[np.uint8]
     window: Window
-    scale: Scale
+    lattice: Lattice
     lost: float
 
 
@@ -109,7 +109,7 @@ def calibrate_slide(slide: Slide, patches: Patches) -> Constants:
     count = min(len(patches), _CALIBRATION_PATCHES)
     chosen = np.unique(np.linspace(0, max(len(patches) - 1, 0), count).round().astype(np.int64))
     views = [_view(slide, patches.box(int(index))) for index in chosen]
-    mpp = views[0].scale.downsample * slide.require_mpp().value if views else CHECK_MPP
+    mpp = views[0].lattice.mpp if views else CHECK_MPP
     return calibrate([view.image for view in views if view.lost == 0], mpp)
 
 
@@ -130,19 +130,19 @@ def _measure(
         return _unseen(share, float(patches.artefact[index]))
     view = _view(slide, box)
     near = nuclei.take(nuclei.overlapping(box))
-    lattice = replace(near, vertices=view.scale.from_level0(near.vertices))
+    scale = view.lattice.scale
+    outlines = replace(near, vertices=scale.from_level0(near.vertices))
     origin = (float(view.window.x), float(view.window.y))
-    labels = rasterize(lattice, np.arange(1, len(near) + 1), view.window.shape, origin)
-    wanted = tissue.contains_pixels(view.window, view.scale)
+    labels = rasterize(outlines, np.arange(1, len(near) + 1), view.window.shape, origin)
+    wanted = tissue.contains_pixels(view.window, scale)
     for common in without:
-        wanted[view.scale.window(common).intersection(view.window).within(view.window)] = False
-    mpp = view.scale.downsample * slide.require_mpp().value
+        wanted[scale.window(common).intersection(view.window).within(view.window)] = False
     return measure_patch(
         view.image,
         labels,
         wanted,
         constants,
-        mpp,
+        view.lattice.mpp,
         lost=max(view.lost, share),
         artefact=float(patches.artefact[index]),
         limits=limits,
@@ -165,10 +165,10 @@ def _around(boxes: Sequence[Box]) -> Box:
 
 def _view(slide: Slide, box: Box) -> _View:
     scale = slide.scale(max(CHECK_MPP, slide.require_mpp().value))
-    window = scale.window(box)
+    lattice, window = slide.lattice(scale), scale.window(box)
     try:
         image, lost = slide.read_lossy(window, scale)
     except ReadError:
-        return _View(np.full((*window.shape, 3), 255, dtype=np.uint8), window, scale, 1.0)
+        return _View(np.full((*window.shape, 3), 255, dtype=np.uint8), window, lattice, 1.0)
     area = sum(part.box.intersection(box).area for part in lost)
-    return _View(image, window, scale, min(area / box.area, 1.0))
+    return _View(image, window, lattice, min(area / box.area, 1.0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsiseg.core.geometry import Box, Scale, Window
+from wsiseg.core.geometry import Box, Lattice, Scale, Window
 from wsiseg.errors import MissingMppError, ReadError, SlideError
 from wsiseg.slide import resample
 from wsiseg.slide.types import ENLARGED, Description, Level, Lost, Mpp, Pixels, Reader, Unread
@@ -186,6 +186,17 @@ class Slide:
             if multiple >= 1 and abs(multiple * level.downsample / wanted - 1) <= snap + 1e-9:
                 return Scale(multiple * level.downsample)
         return Scale(wanted)
+
+    def lattice(self, scale: Scale) -> Lattice:
+        """The slide at a scale.
+
+        Raises
+        ------
+        MissingMppError
+            Its microns per pixel are unknown.
+        """
+        d = scale.downsample
+        return Lattice(scale, self.width / d, self.height / d, self.require_mpp().value * d)
 
     def read_window(self, window: Window, scale: Scale) -> Pixels:
         """Pixels of a lattice window.

@@ -7,20 +7,33 @@ lattice alone, not on the tile.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsiseg.core.geometry import Window
+from wsiseg.core.geometry import Lattice, Window
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.models.base import Segmenter
 
 MIN_LEFT_UM2 = 4.0
 """Of a nucleus that the edge cuts, less than this is not kept."""
 
 
-def mirror_beyond(image: npt.NDArray[np.uint8], window: Window, size: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def segment_within(
+    segmenter: Segmenter,
+    image: npt.NDArray[np.uint8],
+    window: Window,
+    lattice: Lattice,
+    calibration: Mapping[str, float],
+) -> Nuclei:
+    """What a segmenter finds of a slide in the window ``image`` (h, w, 3), in lattice coordinates."""
+    (found,) = segmenter.segment([mirror_beyond(image, window, lattice)], calibration)
+    return cut_at_edges(found.translate(window.x, window.y), lattice)
+
+
+def mirror_beyond(image: npt.NDArray[np.uint8], window: Window, lattice: Lattice) -> npt.NDArray[np.uint8]:
     """``image`` with the pixels beyond the slide replaced by those mirrored at its edges.
 
     Parameters
@@ -28,8 +41,8 @@ def mirror_beyond(image: npt.NDArray[np.uint8], window: Window, size: tuple[floa
     image : uint8 array (h, w, 3)
         The lattice pixels of ``window``.
     window : Window
-    size : (width, height)
-        Of the slide in lattice pixels; a last pixel that it covers in part counts as beyond.
+    lattice : Lattice
+        The slide's; a last pixel that it covers in part counts as beyond.
 
     Returns
     -------
@@ -37,20 +50,21 @@ def mirror_beyond(image: npt.NDArray[np.uint8], window: Window, size: tuple[floa
         ``image`` itself where all of it is on the slide. Where the mirror image of a pixel lies outside the window,
         the nearest one inside stands for it.
     """
-    columns = _mirrored(window.x, window.width, math.floor(size[0] + 1e-6))
-    rows = _mirrored(window.y, window.height, math.floor(size[1] + 1e-6))
+    width, height = lattice.whole
+    columns = _mirrored(window.x, window.width, width)
+    rows = _mirrored(window.y, window.height, height)
     if columns is not None:
         image = image[:, columns]
     return image if rows is None else image[rows]
 
 
-def cut_at_edges(nuclei: Nuclei, size: tuple[float, float], mpp: float) -> Nuclei:
-    """The parts of ``nuclei`` on a slide of ``size`` (width, height), in the same lattice coordinates.
+def cut_at_edges(nuclei: Nuclei, lattice: Lattice) -> Nuclei:
+    """The parts of ``nuclei``, in lattice coordinates, that lie on the slide.
 
     What lies beyond is dropped; of a nucleus that the edge divides, the largest part on the slide is kept unless
-    it is smaller than :data:`MIN_LEFT_UM2`. ``mpp`` is that of the lattice.
+    it is smaller than :data:`MIN_LEFT_UM2`.
     """
-    width, height = size
+    width, height, mpp = lattice.width, lattice.height, lattice.mpp
     bounds = nuclei.bounds()
     inside = (bounds[:, 0] >= 0) & (bounds[:, 1] >= 0) & (bounds[:, 2] <= width) & (bounds[:, 3] <= height)
     if inside.all():

@@ -23,7 +23,7 @@ from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.record import LostBox
 from wsiseg.slide import Slide
 from wsiseg.tiles.batch import BatchJob, empty_candidates, give_up
-from wsiseg.tiles.borders import cut_at_edges, mirror_beyond
+from wsiseg.tiles.borders import segment_within
 from wsiseg.tiles.candidates import select_candidates
 from wsiseg.tiles.measure import measure
 from wsiseg.tissue import Tissue
@@ -94,17 +94,16 @@ def _segment_tile(
     core = scale.box(plan.grid.core(tile))
     if lost and _covers(core, [item.box for item in lost]):
         raise WsisegError(f"no readable pixel ({lost[0].reason})")
-    size = (slide.width / scale.downsample, slide.height / scale.downsample)
+    lattice = slide.lattice(scale)
     with _timed(seconds, "infer"):
-        (found,) = segmenter.segment([mirror_beyond(image, window, size)], plan.calibration)
+        found = segment_within(segmenter, image, window, lattice, plan.calibration)
     with _timed(seconds, "measure"):
-        found = cut_at_edges(found.translate(window.x, window.y), size, plan.specification["mpp_effective"])
         candidates = select_candidates(found, plan.grid, tile, plan.band_px)
         inside = tissue.contains(scale.to_level0(candidates.centroids()))
         for item in lost:
             inside &= ~_overlaps(candidates, scale, item.box)
         kept = candidates.take(inside)
-        measured = measure(kept.translate(-window.x, -window.y), image, plan.specification["mpp_effective"])
+        measured = measure(kept.translate(-window.x, -window.y), image, lattice.mpp)
     order = list(empty_candidates(plan.types).columns)
     columns = {name: measured.columns[name] for name in order}
     level0 = Nuclei(kept.vertices, kept.offsets, columns).scale(scale)
