@@ -34,11 +34,11 @@ def svs(tmp_path: Path) -> Path:
 
 
 def refuse(path: Path, said: str) -> None:
-    """Opening and reading ends in a SlideError of at most three lines that names the slide."""
-    start = time.perf_counter()
+    """Opening and reading ends in a SlideError of at most three lines that names the slide, after little work."""
+    start = time.process_time()
     with pytest.raises(SlideError, match=said) as error:
         open_slide(path).read_window(Window(0, 0, 64, 64), Scale(1.0))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(str(error.value).splitlines()) <= 3
     assert path.name[:20] in str(error.value) or not path.name.isprintable()
 

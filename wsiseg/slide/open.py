@@ -13,7 +13,7 @@ from wsiseg.errors import SlideError, shown
 from wsiseg.slide.held import Held, identity
 from wsiseg.slide.lethal import ChildReader, GuardedReader, Lethal
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
-from wsiseg.slide.readers.shell import Shell, folder_shell, shell
+from wsiseg.slide.shell import Shell, folder_shell, shell
 from wsiseg.slide.slide import Slide
 from wsiseg.slide.types import Description, Mpp, Reader
 
@@ -202,7 +202,8 @@ def _scanner_file(path: Path, head: bytes) -> Reader | None:
     if not head:
         return None
     from wsiseg.slide.readers.dicom import is_dicom, odd_neighbour
-    from wsiseg.slide.readers.openslide.reader import OpenSlideReader, detect
+    from wsiseg.slide.readers.openslide.metadata import detect
+    from wsiseg.slide.readers.openslide.reader import OpenSlideReader
 
     odd = odd_neighbour(path) if is_dicom(head) else None
     if odd:

@@ -100,6 +100,31 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the directories of a TIFF say, whoever decodes the pixels.
+
+    Attributes
+    ----------
+    page : int
+        Position of the slide in the main chain of the file.
+    sizes : tuple of (int, int)
+        Width and height of its levels.
+    planes : int
+        Pages that make one picture: 1, or 3 of one colour each.
+    mpp, problem : Mpp or None, str
+        See :func:`wsiseg.slide.readers.tiff.declared.declared_mpp`.
+    notes : tuple of str
+    """
+
+    page: int
+    sizes: tuple[tuple[int, int], ...]
+    planes: int
+    mpp: Mpp | None
+    problem: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Unread:
     """Pixels of a level that could not be delivered: the whole stored tile or block, in the level's pixels."""
 

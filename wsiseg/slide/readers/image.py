@@ -14,8 +14,7 @@ from PIL import Image
 
 from wsiseg.core.geometry import Box, Window
 from wsiseg.errors import ReadError, SlideError, shown
-from wsiseg.slide.readers.tiff.reader import Told
-from wsiseg.slide.types import WHITE, Description, Level, Pixels, Unread
+from wsiseg.slide.types import WHITE, Description, Level, Pixels, Told, Unread
 
 MAX_PIXELS = 100_000_000  # 400 MB as Pillow holds them
 _SMALL_PIXELS = 1 << 24  # whatever they hold

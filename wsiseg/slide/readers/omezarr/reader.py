@@ -19,8 +19,8 @@ import numpy as np
 from wsiseg.core.geometry import Box, Window
 from wsiseg.core.ngff import Multiscale, is_omezarr, read_json, read_multiscale, within
 from wsiseg.errors import ReadError, SlideError
-from wsiseg.slide import mpp as microns
 from wsiseg.slide.cache import SHARED
+from wsiseg.slide.mpp import from_metadata
 from wsiseg.slide.readers.omezarr.shards import ENVIRONMENT_ERRNOS, ShardedLevel, ShardLayout, layout_of
 from wsiseg.slide.types import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
 
@@ -294,7 +294,7 @@ def _describe(image: Multiscale, sources: list[LevelSource], records: list[dict[
     )
     if any(a.width < b.width for a, b in itertools.pairwise(levels)):
         raise SlideError(f"{image.group.name}: its levels are not ordered from the largest to the smallest.")
-    value, problem = microns.from_metadata(image.mpp_x, image.mpp_y, "ome-zarr")
+    value, problem = from_metadata(image.mpp_x, image.mpp_y, "ome-zarr")
     own = image.own if image.own.get("schema") == SCHEMA else {}
     if not own:
         _require_one_picture(image, levels)

@@ -16,10 +16,11 @@ import numpy as np
 import openslide
 
 from wsiseg.core.geometry import Box, Window
-from wsiseg.errors import ReadError, SlideError, shown
+from wsiseg.errors import SlideError
 from wsiseg.slide.mpp import from_metadata
 from wsiseg.slide.readers.openslide import guard
-from wsiseg.slide.types import WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
+from wsiseg.slide.readers.openslide.metadata import opaque, read_associated, refusal
+from wsiseg.slide.types import Description, Level, Mpp, Pixels, Unread, nominal_downsample
 
 BLOCK = 256  # level pixels: the granularity at which damage is reported
 _CELL = 2048  # pixels a side of one call: its ARGB buffers stay at 16 MiB each
@@ -40,7 +41,7 @@ class OpenSlideReader:
         try:
             found = guard.describe(path)
         except guard.Refused as refused:
-            raise _refusal(path, refused) from refused
+            raise refusal(path, refused) from refused
         self.description = _describe(found)
         self._exact = [float(value) for value in found["downsamples"]]
 
@@ -89,7 +90,7 @@ class OpenSlideReader:
         except (openslide.OpenSlideError, SlideError) as error:
             self._drop()
             raise _Unreadable(str(error)[:120]) from error
-        return _opaque(np.asarray(region), self.description.background)
+        return opaque(np.asarray(region), self.description.background)
 
     def _size(self, level: int) -> Window:
         return Window(0, 0, self.description.levels[level].width, self.description.levels[level].height)
@@ -118,44 +119,7 @@ def open_handle(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise _refusal(path, f"OpenSlide cannot open it: {str(error)[:200]}") from error
-
-
-def detect(path: Path) -> str:
-    """The vendor by OpenSlide's name; ``""`` if it does not know the file. SlideError if it crashes on it."""
-    try:
-        return str(guard.identify(path)["vendor"])
-    except guard.Refused as refused:
-        raise _refusal(path, refused) from refused
-
-
-def read_metadata(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Properties and the names of the associated images of an Aperio or a generic TIFF file.
-
-    Nothing where OpenSlide refuses the file.
-    """
-    try:
-        found = guard.identify(path)
-    except guard.Refused:
-        return {}, ()
-    return dict(found["properties"]), tuple(found["associated"])
-
-
-def read_associated(path: Path, name: str) -> Pixels:
-    """One associated image, uint8 (h, w, 3); ReadError if it is damaged or too large."""
-    try:
-        (width, height), pixels = guard.associated(path, name)
-    except guard.Refused as refused:
-        raise ReadError(f"{path.name}: the {name} image cannot be read: {str(refused)[:160]}.") from refused
-    return _opaque(np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 4), WHITE)
-
-
-def _refusal(path: Path, reason: object) -> SlideError:
-    return SlideError(
-        f"{shown(path)}: {shown(str(reason))}.\n"
-        "Expected: an intact whole-slide image in a compression that OpenSlide supports.\n"
-        "Copy it again and compare its size and checksum with the original's, or convert it."
-    )
+        raise refusal(path, f"OpenSlide cannot open it: {str(error)[:200]}") from error
 
 
 def _cells(window: Window, side: int, level: Window) -> Iterator[Window]:
@@ -207,18 +171,3 @@ def _bounds(properties: dict[str, str], width: int, height: int) -> Box:
         return whole
     box = Box(x, y, x + w, y + h).intersection(whole)
     return whole if box.empty else box
-
-
-def _opaque(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
-    """RGBA (h, w, 4), as the binding delivers it, over the background colour."""
-    alpha = pixels[:, :, 3]
-    if alpha.min(initial=255) == 255:
-        return np.ascontiguousarray(pixels[:, :, :3])
-    clear = alpha == 0
-    if (clear | (alpha == 255)).all():  # not scanned or scanned: all that most formats have
-        pixels = np.array(pixels[:, :, :3])
-        np.copyto(pixels, np.array(background, dtype=np.uint8), where=clear[:, :, None])
-        return pixels
-    weight = alpha[:, :, None].astype(np.uint16)
-    over = pixels[:, :, :3] * weight + np.array(background, dtype=np.uint16) * (255 - weight)
-    return ((over + 127) // 255).astype(np.uint8)

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.geometry import Window
-from wsiseg.slide.readers.tiff import codec
-from wsiseg.slide.readers.tiff import directory as tiffdir
+from wsiseg.slide.readers.tiff import codec, tags
 from wsiseg.slide.readers.tiff.directory import Directory, TiffDamage
 from wsiseg.slide.readers.tiff.pages import NotBrightfield
 
@@ -77,8 +76,8 @@ def require_whole(directory: Directory, size: int) -> None:
         _require_sound(directory)
     values = directory.values
     for offsets_tag, counts_tag in (
-        (tiffdir.TILE_OFFSETS, tiffdir.TILE_COUNTS),
-        (tiffdir.STRIP_OFFSETS, tiffdir.STRIP_COUNTS),
+        (tags.TILE_OFFSETS, tags.TILE_COUNTS),
+        (tags.STRIP_OFFSETS, tags.STRIP_COUNTS),
     ):
         if offsets_tag not in values or counts_tag not in values:
             continue
@@ -150,9 +149,9 @@ def _planes(directory: Directory) -> list[Plane]:
         samples=1 if apart else directory.samples,
         width=directory.tile_width,
         height=directory.tile_height,
-        predictor=directory.number(tiffdir.PREDICTOR, 1),
-        jpeg_tables=directory.raw(tiffdir.JPEG_TABLES),
-        premultiplied=directory.number(tiffdir.EXTRA_SAMPLES, 0) != _UNASSOCIATED,
+        predictor=directory.number(tags.PREDICTOR, 1),
+        jpeg_tables=directory.raw(tags.JPEG_TABLES),
+        premultiplied=directory.number(tags.EXTRA_SAMPLES, 0) != _UNASSOCIATED,
     )
     each = directory.columns * directory.rows
     return [
@@ -163,12 +162,12 @@ def _planes(directory: Directory) -> list[Plane]:
 
 def _apart(directory: Directory) -> bool:
     """Whether the samples of a pixel are stored in planes of their own."""
-    return directory.number(tiffdir.PLANAR, 1) == 2 and directory.samples > 1
+    return directory.number(tags.PLANAR, 1) == 2 and directory.samples > 1
 
 
 def _where(directory: Directory, expected: int) -> list[npt.NDArray[np.generic]]:
     """Offsets and lengths of the stored tiles or strips; TiffDamage unless there are as many as expected."""
-    names = (tiffdir.TILE_OFFSETS, tiffdir.STRIP_OFFSETS), (tiffdir.TILE_COUNTS, tiffdir.STRIP_COUNTS)
+    names = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS), (tags.TILE_COUNTS, tags.STRIP_COUNTS)
     found = []
     for name, (tag, other) in zip(("offsets", "byte counts"), names, strict=True):
         array = directory.values.get(tag, directory.values.get(other))
@@ -199,7 +198,7 @@ def _require_suited(directory: Directory) -> None:
     samples, photometric, strips = directory.samples, directory.photometric, not directory.tiled
     if directory.tile_height < 1:
         raise TiffDamage(f"strips of {directory.tile_height} rows; expected a positive number")
-    if directory.bits != 8 or directory.number(tiffdir.SAMPLE_FORMAT, 1) != 1:
+    if directory.bits != 8 or directory.number(tags.SAMPLE_FORMAT, 1) != 1:
         if strips and samples <= 4:  # pictures of 1 or 16 bits
             raise Unsuited(f"{directory.bits or 'mixed'}-bit samples")
         raise NotBrightfield(f"{directory.bits or 'mixed'}-bit samples")
@@ -211,8 +210,8 @@ def _require_suited(directory: Directory) -> None:
     if directory.compression not in codec.NAMES:
         name = codec.UNREAD.get(directory.compression, "unknown")
         raise Unsuited(f"compression {directory.compression} ({name})", convertible=name != "unknown")
-    if directory.number(tiffdir.PREDICTOR, 1) not in (1, 2):
-        raise Unsuited(f"predictor {directory.number(tiffdir.PREDICTOR)}")
+    if directory.number(tags.PREDICTOR, 1) not in (1, 2):
+        raise Unsuited(f"predictor {directory.number(tags.PREDICTOR)}")
     packed = photometric == codec.YCBCR and directory.compression not in codec.OWN_COLOURS
     four = directory.compression == codec.JPEG and samples == 4
     if photometric not in _COLOURS[samples] or packed or four or (apart and photometric != codec.RGB):

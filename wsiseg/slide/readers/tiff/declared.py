@@ -6,7 +6,7 @@ import math
 import re
 
 from wsiseg.slide import mpp
-from wsiseg.slide.readers.tiff import directory as tiffdir
+from wsiseg.slide.readers.tiff import tags
 from wsiseg.slide.readers.tiff.directory import Directory
 from wsiseg.slide.readers.tiff.omexml import OmeImage
 from wsiseg.slide.types import Mpp
@@ -46,7 +46,7 @@ def declared_mpp(page: Directory, first: Directory, ome: OmeImage | None) -> tup
     reason : str
         ``""`` if ``mpp`` is given or nothing was declared.
     """
-    text = page.text(tiffdir.DESCRIPTION) or first.text(tiffdir.DESCRIPTION)
+    text = page.text(tags.DESCRIPTION) or first.text(tags.DESCRIPTION)
     if text.startswith("Aperio"):
         fields = dict(part.split("=", 1) for part in text.split("|")[1:] if "=" in part)
         known = {name.strip(): value.strip() for name, value in fields.items()}
@@ -55,7 +55,7 @@ def declared_mpp(page: Directory, first: Directory, ome: OmeImage | None) -> tup
     if ome is not None and any(ome.size):
         return _of_ome(page, ome)
     # Planes of a stack may leave it to the first one.
-    source = page if tiffdir.X_RESOLUTION in page.values or page.pixels != first.pixels else first
+    source = page if tags.X_RESOLUTION in page.values or page.pixels != first.pixels else first
     if text.startswith("ImageJ=") and (unit := re.search(r"^unit=(.*)$", text, re.MULTILINE)):
         return _of_imagej(_resolution(source), unit.group(1).strip())
     return _of_tags(source, _resolution(source))
@@ -105,7 +105,7 @@ def _of_tags(page: Directory, resolution: Resolution) -> tuple[Mpp | None, str]:
     x, y = resolution
     if not (x and y):
         return None, ""
-    number = page.number(tiffdir.RESOLUTION_UNIT, 2)
+    number = page.number(tags.RESOLUTION_UNIT, 2)
     if number in _TAG_UNITS:
         name, factor = _TAG_UNITS[number]
         return _of_resolution(x, y, factor, name, "tiff.resolution")
@@ -126,7 +126,7 @@ def _of_resolution(x: float, y: float, factor: float, unit: str, source: str) ->
 
 
 def _resolution(page: Directory) -> Resolution:
-    values = (page.ratio(tag) for tag in (tiffdir.X_RESOLUTION, tiffdir.Y_RESOLUTION))
+    values = (page.ratio(tag) for tag in (tags.X_RESOLUTION, tags.Y_RESOLUTION))
     x, y = (value if value is not None and math.isfinite(value) and value > 0 else None for value in values)
     return x, y
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.slide.readers.tiff import tags
+
 MAX_DIRECTORIES = 4096  # a stack has one a plane, and one more for each of its reductions
 MAX_ENTRIES = 4096
 MAX_VALUES = 1 << 29  # bytes of all directories together: they may all point at the same values
@@ -28,21 +30,6 @@ _TYPES = {
 }  # fmt: skip
 _RATIONAL = (5, 10)
 _FRACTIONAL = (*_RATIONAL, 11, 12)
-
-SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 254, 256, 257, 258, 259, 262, 270
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, X_RESOLUTION, Y_RESOLUTION = 273, 277, 278, 279, 282, 283
-PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR, TILE_WIDTH, TILE_HEIGHT = 284, 296, 305, 317, 322, 323
-TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, SAMPLE_FORMAT, JPEG_TABLES = 324, 325, 330, 339, 347
-EXTRA_SAMPLES, ICC_PROFILE = 338, 34675
-REDUCED, MASK, APERIO_MACRO = 1, 4, 8  # bits of SUBFILE
-_KEPT = frozenset(
-    {
-        *(SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIP_OFFSETS, SAMPLES),
-        *(ROWS_PER_STRIP, STRIP_COUNTS, X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR),
-        *(TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, SAMPLE_FORMAT, JPEG_TABLES),
-        *(EXTRA_SAMPLES, ICC_PROFILE),
-    }
-)
 
 
 class TiffDamage(Exception):
@@ -78,11 +65,11 @@ class Directory:
 
     @property
     def width(self) -> int:
-        return max(0, self.number(WIDTH))
+        return max(0, self.number(tags.WIDTH))
 
     @property
     def height(self) -> int:
-        return max(0, self.number(HEIGHT))
+        return max(0, self.number(tags.HEIGHT))
 
     @property
     def pixels(self) -> int:
@@ -90,40 +77,44 @@ class Directory:
 
     @property
     def subfile(self) -> int:
-        return self.number(SUBFILE)
+        return self.number(tags.SUBFILE)
 
     @property
     def tile_width(self) -> int:
         """Of a stored block: a tile, or a strip over the whole width."""
-        return self.number(TILE_WIDTH) if self.tiled else self.width
+        return self.number(tags.TILE_WIDTH) if self.tiled else self.width
 
     @property
     def tile_height(self) -> int:
-        return self.number(TILE_HEIGHT) if self.tiled else min(self.number(ROWS_PER_STRIP, 1 << 32), self.height)
+        return (
+            self.number(tags.TILE_HEIGHT)
+            if self.tiled
+            else min(self.number(tags.ROWS_PER_STRIP, 1 << 32), self.height)
+        )
 
     @property
     def tiled(self) -> bool:
-        return TILE_WIDTH in self.values and TILE_HEIGHT in self.values
+        return tags.TILE_WIDTH in self.values and tags.TILE_HEIGHT in self.values
 
     @property
     def samples(self) -> int:
-        return self.number(SAMPLES, 1)
+        return self.number(tags.SAMPLES, 1)
 
     @property
     def bits(self) -> int:
         """Bits per sample if all samples agree, else 0."""
-        array = self.values.get(BITS)
+        array = self.values.get(tags.BITS)
         if array is None or not array.size:
             return 1
         return int(array[0]) if (array == array[0]).all() else 0
 
     @property
     def compression(self) -> int:
-        return self.number(COMPRESSION, 1)
+        return self.number(tags.COMPRESSION, 1)
 
     @property
     def photometric(self) -> int:
-        return self.number(PHOTOMETRIC, -1)
+        return self.number(tags.PHOTOMETRIC, -1)
 
     @property
     def columns(self) -> int:
@@ -192,7 +183,7 @@ class _File:
 
 
 def _children(file: _File, directory: Directory) -> tuple[Directory, ...]:
-    pointers = directory.values.get(SUB_DIRECTORIES, np.empty(0, dtype=np.int64))
+    pointers = directory.values.get(tags.SUB_DIRECTORIES, np.empty(0, dtype=np.int64))
     return tuple(_read_one(file, int(child))[0] for child in pointers[:MAX_DIRECTORIES] if child > 0)
 
 
@@ -214,7 +205,7 @@ def _read_one(file: _File, start: int) -> tuple[Directory, int]:
     values: dict[int, npt.NDArray[np.generic]] = {}
     for tag, kind, number, inline in struct.iter_unpack(file.order + entry_format, body[: count * each]):
         # Only a resolution may be a fraction; a width that is none of the integers has no meaning.
-        if tag in _KEPT and kind in _TYPES and (kind not in _FRACTIONAL or tag in (X_RESOLUTION, Y_RESOLUTION)):
+        if tag in tags.KEPT and kind in _TYPES and (kind not in _FRACTIONAL or tag in tags.RESOLUTIONS):
             values[tag] = _value(file, (tag, kind, number, inline))
     return Directory(values), struct.unpack(file.order + file.pointer, body[count * each :])[0]
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from wsiseg.slide.readers.tiff import directory as tiffdir
-from wsiseg.slide.readers.tiff import omexml
+from wsiseg.slide.readers.tiff import omexml, tags
 from wsiseg.slide.readers.tiff.directory import Directory, TiffDamage
 from wsiseg.slide.readers.tiff.omexml import OmeImage
 
@@ -74,7 +73,7 @@ def choose(pages: Sequence[Directory], vendor: str, alike: Alike) -> Selection:
     TiffDamage
         There is no image with a size.
     """
-    described = next((images for page in pages if (images := omexml.parse(page.text(tiffdir.DESCRIPTION)))), ())
+    described = next((images for page in pages if (images := omexml.parse(page.text(tags.DESCRIPTION)))), ())
     if vendor == "aperio":
         selection = _choose_aperio(pages)
     elif described:
@@ -100,7 +99,7 @@ def _choose_aperio(pages: Sequence[Directory]) -> Selection:
     """All tiled pages are levels; what is in strips is thumbnail, label and macro."""
     tiled = [page for page in pages if page.tiled] or [pages[0]]
     base = _largest(tiled)
-    if re.search(r"\|\s*(Dye|EmissionWavelength)\s*=", base.text(tiffdir.DESCRIPTION)):
+    if re.search(r"\|\s*(Dye|EmissionWavelength)\s*=", base.text(tags.DESCRIPTION)):
         raise NotBrightfield("fluorescence by its description")
     same = [page for page in tiled if page.width == base.width and page.height == base.height]
     notes = (_stack_note(len(same), "planes", 0),) if len(same) > 1 else ()
@@ -179,8 +178,8 @@ def _levels_below(planes: Planes) -> Iterable[Planes]:
 
 
 def _choose_plain(pages: Sequence[Directory], alike: Alike) -> Selection:
-    images = [page for page in pages if not page.subfile & (tiffdir.MASK | tiffdir.APERIO_MACRO)] or list(pages)
-    base = _largest([page for page in images if not page.subfile & tiffdir.REDUCED] or images)
+    images = [page for page in pages if not page.subfile & (tags.MASK | tags.APERIO_MACRO)] or list(pages)
+    base = _largest([page for page in images if not page.subfile & tags.REDUCED] or images)
     if max(page.pixels for page in images) > base.pixels:
         base = _largest(images)  # the flag is wrong
     stack = [page for page in images if _kind(page) == _kind(base)]
@@ -193,7 +192,7 @@ def _choose_plain(pages: Sequence[Directory], alike: Alike) -> Selection:
     near = pages[at + 1 : end] if len(stack) > 1 else pages
     # A page that is flagged as reduced reduces the only other image. Pages without the flag that get smaller and
     # smaller may be a pyramid. What is not certain is looked at.
-    full = [page for page in images if not page.subfile & tiffdir.REDUCED]
+    full = [page for page in images if not page.subfile & tags.REDUCED]
     falling = all(one.pixels > other.pixels for one, other in pairwise(full))
     chain = [
         page
@@ -201,8 +200,8 @@ def _choose_plain(pages: Sequence[Directory], alike: Alike) -> Selection:
         if page.tiled
         and page in images
         and reduces(page, base)
-        and (page.subfile & tiffdir.REDUCED or falling)
-        and ((len(full) <= 1 and page.subfile & tiffdir.REDUCED) or alike(page, base))
+        and (page.subfile & tags.REDUCED or falling)
+        and ((len(full) <= 1 and page.subfile & tags.REDUCED) or alike(page, base))
     ]
     below = [planes[0] for planes in _levels_below((base,))] + chain
     used = {base, *stack, *below}
@@ -212,7 +211,7 @@ def _choose_plain(pages: Sequence[Directory], alike: Alike) -> Selection:
 
 def _plane(stack: Sequence[Directory]) -> tuple[Directory, str]:
     """The page to read of several that have the same form, and a sentence on it."""
-    text = stack[0].text(tiffdir.DESCRIPTION)
+    text = stack[0].text(tags.DESCRIPTION)
     if text.startswith("ImageJ="):
         said = {axis: _said(text, axis) for axis in ("channels", "slices", "frames")}
         images = max(_said(text, "images"), said["channels"] * said["slices"] * said["frames"])
@@ -230,7 +229,7 @@ def _plane(stack: Sequence[Directory]) -> tuple[Directory, str]:
 
 
 def _planes_of_imagej(page: Directory) -> int:
-    text = page.text(tiffdir.DESCRIPTION)
+    text = page.text(tags.DESCRIPTION)
     return _said(text, "images") if text.startswith("ImageJ=") else 1
 
 
@@ -240,7 +239,7 @@ def _said(text: str, name: str) -> int:
 
 
 def _kind(page: Directory) -> tuple[int, ...]:
-    flags = page.subfile & tiffdir.REDUCED
+    flags = page.subfile & tags.REDUCED
     return page.width, page.height, page.samples, page.bits, page.photometric, flags
 
 

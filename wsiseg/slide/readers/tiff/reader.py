@@ -12,7 +12,6 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +19,18 @@ import numpy as np
 from wsiseg.core.geometry import Box, Window
 from wsiseg.errors import EnvironmentFault
 from wsiseg.slide.cache import SHARED
-from wsiseg.slide.readers.tiff import blocks as tiffblocks
-from wsiseg.slide.readers.tiff import codec, icc, looks
-from wsiseg.slide.readers.tiff import directory as tiffdir
-from wsiseg.slide.readers.tiff import pages as tiffpages
-from wsiseg.slide.readers.tiff.blocks import Blocks, Plane, Unsuited
+from wsiseg.slide.readers.tiff import codec, icc, looks, tags
+from wsiseg.slide.readers.tiff.blocks import Blocks, Plane, Unsuited, locate, require_whole
 from wsiseg.slide.readers.tiff.declared import declared_mpp
-from wsiseg.slide.readers.tiff.directory import Directory, TiffDamage
-from wsiseg.slide.readers.tiff.pages import NotBrightfield, Selection
-from wsiseg.slide.types import MISSING, WHITE, Description, Level, Mpp, Pixels, Unread, nominal_downsample
+from wsiseg.slide.readers.tiff.directory import Directory, TiffDamage, read_directories
+from wsiseg.slide.readers.tiff.pages import NotBrightfield, Selection, choose
+from wsiseg.slide.types import MISSING, WHITE, Description, Level, Pixels, Told, Unread, nominal_downsample
 
 _READERS = itertools.count()
 _ENVIRONMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STRIPS = 64  # rows that are read together where a strip has fewer
 _TRIED = 8  # tiles that are asked for what the tags do not decide, until one is intact
 _LOOKS, _LOOK_PX = 3, 1024  # how a page is compared with a larger one
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the directories of a file say, whoever decodes the pixels.
-
-    Attributes
-    ----------
-    page : int
-        Position of the slide in the main chain of the file.
-    sizes : tuple of (int, int)
-        Width and height of its levels.
-    planes : int
-        Pages that make one picture: 1, or 3 of one colour each.
-    mpp, problem : Mpp or None, str
-        See :func:`wsiseg.slide.readers.tiff.declared.declared_mpp`.
-    notes : tuple of str
-    """
-
-    page: int
-    sizes: tuple[tuple[int, int], ...]
-    planes: int
-    mpp: Mpp | None
-    problem: str
-    notes: tuple[str, ...]
 
 
 class Elsewhere(Exception):
@@ -99,14 +70,14 @@ class TiffReader:
         self._release = weakref.finalize(self, _release, self._fd, self._identity)
         try:
             size = os.fstat(self._fd).st_size
-            pages = tiffdir.read_directories(self._fd, size)
+            pages = read_directories(self._fd, size)
             for page in pages:
                 for directory in (page, *page.children):
-                    tiffblocks.require_whole(directory, size)
-            selection = tiffpages.choose(pages, vendor, self._alike)
+                    require_whole(directory, size)
+            selection = choose(pages, vendor, self._alike)
             told = _tell(pages, selection)
             try:
-                self._tiles = [tiffblocks.locate(planes) for planes in selection.levels]
+                self._tiles = [locate(planes) for planes in selection.levels]
                 self._refuse_subsampled()
             except Unsuited as unsuited:
                 if not unsuited.convertible:
@@ -125,7 +96,7 @@ class TiffReader:
         return self._read(self._tiles[level], window)
 
     def associated_image(self, name: str) -> Pixels:
-        from wsiseg.slide.readers.openslide.reader import read_associated
+        from wsiseg.slide.readers.openslide.metadata import read_associated
 
         return read_associated(self._path, name)
 
@@ -198,7 +169,7 @@ class TiffReader:
     def _alike(self, page: Directory, base: Directory) -> bool:
         """Whether ``page`` shows what ``base`` does, by its fullest tiles."""
         try:
-            small, large = tiffblocks.locate((page,)), tiffblocks.locate((base,))
+            small, large = locate((page,)), locate((base,))
         except (Unsuited, NotBrightfield, TiffDamage):
             return False
         ratio = base.width / page.width
@@ -242,14 +213,14 @@ def _describe(
     located: Sequence[Blocks],
     colours: tuple[str, ...],
 ) -> Description:
-    from wsiseg.slide.readers.openslide.reader import read_metadata
+    from wsiseg.slide.readers.openslide.metadata import read_metadata
 
     properties, associated = read_metadata(path) if vendor else ({}, ())
     base = selection.base
-    text = pages[0].text(tiffdir.DESCRIPTION)
+    text = pages[0].text(tags.DESCRIPTION)
     if not properties and text:
         properties = {"tiff.ImageDescription": text}
-    profile = base.raw(tiffdir.ICC_PROFILE)
+    profile = base.raw(tags.ICC_PROFILE)
     if profile:
         properties |= {"icc.size": str(len(profile)), "icc.description": icc.describe(profile)}
     grey = ("the slide is grey: there are no colours of stains in it",) if _is_grey(selection) else ()
