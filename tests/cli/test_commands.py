@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from wsiseg_cli.group import cli
+from wsiseg_cli.main import main
 
 from wsiseg.testing import Truth, write_slide
 from wsiseg.testing.runs import same_results
@@ -56,7 +57,6 @@ def test_every_command_module_is_listed(repository: Path) -> None:
         (["segment", "{slide}", "-o", "{out}", "--mpp", "-1"], 2, "--mpp"),
         (["segment", "{slide}", "-o", "{out}", "-m", "no-such-model", "-w", "0"], 2, "no-such-model"),
         (["segment", "{slide}", "-o", "{slide}", "-m", "classical", "-w", "0"], 5, "in the way"),
-        (["segment", "{slide}", "-o", "{out}", "--scheduler", "tcp://127.0.0.1:9"], 5, "no Dask scheduler"),
         (["report", "{empty}"], 2, "no finished slides"),
         (["export", "{empty}", "--to", "geojson"], 2, "no segmented slide"),
         (["frobnicate"], 2, "No such command"),
@@ -74,10 +74,34 @@ def test_a_wrong_request_says_what_was_expected(
     assert drawn[0].stat().st_size > 1000
 
 
-def test_a_cohort_of_good_and_bad_slides(drawn: tuple[Path, Truth], tmp_path: Path) -> None:
+def invoke(*arguments: object) -> str:
+    """What a command prints that ends well, in this process."""
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_scheduler_that_does_not_answer(
+    drawn: tuple[Path, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wsiseg.run.cluster._CONNECT_S", 1.0)
+    words = ["segment", str(drawn[0]), "-o", str(tmp_path), "--scheduler", "tcp://127.0.0.1:9"]
+    monkeypatch.setattr(sys, "argv", ["wsiseg", *words])
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main()
+    signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 5
+    said = capsys.readouterr().err
+    assert "no Dask scheduler" in said
+    assert "Traceback" not in said
+
+
+def test_a_cohort_of_good_and_bad_slides(tmp_path: Path) -> None:
     folder = tmp_path / "slides"
     (folder / "sub").mkdir(parents=True)
-    os.symlink(drawn[0], folder / "good one.svs")
+    write_slide(tmp_path / "small.svs", width=768, height=768, layout="dense", seed=3)
+    os.symlink(tmp_path / "small.svs", folder / "good one.svs")
     (folder / "sub" / "<img onerror=alert(1)>.svs").write_bytes(b"no slide")
     write_slide(folder / "nameless.svs", width=600, height=600, describe_mpp=False)
     out = tmp_path / "out"
@@ -88,15 +112,11 @@ def test_a_cohort_of_good_and_bad_slides(drawn: tuple[Path, Truth], tmp_path: Pa
     assert "<img onerror" not in (out / "report.html").read_text()
     assert (out / "good_one" / "slide.json").exists()
 
-    exported = wsiseg("export", out, "--to", "geojson.gz")
-    assert exported.returncode == 0, exported.stderr
-    assert Path(exported.stdout.strip()).name == "good_one.geojson.gz"
-    picture = wsiseg("overlay", out / "good_one", "--roi", "1000,1000,300,200", "-o", tmp_path / "o.png")
-    assert picture.returncode == 0, picture.stderr
+    exported = invoke("export", out, "--to", "geojson.gz")
+    assert Path(exported.strip()).name == "good_one.geojson.gz"
+    invoke("overlay", out / "good_one", "--roi", "300,300,300,200", "-o", tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 1000
-    again = wsiseg("report", out)
-    assert again.returncode == 0
-    assert again.stdout.strip() == str(out / "report.html")
+    assert invoke("report", out).strip() == str(out / "report.html")
 
 
 def test_info_and_models_and_doctor_answer_in_json(drawn: tuple[Path, Truth]) -> None:

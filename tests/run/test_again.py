@@ -26,7 +26,7 @@ from wsiseg.tiles.request import SegmentOptions
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.run import RunSource
 
-SIDE = 1024
+SIDE = 640  # of which a tile covers 512
 OUTPUTS = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
 
 

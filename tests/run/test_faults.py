@@ -42,13 +42,14 @@ from wsiseg.testing import write_slide
 from wsiseg.testing.runs import CLASSICAL, nothing_temporary, run, same_results
 
 Command = Callable[..., tuple[int, str]]
+SIDE = 1280  # of which a tile covers 1024
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide of four tiles."""
     path = tmp_path_factory.mktemp("small") / "small.svs"
-    write_slide(path, width=1536, height=1536, layout="dense", seed=4)
+    write_slide(path, width=SIDE, height=SIDE, layout="dense", seed=4)
     return path
 
 
@@ -85,7 +86,7 @@ def brief(message: str) -> bool:
 
 def test_no_name_is_too_odd(tmp_path: Path) -> None:
     plain = tmp_path / "plain.svs"
-    write_slide(plain, width=512, height=512, layout="dense", seed=1)
+    write_slide(plain, width=256, height=256, layout="dense", seed=1)
     names = [
         b"with space.svs",
         b"new\nline.svs",
@@ -278,7 +279,7 @@ def test_a_slide_that_changes_during_the_run_fails(
 ) -> None:
     slide, other, out = tmp_path / "small.svs", tmp_path / "other.svs", tmp_path / "out"
     shutil.copy(small, slide)
-    write_slide(other, width=1536, height=1536, layout="dense", seed=9)
+    write_slide(other, width=SIDE, height=SIDE, layout="dense", seed=9)
 
     def meddle() -> None:
         if how == "overwritten":
@@ -360,7 +361,7 @@ def test_an_error_in_a_tile_costs_that_tile_alone(
     assert record.status == "partial"
     assert record.tiles == Tiles(total=4, done=3, blank=0, failed=1)
     ((x0, y0, x1, y1, reason),) = record.lost.boxes
-    assert (x0, y0, x1, y1) == (1024, 0, 1536, 1024)
+    assert (x0, y0, x1, y1) == (1024, 0, SIDE, 1024)
     assert type(error).__name__ in reason
     whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "small" / "nuclei.parquet")
     x, y = whole.centroids().T

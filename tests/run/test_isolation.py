@@ -132,6 +132,7 @@ STAGES = ("plan-slide", "segment-batch", "stitch-slide", "plan-labels", "label-m
 STAGES += ("plan-grading", "grade-patches", "publish-slide")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deadly")
 def test_every_stage_is_tried_alone_around_the_tile_that_kills(slide: Path, tmp_path: Path) -> None:
     record = run(slide, tmp_path / "out", Dies(*STAGES))
@@ -208,10 +209,11 @@ class Killed(SerialExecutor):
 
 
 def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 2048)
-    monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 2)
+    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 1024)
+    monkeypatch.setattr("wsiseg.results.maps.CHUNK_PX", 512)
+    monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
     path = tmp_path / "s.svs"
-    write_slide(path, width=6000, height=2048, layout="dense", seed=4)
+    write_slide(path, width=3000, height=1024, layout="dense", seed=4)
     for name in ("label-map", "grade-patches"):
         with pytest.raises(KeyboardInterrupt):
             run(path, tmp_path / "out", Killed(name, 2))

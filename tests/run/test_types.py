@@ -412,7 +412,7 @@ def test_tiles_do_not_change_types(
     slide: Path, model: Path, typed: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     whole = segment(slide, tmp_path / "whole", model, *options) if options else typed
-    tiled = segment(slide, tmp_path / "tiled", model, "--tile", "128", *options)
+    tiled = segment(slide, tmp_path / "tiled", model, "--tile", "256", *options)
     first, second = (read_nuclei(folder / "nuclei.parquet") for folder in (whole, tiled))
     assert len(first) == len(second)
     rows = []

@@ -151,7 +151,7 @@ def test_a_stopped_run_goes_on_where_it_was(made: Path, textures: Path, tmp_path
 
 def test_a_killed_process_leaves_what_the_same_command_completes(textures: Path, tmp_path: Path) -> None:
     out, straight = tmp_path / "killed.zarr", tmp_path / "straight.zarr"
-    arguments = ["synth", "hou", "--textures", str(textures), "--count", "160", "--seed", "1", "--size", "128"]
+    arguments = ["synth", "hou", "--textures", str(textures), "--count", "96", "--seed", "1", "--size", "128"]
     command = [sys.executable, "-m", "wsiseg_cli", *arguments, "-w", "0", "-o", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -162,9 +162,9 @@ def test_a_killed_process_leaves_what_the_same_command_completes(textures: Path,
     process.wait()
     assert not json.loads((out / "zarr.json").read_text())["attributes"]["wsiseg"]["complete"]
     options = HouOptions(size=128)
-    record = generate_hou(textures, out, 160, 1, SerialExecutor(), options=options)
-    assert 0 < record["computed"] < 160
-    generate_hou(textures, straight, 160, 1, SerialExecutor(), options=options)
+    record = generate_hou(textures, out, 96, 1, SerialExecutor(), options=options)
+    assert 0 < record["computed"] < 96
+    generate_hou(textures, straight, 96, 1, SerialExecutor(), options=options)
     assert content(out) == content(straight)
 
 

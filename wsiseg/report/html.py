@@ -8,6 +8,7 @@ not run or fetch anything.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib.resources
 import io
@@ -69,6 +70,15 @@ def write_report(out: Path, records: Sequence[SlideRecord], *, title: str | None
     return path
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    """The page, compiled once a process: that takes longer than to fill it in for some slides."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("report.html.jinja"))
+
+
 def render_report(records: Sequence[SlideRecord], thumbnails: Mapping[str, str], title: str) -> str:
     """The page as text; ``thumbnails`` are data URIs by the slides' ids."""
     rows = [make_row(record, thumbnails.get(record.id)) for record in records]
@@ -78,10 +88,7 @@ def render_report(records: Sequence[SlideRecord], thumbnails: Mapping[str, str],
         f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_resource("report.html.jinja")).render(
+    return _template().render(
         title=title,
         policy=policy,
         style=markupsafe.Markup(style),
