@@ -2,7 +2,7 @@
 
     python benchmarks/start.py [--runs 11] [--json]
 
-Whole processes of `wsiseg --help` against `python -c pass` of the same interpreter, in turn.
+Whole processes of `wsiseg --help` and `import wsiseg` against `python -c pass` of the same interpreter, in turn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 COMMANDS = {
     "wsiseg --help": [sys.executable, "-m", "wsiseg_cli", "--help"],
     "wsiseg segment --help": [sys.executable, "-m", "wsiseg_cli", "segment", "--help"],
+    "import wsiseg": [sys.executable, "-c", "import wsiseg"],
     "python -c pass": [sys.executable, "-c", "pass"],
 }
 

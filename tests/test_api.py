@@ -180,6 +180,21 @@ def test_on_a_client_that_stays_open(slide: Path, tmp_path: Path, monkeypatch: p
         segment(slide, tmp_path, OPTIONS, scheduler=client, progress=False)
 
 
+def test_a_script_that_its_workers_would_run_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", fail)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/mine.py")
+    with (
+        pytest.raises(
+            EnvironmentFault, match=r"Nanny failed to start\.\nEach worker imports mine\.py: .*workers=0"
+        ),
+        open_executor(ClusterOptions(workers=1, device="cpu")),
+    ):
+        pass
+
+
 def test_an_executor_is_for_many_calls(slide: Path, result: SegmentResult) -> None:
     with open_executor(ClusterOptions(workers=0)) as executor:
         for _ in range(2):

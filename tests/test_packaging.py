@@ -192,3 +192,18 @@ def test_package_data_is_not_ignored(project: dict[str, Any], folder: str, patte
         pytest.skip("not a git checkout: nothing can be ignored")
     ignored = subprocess.run(["git", "check-ignore", *map(str, files)], cwd=ROOT, capture_output=True, text=True)
     assert ignored.stdout == ""
+
+
+def test_contributing_names_registries_contracts_and_suites_that_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| a")]
+    assert len(rows) >= 8
+    for row in rows:
+        _, _, _, registry, contract, suite, _ = row.split("|")
+        name, *path = re.findall(r"`([^`]+)`", registry)
+        home = (path or re.findall(r"`([^`]+\.py)`", row))[0]  # "there": in the file itself
+        assert name in (ROOT / home).read_text("utf-8"), row
+        for said in re.findall(r"`([\w/]+\.py)`", contract):
+            assert (ROOT / said).is_file(), row
+        for said in re.findall(r"`([\w/.]+)`", suite):
+            assert (ROOT / "wsiseg/testing/conformance" / f"{said}.py").is_file() or (ROOT / said).exists(), row

@@ -38,6 +38,7 @@ __all__ = [
     "SegmentResult",
     "Segmenter",
     "Slide",
+    "errors",
     "export",
     "list_models",
     "load_segmenter",
@@ -49,6 +50,7 @@ __all__ = [
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes longer to import than all of this
 if TYPE_CHECKING:
+    from wsiseg import errors
     from wsiseg.interop.export import export
     from wsiseg.models.base import Segmenter
     from wsiseg.models.registry import list_models, load_segmenter
@@ -59,20 +61,21 @@ if TYPE_CHECKING:
     from wsiseg.slide import Slide, open_slide
     from wsiseg.tiles.request import SegmentOptions
 
-_HOMES = {
-    "ClusterOptions": ("run.cluster", "ClusterOptions"),
-    "CohortResult": ("run.outcome", "CohortResult"),
-    "SegmentOptions": ("tiles.request", "SegmentOptions"),
-    "SegmentResult": ("run.outcome", "SegmentResult"),
-    "Segmenter": ("models.base", "Segmenter"),
-    "Slide": ("slide", "Slide"),
-    "export": ("interop.export", "export"),
-    "list_models": ("models.registry", "list_models"),
-    "load_segmenter": ("models.registry", "load_segmenter"),
-    "open_executor": ("run.cluster", "open_executor"),
-    "open_slide": ("slide", "open_slide"),
-    "read_nuclei": ("results.nuclei", "read_geodataframe"),
-    "segment": ("run.session", "segment"),
+_HOMES = {  # module, and the name there
+    "ClusterOptions": "run.cluster:ClusterOptions",
+    "CohortResult": "run.outcome:CohortResult",
+    "SegmentOptions": "tiles.request:SegmentOptions",
+    "SegmentResult": "run.outcome:SegmentResult",
+    "Segmenter": "models.base:Segmenter",
+    "Slide": "slide:Slide",
+    "errors": "errors",
+    "export": "interop.export:export",
+    "list_models": "models.registry:list_models",
+    "load_segmenter": "models.registry:load_segmenter",
+    "open_executor": "run.cluster:open_executor",
+    "open_slide": "slide:open_slide",
+    "read_nuclei": "results.nuclei:read_geodataframe",
+    "segment": "run.session:segment",
 }
 
 
@@ -82,8 +85,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'wsiseg' has no attribute {name!r}")
     import importlib
 
-    module, attribute = _HOMES[name]
-    value = globals()[name] = getattr(importlib.import_module(f"wsiseg.{module}"), attribute)
+    module, _, attribute = _HOMES[name].partition(":")
+    home = importlib.import_module(f"wsiseg.{module}")
+    value = globals()[name] = getattr(home, attribute) if attribute else home
     return value
 
 

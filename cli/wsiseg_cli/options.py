@@ -153,4 +153,7 @@ def resume_command() -> str:
     """The command line of this process, to be typed again."""
     import shlex
 
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    # With `python -m`, the script is the package's __main__.py.
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*words, *sys.argv[1:]])

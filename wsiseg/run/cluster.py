@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -306,8 +307,19 @@ def _start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     except ValueError as error:
         raise UsageError(f"cannot start a local Dask cluster: {error}") from error
     except (OSError, RuntimeError, TimeoutError) as error:
-        raise EnvironmentFault(f"cannot start a local Dask cluster: {error}") from error
+        raise EnvironmentFault(f"cannot start a local Dask cluster: {error}{_script_hint()}") from error
     return cluster, workers, device
+
+
+def _script_hint() -> str:
+    """What is most likely wrong where a script starts a cluster: its workers import it, and start clusters."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix != ".py" or script.name == "__main__.py":
+        return ""
+    return (
+        f'\nEach worker imports {script.name}: what starts them must stand below `if __name__ == "__main__":` '
+        "there. Or use workers=0."
+    )
 
 
 def _require_memory_limit(text: str) -> None:
