@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import IntArray
 
-Texts = pa.LargeStringArray
+Texts: TypeAlias = pa.LargeStringArray
 
 _LONGEST = 21  # sign, 19 digits, point
 _ZERO, _TEN = np.uint64(48), np.uint64(10)  # without a sign, division by ten takes two thirds of the time
