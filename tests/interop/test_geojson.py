@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.rings import plainly_simple
 from wsiseg.errors import UsageError
 from wsiseg.interop import geojson
 from wsiseg.interop.geojson import Classification, export_geojson, read_geojson
-from wsiseg.interop.text import feature_text, plainly_simple
+from wsiseg.interop.text import number_texts, ring_texts, uuid5_texts
 from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, iter_nuclei, read_nuclei
 
 META = {"slide": "s.svs", "fingerprint": "f" * 64, "mpp": 0.25, "downsample": 2.0}
@@ -112,39 +113,34 @@ def test_ids_are_uuid5_and_depend_on_slide_and_nucleus_alone(parquet: Path, tmp_
     assert not set(ids(parquet, identity="another slide")) & set(recorded)
 
 
-@pytest.mark.parametrize("number", [1, 9, 10, 99_999, 2**53, 2**62])
-def test_identity_kernel_matches_the_standard_library(number: int) -> None:
-    space = uuid.uuid4()
-    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], dtype=np.float64)
-    text = feature_text(
-        square,
-        np.array([0, 4]),
-        np.array([number]),
-        space.bytes,
-        ([b"{}"], np.array([0])),
-        ([], np.empty((1, 0))),
-        (3, 4),
-    )
-    assert json.loads(text[:-2])["id"] == str(uuid.uuid5(space, str(number)))
+def test_ids_are_those_of_the_standard_library() -> None:
+    space, numbers = uuid.uuid4(), [1, 9, 10, 99_999, 2**53, 2**62]
+    assert uuid5_texts(space, np.array(numbers)).to_pylist() == [str(uuid.uuid5(space, str(n))) for n in numbers]
+    assert len(uuid5_texts(space, np.empty(0, dtype=np.int64))) == 0
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=8))
 def test_numbers_are_the_nearest_with_four_decimals(values: list[float]) -> None:
-    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], dtype=np.float64)
-    keys = [b'"m%d":' % n for n in range(len(values))]
-    text = feature_text(
-        square,
-        np.array([0, 4]),
-        np.array([1]),
-        bytes(16),
-        ([b"{}"], np.array([0])),
-        (keys, np.array([values])),
-        (3, 4),
-    )
-    written = json.loads(text[:-2])["properties"]["measurements"]
-    for n, value in enumerate(values):
-        assert written[f"m{n}"] == pytest.approx(value, abs=0.5e-4 + abs(value) * 1e-15)
+    for text, value in zip(number_texts(np.array(values), 4).to_pylist(), values, strict=True):
+        assert float(text) == pytest.approx(value, abs=0.5e-4 + abs(value) * 1e-15)
+        assert len(text.partition(".")[2]) <= 4
+        assert not ("." in text and text.endswith(("0", ".")))
+
+
+def test_numbers_as_text() -> None:
+    numbers = np.array([0.0, -0.0, -0.04, 0.05, 10.0, -12.30, 99.96, 9e14])
+    assert number_texts(numbers, 1).to_pylist() == ["0", "0", "0", "0", "10", "-12.3", "100", "900000000000000"]
+    assert number_texts(numbers, 0).to_pylist()[4:] == ["10", "-12", "100", "900000000000000"]
+    rings = ring_texts(numbers.reshape(4, 2), np.array([0, 3, 3, 4]), 1, (":", ", "), closed=True, padded=True)
+    far = "100.0:900000000000000.0"
+    assert rings.to_pylist() == ["0.0:0.0, 0.0:0.0, 10.0:-12.3, 0.0:0.0", "", f"{far}, {far}"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -1e15])
+def test_numbers_that_fixed_point_cannot_hold_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="fixed point"):
+        number_texts(np.array([1.0, number]), 3)
 
 
 def test_measurements_that_are_not_finite_are_left_out(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_failure_leaves_the_earlier_export(exported: tuple[Path, Path], monkey
     parquet, folder = exported
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def broken(path: Path) -> object:
+    def broken(path: Path, **options: object) -> object:
         yield squares([(1.0, 1.0)])
         raise RuntimeError("killed")
 

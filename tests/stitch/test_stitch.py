@@ -24,7 +24,6 @@ from wsiseg.slide import open_slide
 from wsiseg.stitch import stream
 from wsiseg.stitch.audit import Tally
 from wsiseg.stitch.conflicts import resolve_seam
-from wsiseg.stitch.overlap import common_area
 from wsiseg.stitch.stream import stitch
 from wsiseg.testing import Truth
 from wsiseg.tiles.candidates import select_candidates
@@ -486,14 +485,14 @@ def test_common_area_equals_shapely(seed: int, lattice: bool) -> None:
         return
     nuclei = Nuclei(np.concatenate(rings), np.cumsum([0, *map(len, rings)]))
     expected = shapely.area(shapely.intersection(*polygons))
-    got = common_area(nuclei, np.array([[0, 1], [1, 0], [0, 0]]))
+    got = nuclei.common_areas(np.array([[0, 1], [1, 0], [0, 0]]))
     np.testing.assert_allclose(got, [expected, expected, nuclei.areas()[0]], atol=1e-6)
 
 
 def test_common_area_of_a_ring_that_crosses_itself_is_no_error() -> None:
     rings = np.array([[0.0, 0], [10, 10], [10, 0], [0, 10], [0, 0], [10, 0], [10, 10], [0, 10]])
     nuclei = Nuclei(rings, np.array([0, 4, 8]))
-    assert 0 <= common_area(nuclei, np.array([[0, 1]]))[0] <= 100
+    assert 0 <= nuclei.common_areas(np.array([[0, 1]]))[0] <= 100
 
 
 # ---- the audit

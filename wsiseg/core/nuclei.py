@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import shapely
 
-from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import Box, FloatArray, Scale
+from wsiseg.core.rings import IntArray, common_areas, copy_rings, ring_bounds, ring_moments
 
 BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Nuclei:
         counts = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         vertices = np.empty((int(offsets[-1]), 2), dtype=self.vertices.dtype)
-        _copy_rings(np.ascontiguousarray(self.vertices), self.offsets, chosen, vertices)
+        copy_rings(np.ascontiguousarray(self.vertices), self.offsets, chosen, vertices)
         return Nuclei(vertices, offsets, {name: column[chosen] for name, column in self.columns.items()})
 
     def with_columns(self, **columns: npt.NDArray[np.generic]) -> Nuclei:
@@ -94,15 +93,19 @@ class Nuclei:
 
     def areas(self) -> FloatArray:
         """Area of each polygon in squared coordinate units (shoelace formula)."""
-        return _moments(*self._rings())[0]
+        return np.asarray(ring_moments(*self._rings())[0])
 
     def centroids(self) -> FloatArray:
         """Area centroid of each polygon, shape (N, 2): the reference point that decides ownership."""
-        return _moments(*self._rings())[1]
+        return np.asarray(ring_moments(*self._rings())[1])
 
     def bounds(self) -> FloatArray:
         """x0, y0, x1, y1 of each polygon, shape (N, 4)."""
-        return _bounds(*self._rings())
+        return np.asarray(ring_bounds(*self._rings()))
+
+    def common_areas(self, pairs: IntArray) -> FloatArray:
+        """Area of intersection of each pair (M, 2) of the nuclei: :func:`wsiseg.core.rings.common_areas`."""
+        return common_areas(*self._rings(), pairs)
 
     def within(self, box: Box) -> BoolArray:
         """Which nuclei have their bounds inside ``box``."""
@@ -165,50 +168,3 @@ class Nuclei:
     def _rings(self) -> tuple[FloatArray, IntArray]:
         """Vertices and offsets as the kernels take them: one memory layout, compiled once."""
         return np.ascontiguousarray(self.vertices, dtype=np.float64), self.offsets
-
-
-@compiled
-def _moments(vertices, offsets):  # type: ignore[no-untyped-def]
-    """Area (N,) and area centroid (N, 2) of each ring; of a ring without area, its first vertex."""
-    count = len(offsets) - 1
-    areas, centroids = np.zeros(count), np.empty((count, 2))
-    for n in range(count):
-        first, last = offsets[n], offsets[n + 1]
-        # Relative to the ring's first vertex: level-0 coordinates of 1e5 would cost 10 digits otherwise.
-        x0, y0 = vertices[first, 0], vertices[first, 1]
-        doubled, moment_x, moment_y = 0.0, 0.0, 0.0
-        px, py = vertices[last - 1, 0] - x0, vertices[last - 1, 1] - y0
-        for v in range(first, last):
-            qx, qy = vertices[v, 0] - x0, vertices[v, 1] - y0
-            cross = px * qy - qx * py
-            doubled += cross
-            moment_x += (px + qx) * cross
-            moment_y += (py + qy) * cross
-            px, py = qx, qy
-        safe = doubled if doubled != 0.0 else 1.0
-        areas[n] = abs(doubled) / 2
-        centroids[n, 0] = x0 + moment_x / (3 * safe)
-        centroids[n, 1] = y0 + moment_y / (3 * safe)
-    return areas, centroids
-
-
-@compiled
-def _bounds(vertices, offsets):  # type: ignore[no-untyped-def]
-    bounds = np.empty((len(offsets) - 1, 4))
-    for n in range(len(bounds)):
-        x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
-        for v in range(offsets[n], offsets[n + 1]):
-            x, y = vertices[v, 0], vertices[v, 1]
-            x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
-        bounds[n, 0], bounds[n, 1], bounds[n, 2], bounds[n, 3] = x0, y0, x1, y1
-    return bounds
-
-
-@compiled
-def _copy_rings(vertices, offsets, chosen, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with the rings ``chosen``, one after the other."""
-    at = 0
-    for n in chosen:
-        for v in range(offsets[n], offsets[n + 1]):
-            out[at, 0], out[at, 1] = vertices[v, 0], vertices[v, 1]
-            at += 1

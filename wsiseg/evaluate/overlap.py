@@ -13,7 +13,6 @@ from scipy import sparse
 from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import IntArray, Nuclei
-from wsiseg.stitch.overlap import common_area
 
 # Pairs whose polygons are copied out and compared at once: about 100 MB.
 _BLOCK = 100_000
@@ -181,7 +180,7 @@ def _shared(truth: Nuclei, pred: Nuclei, t: IntArray, p: IntArray) -> FloatArray
         true_rows, first = np.unique(t[rows], return_inverse=True)
         pred_rows, second = np.unique(p[rows], return_inverse=True)
         block = Nuclei.concatenate([truth.take(true_rows), pred.take(pred_rows)])
-        shared[rows] = common_area(block, np.column_stack([first, len(true_rows) + second]))
+        shared[rows] = block.common_areas(np.column_stack([first, len(true_rows) + second]))
     return shared
 
 

@@ -2,8 +2,8 @@
 
 QuPath [1]_ takes a FeatureCollection in level-0 pixels from the top left corner of its own view of the slide. A
 feature is a detection only if ``properties.objectType`` says so, its ``id`` must be a UUID, its rings closed and
-valid, and its ``measurements`` an object of numbers. The text is built by compiled kernels; memory is bounded by
-a slice of features, whatever the slide.
+valid, and its ``measurements`` an object of numbers. The text is built column by column; memory is bounded by a
+slice of features, whatever the slide.
 
 References
 ----------
@@ -26,6 +26,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 
 from wsiseg.core.atomic import replacing_all
@@ -40,9 +42,10 @@ from wsiseg.core.featurefile import (
 )
 from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.rings import plainly_simple
 from wsiseg.errors import UsageError
 from wsiseg.interop.slideexport import SlideExport
-from wsiseg.interop.text import LARGEST, feature_text, plainly_simple
+from wsiseg.interop.text import LARGEST, Texts, content, joined, number_texts, ring_texts, uuid5_texts
 from wsiseg.results.nuclei import TYPE, count_nuclei, iter_nuclei, read_metadata
 
 COORDINATE_DECIMALS = 3  # 0.001 px is 0.25 nm at 40x
@@ -70,8 +73,8 @@ class Classification:
     name: str = "Nucleus"
     color: tuple[int, int, int] = (61, 90, 254)
 
-    def json(self) -> bytes:
-        return json.dumps({"name": self.name, "color": list(self.color)}, separators=(",", ":")).encode()
+    def json(self) -> str:
+        return json.dumps({"name": self.name, "color": list(self.color)}, separators=(",", ":"))
 
 
 NUCLEUS = Classification()
@@ -245,30 +248,46 @@ def _write_collection(
     classification: Classification,
     classes: Mapping[int, Classification],
 ) -> None:
-    texts = [classification.json(), *(chosen.json() for chosen in classes.values())]
+    texts = pa.array([classification.json(), *(chosen.json() for chosen in classes.values())], pa.large_string())
     write(_HEAD)
     separator = b""
     for part in parts:
         valid = _valid(part)
         if len(valid) == 0:
             continue
-        names = [name for name, column in valid.columns.items() if column.dtype.kind in "fiub"]
-        names = [name for name in names if name not in _NOT_MEASUREMENTS]
-        keys = [json.dumps(name, ensure_ascii=False).encode() + b":" for name in names]
-        values = np.stack([valid.columns[name].astype(np.float64) for name in names], axis=1)
-        text = feature_text(
-            valid.vertices,
-            valid.offsets,
-            valid.columns["id"].astype(np.int64),
-            namespace.bytes,
-            (texts, _class_choice(valid, classes)),
-            (keys, values),
-            (COORDINATE_DECIMALS, MEASUREMENT_DECIMALS),
-        )
         write(separator)
-        write(memoryview(text)[:-2])  # without the last comma and line feed
+        write(_features(valid, namespace, texts.take(_class_choice(valid, classes))))
         separator = b",\n"
     write(_TAIL)
+
+
+def _features(nuclei: Nuclei, namespace: uuid.UUID, classifications: Texts) -> memoryview:
+    """The features of N nuclei with their classifications as JSON (N,), separated by commas and line feeds."""
+    features = joined(
+        '{"type":"Feature","id":"',
+        uuid5_texts(namespace, nuclei.columns["id"].astype(np.int64)),
+        '","geometry":{"type":"Polygon","coordinates":[[[',
+        ring_texts(nuclei.vertices, nuclei.offsets, COORDINATE_DECIMALS, (",", "],["), closed=True),
+        ']]]},"properties":{"objectType":"detection","classification":',
+        classifications,
+        ',"measurements":{',
+        _measurements(nuclei),
+        "}}},\n",
+    )
+    return content(features)[:-2]  # without the last separator
+
+
+def _measurements(nuclei: Nuclei) -> Texts:
+    """The numbers among a nucleus' columns as the members of a JSON object; without those that are not finite."""
+    members = []
+    for name, column in nuclei.columns.items():
+        if column.dtype.kind in "fiub" and name not in _NOT_MEASUREMENTS:
+            values = column.astype(np.float64)
+            finite = np.isfinite(values)
+            text = number_texts(np.where(finite, values, 0.0), MEASUREMENT_DECIMALS)
+            member = joined(json.dumps(name, ensure_ascii=False) + ":", text)
+            members.append(member if finite.all() else pc.if_else(finite, member, None))
+    return joined(*members, between=",")
 
 
 def _valid(nuclei: Nuclei) -> Nuclei:

@@ -34,7 +34,7 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import UsageError
 from wsiseg.interop.slideexport import SlideExport
-from wsiseg.interop.text import polygon_rows
+from wsiseg.interop.text import content, joined, ring_texts
 from wsiseg.results.nuclei import iter_nuclei
 
 TILE_PX = 4000
@@ -113,7 +113,7 @@ def export_quip(nuclei_parquet: Path, folder: Path, slide: QuipSlide) -> int:
     folder = Path(folder)
     _refuse_foreign(folder)
     with replacing_folder(folder) as temporary:
-        return write_quip(iter_nuclei(Path(nuclei_parquet)), temporary, slide)
+        return write_quip(iter_nuclei(Path(nuclei_parquet), columns=()), temporary, slide)
 
 
 def write_quip(parts: Iterable[Nuclei], folder: Path, slide: QuipSlide) -> int:
@@ -228,10 +228,12 @@ def _bad_row(path: Path, row: int, problem: str) -> UsageError:
     )
 
 
-def _rows(nuclei: Nuclei, factor: int) -> bytes:
+def _rows(nuclei: Nuclei, factor: int) -> memoryview:
     # The published areas are counted in resampled pixels, and divided back.
     physical = np.rint(nuclei.areas() * factor**2).astype(np.int64)
-    return polygon_rows(nuclei.vertices, nuclei.offsets, physical // factor**2, physical)
+    pixels, resampled = (pa.array(area).cast(pa.large_string()) for area in (physical // factor**2, physical))
+    polygons = ring_texts(nuclei.vertices, nuclei.offsets, 1, (":", ":"), padded=True)
+    return content(joined(pixels, ",", resampled, ",[", polygons, "]\n"))
 
 
 def _algmeta(slide: QuipSlide, column: int, row: int) -> str:

@@ -10,6 +10,7 @@ from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray, Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
+from wsiseg.core.rings import ring_area
 from wsiseg.results.record import Seams
 
 _FEW = 50  # below this many nuclei a ratio of the audit says nothing
@@ -105,7 +106,9 @@ def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # ty
                 if line < low or k < (quarter == 0) or k >= count:
                     continue
                 if enough < 0:
-                    enough = 0.5 * _diameter(vertices, first, last) / downsample
+                    ring = vertices[first:last] - vertices[first]
+                    # Half the diameter of the circle with the nucleus' area.
+                    enough = np.sqrt(ring_area(ring) / np.pi) / downsample
                 length, before = 0.0, last - 1
                 for v in range(first, last):
                     p, q = vertices[before, axis] / downsample, vertices[v, axis] / downsample
@@ -114,16 +117,3 @@ def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # ty
                     before = v
                 touching[min(quarter, 1)] += 1
                 straight[min(quarter, 1)] += length >= enough
-
-
-@compiled
-def _diameter(vertices, first, last):  # type: ignore[no-untyped-def]
-    """Diameter of the circle with the area of one ring."""
-    doubled, before = 0.0, last - 1
-    x, y = vertices[first]
-    for v in range(first, last):
-        doubled += (vertices[before, 0] - x) * (vertices[v, 1] - y) - (vertices[v, 0] - x) * (
-            vertices[before, 1] - y
-        )
-        before = v
-    return np.sqrt(abs(doubled) * 2 / np.pi)

@@ -7,7 +7,6 @@ import shapely
 
 from wsiseg.core.compiled import compiled
 from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
-from wsiseg.stitch.overlap import common_area
 
 MIN_IOU = 0.3
 MIN_CONTAINED = 0.6
@@ -50,7 +49,7 @@ def find_conflicts(candidates: Nuclei, start: int) -> IntArray:
     # Their rectangles cannot share less than they do: this drops nearly all mere neighbours.
     possible = np.prod(high - low, axis=1) >= needed
     pairs, needed = pairs[possible], needed[possible]
-    shared = common_area(candidates, pairs)
+    shared = candidates.common_areas(pairs)
     return pairs[(shared >= needed) & (shared > 0)]
 
 

@@ -9,6 +9,7 @@ from wsiseg.core.compiled import compiled
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import IntArray, Nuclei
 from wsiseg.core.raster import spans
+from wsiseg.core.rings import ring_area
 from wsiseg.core.stain import stain_tables
 
 MEASUREMENTS = ("area_um2", "perimeter_um", "eccentricity", "solidity", "hematoxylin_od")
@@ -70,7 +71,7 @@ def _measure(
         out[n, 0] = area * mpp * mpp
         out[n, 1] = _length(outline) * mpp
         out[n, 2] = eccentricity
-        out[n, 3] = min(1.0, _area(outline) / hull) if hull > 0 else 1.0
+        out[n, 3] = min(1.0, ring_area(outline) / hull) if hull > 0 else 1.0
         out[n, 4] = _mean(absolute, cx + absolute[0, 0], cy + absolute[0, 1], image, table)
     return out
 
@@ -169,15 +170,6 @@ def _length(points: FloatArray) -> float:
 
 
 @compiled
-def _area(points: FloatArray) -> float:
-    doubled = 0.0
-    for k in range(len(points)):
-        m = k + 1 if k + 1 < len(points) else 0
-        doubled += points[k, 0] * points[m, 1] - points[m, 0] * points[k, 1]
-    return abs(doubled) / 2.0
-
-
-@compiled
 def _hull_area(points: FloatArray) -> float:
     """Area of the convex hull by Andrew's monotone chain."""
     count = len(points)
@@ -204,7 +196,7 @@ def _hull_area(points: FloatArray) -> float:
             chain[size] = points[p]
             size += 1
         size -= 1  # the last point of a half is the first of the other one
-    return _area(chain[:size])
+    return ring_area(chain[:size])
 
 
 @compiled
