@@ -1,8 +1,8 @@
 """Kernels over rings: N outlines as ``vertices`` (V, 2) and ``offsets`` (N + 1,), without closing vertices.
 
 Ring n is ``vertices[offsets[n]:offsets[n + 1]]``. Geometry objects would do the same several times slower: of the
-pairs in a seam band they take thirteen times as long for the common areas, and an outline that crosses itself, which
-a segmenter may give, is an exception there.
+pairs in a seam band they take thirteen times as long for the common areas, and an outline that crosses itself,
+which a segmenter may give, is an exception there.
 """
 
 from __future__ import annotations
