@@ -141,7 +141,7 @@ def duration(seconds: float) -> str:
 
 
 def _cell(number: float | None, form: str) -> Cell:
-    return DASH if number is None else Cell(f"{number:{form}}", number)
+    return DASH if number is None else Cell(f"{number:{form}}", float(number))
 
 
 def _duration_cell(number: float | None) -> Cell:
