@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import resource
@@ -368,3 +369,13 @@ def test_image_formats(tmp_path: Path, suffix: str) -> None:
     expected = np.asarray(Image.open(path).convert("RGB"))
     np.testing.assert_array_equal(slide.read_window(Window(0, 0, 70, 50), Scale(1.0)), expected)
     assert slide.mpp is None
+
+
+def test_a_disk_that_does_not_give_the_header_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a.svs").write_bytes(b"II*\0" + bytes(600))
+    monkeypatch.setattr("wsiseg.slide.open.shell", refuse)
+    with pytest.raises(SlideError, match=r"a\.svs: cannot be read: Input/output error"):
+        open_slide(tmp_path / "a.svs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ _MOST_SIDE = 10_000_000
 _MOST_LEVELS = 64
 _MOST_TILE_PIXELS = 1 << 26
 _MOST_OVERVIEW_PIXELS = 1 << 34
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""No fault of the file."""
 _PYRAMID = "vips tiffsave IN OUT.tif --tile --pyramid"
 
 _CONTENTS = (
@@ -153,7 +156,13 @@ _readers: Held[Reader] = Held(_HELD_OPEN, _HELD_BYTES, _held_bytes)
 
 
 def _open_reader(path: Path) -> Reader:
-    reader = _recognised(path)
+    try:
+        reader = _recognised(path)
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        reason = error.strerror or error
+        raise _refused(path, f"cannot be read: {reason}", "Check the disk, or copy the slide again.") from error
     claims = _excess(reader.description)
     if claims:
         reader.close()
