@@ -29,7 +29,7 @@ The folders stand in the order in which a slide goes through them; each imports 
 The names above are imported when they are first used: ``import wsiseg`` alone imports nothing else (SPEC 1).
 """
 
-__version__ = "0.1.0"
+from wsiseg.version import __version__ as __version__
 
 __all__ = [
     "ClusterOptions",

@@ -12,8 +12,8 @@ from types import FrameType
 
 import click
 
-from wsiseg import __version__
 from wsiseg.errors import EnvironmentFault, WsisegError
+from wsiseg.version import __version__
 from wsiseg_cli.options import resume_command
 from wsiseg_cli.terminal import note, output_fault
 

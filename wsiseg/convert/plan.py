@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg import __version__
 from wsiseg.convert.shards import COARSEST_RATIO, PlannedLevel, ShardTask
 from wsiseg.core.geometry import Scale
 from wsiseg.core.grid import TileGrid
@@ -24,6 +23,7 @@ from wsiseg.slide.readers.omezarr.reader import SCHEMA
 from wsiseg.slide.readers.omezarr.shards import Codec, ShardLayout
 from wsiseg.slide.slide import Slide
 from wsiseg.slide.types import Level, Mpp
+from wsiseg.version import __version__
 
 SMALLEST_LEVEL_PX = 1024
 TISSUE_MARGIN_UM = 80.0

@@ -10,12 +10,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg import evaluate as metrics
 from wsiseg.core.featurefile import viewer_origin
 from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
+from wsiseg.evaluate.intervals import Summary, summarize
+from wsiseg.evaluate.overlap import label_overlap, polygon_overlap
+from wsiseg.evaluate.pixels import auc, average_hausdorff
+from wsiseg.evaluate.scores import object_f1, score
 from wsiseg.interop.geojson import read_objects
 from wsiseg.interop.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.interop.labelimage import read_labels, read_probabilities
@@ -99,7 +102,7 @@ class Evaluation:
     """
 
     images: tuple[ImageScores, ...]
-    summary: Mapping[str, metrics.Summary]
+    summary: Mapping[str, Summary]
     without_prediction: tuple[str, ...]
     without_truth: tuple[str, ...]
     confidence: float
@@ -161,7 +164,7 @@ def evaluate_sets(
     images = [_score(t, p, maps.get(t.name), ious) for t, p in pairs]
     names = list(images[0].scores)
     summary = {
-        name: metrics.summarize([image.scores[name] for image in images], confidence=confidence, seed=seed)
+        name: summarize([image.scores[name] for image in images], confidence=confidence, seed=seed)
         for name in names
     }
     ranked = sorted(images, key=lambda image: (image.scores["aji"] or 0.0, image.name))
@@ -283,22 +286,22 @@ def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence
     distance, area = None, None
     if isinstance(t, Nuclei) and isinstance(p, Nuclei):
         size = truth.size or pred.size
-        overlap = metrics.polygon_overlap(t, p, total=float(size[0] * size[1]) if size else None)
+        overlap = polygon_overlap(t, p, total=float(size[0] * size[1]) if size else None)
     else:
         shape = t.shape if isinstance(t, np.ndarray) else p.shape if isinstance(p, np.ndarray) else None
         t, p = _drawn(t, truth, shape), _drawn(p, pred, shape)
         if t.shape != p.shape:
             raise UsageError(_sizes(truth.path, t.shape, pred.path, p.shape))
-        overlap = metrics.label_overlap(t, p)
-        distance = metrics.average_hausdorff(t, p)
+        overlap = label_overlap(t, p)
+        distance = average_hausdorff(t, p)
     if probability is not None:
         values = read_probabilities(probability)
         drawn = _drawn(t, truth, values.shape)
         if drawn.shape != values.shape:
             raise UsageError(_sizes(truth.path, drawn.shape, probability, values.shape))
-        area = metrics.auc(drawn, values)
-    scores: dict[str, float | None] = metrics.score(overlap, PAIR_IOU).to_dict()
-    scores |= {f"f1@{iou:g}": value for iou, value in metrics.object_f1(overlap, ious).items()}
+        area = auc(drawn, values)
+    scores: dict[str, float | None] = score(overlap, PAIR_IOU).to_dict()
+    scores |= {f"f1@{iou:g}": value for iou, value in object_f1(overlap, ious).items()}
     scores |= {"average_hausdorff_px": distance, "auc": area}
     said = [note for note in (truth.note, pred.note) if note]
     said += [f"{side}: {note}" for side, notes in (("truth", t_notes), ("prediction", p_notes)) for note in notes]

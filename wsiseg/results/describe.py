@@ -9,10 +9,10 @@ import os
 import platform
 from pathlib import Path
 
-from wsiseg import __version__
 from wsiseg.errors import WsisegError
 from wsiseg.results.record import ErrorNote, FailedRecord, SlideDescription, SlidePlace
 from wsiseg.slide import Slide
+from wsiseg.version import __version__
 
 _VERSIONS = ("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "shapely", "torch", "zarr")
 

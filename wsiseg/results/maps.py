@@ -36,7 +36,6 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from wsiseg import __version__
 from wsiseg.core import ngff
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box, Scale, Window
@@ -44,6 +43,7 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
 from wsiseg.results.nuclei import read_nuclei, read_row_groups_bounds
+from wsiseg.version import __version__
 
 CHUNK_PX = 1024
 SHARD_PX = 4096

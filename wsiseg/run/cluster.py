@@ -29,9 +29,9 @@ from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes
 from distributed.utils import LoopRunner, sync
 
-from wsiseg import __version__
 from wsiseg.errors import EnvironmentFault, UsageError, WorkerDied
 from wsiseg.run.schedule import Executor, SerialExecutor, map_bounded
+from wsiseg.version import __version__
 
 # What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
 # tile, which the network's activations then fault in again page by page. Keeping it is worth two thirds more

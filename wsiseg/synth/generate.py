@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsiseg import __version__
 from wsiseg.core.atomic import lock_beside
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.files import require_file, sha256_of
@@ -20,6 +19,7 @@ from wsiseg.synth.dataset import Block, blocks, create_dataset, finish_dataset, 
 from wsiseg.synth.hou.patch import MPP, REVISION, HouOptions, render_patch
 from wsiseg.synth.hou.tiles import digest_of, list_tiles, resident_tiles
 from wsiseg.synth.hou.weights import importance_weight
+from wsiseg.version import __version__
 
 if TYPE_CHECKING:
     from wsiseg.synth.hou.refiner import RefinerPair

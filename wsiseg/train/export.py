@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from wsiseg import __version__
 from wsiseg.core.atomic import write_bytes
 from wsiseg.models.base import ModelCard
 from wsiseg.models.weightfile import load_weights, save_weights
 from wsiseg.train.plan import Plan
 from wsiseg.train.settings import Recipe
 from wsiseg.train.source import Ingredient
+from wsiseg.version import __version__
 
 AUTOMATIC_LIMIT = "scores are on the recipe's own validation patches, not on slides"
 
