@@ -70,7 +70,7 @@ def test_every_dependency_has_a_lower_bound_and_no_upper(project: dict[str, Any]
 
 def test_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["hatch"]["version"]["path"] == "wsiseg/__init__.py"
+    assert project["tool"]["hatch"]["version"]["path"] == "wsiseg/version.py"
     assert metadata.version("wsiseg") == wsiseg.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", wsiseg.__version__)
 
