@@ -185,7 +185,7 @@ def test_a_script_that_its_workers_would_run_again_says_so(monkeypatch: pytest.M
         raise RuntimeError("Nanny failed to start.")
 
     monkeypatch.setattr(distributed, "LocalCluster", fail)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/mine.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/mine.py", raising=False)
     with (
         pytest.raises(
             EnvironmentFault, match=r"Nanny failed to start\.\nEach worker imports mine\.py: .*workers=0"

@@ -170,7 +170,7 @@ def test_ctrl_c_while_libraries_are_imported(
     first, *rest = errors.strip().splitlines()
     if goes_on:
         assert first == "stopped; nothing finished is lost. To go on:"
-        assert rest == [f"  __main__.py {' '.join(arguments).format(**places)}"]
+        assert rest == [f"  python -m wsiseg_cli {' '.join(arguments).format(**places)}"]
     else:
         assert (first, rest) == ("stopped", [])
 
