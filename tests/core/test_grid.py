@@ -94,6 +94,8 @@ def test_rounding_up(value: int, step: int) -> None:
 def test_what_is_no_grid_is_refused() -> None:
     with pytest.raises(UsageError, match=r"multiple of 16, the network's stride\. Try --tile 96"):
         TileGrid(500, 500, 100, 0, 16)
+    with pytest.raises(UsageError, match="at most"):
+        TileGrid(500, 500, 10**30, 0, 1)
     with pytest.raises(UsageError, match="positive"):
         TileGrid(500, 500, 0, 0, 1)
     with pytest.raises(ValueError, match="halo 20"):

@@ -111,7 +111,8 @@ def test_bad_tables(tmp_path: Path, text: str) -> None:
 
 def test_bad_table_files(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81")
-    for name in ("binary.csv", "absent.csv"):
+    (tmp_path / "quote.csv").write_text('slide,mpp\n"a' + "x" * 200_000 + '",0.5\n')
+    for name in ("binary.csv", "absent.csv", "quote.csv"):
         with pytest.raises(UsageError, match=name):
             read_mpp_table(tmp_path / name)
 

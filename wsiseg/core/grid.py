@@ -16,6 +16,9 @@ import numpy.typing as npt
 from wsiseg.core.geometry import FloatArray, Window
 from wsiseg.errors import UsageError
 
+LARGEST_TILE = 1 << 31
+"""Pixels of a tile's side: beyond all slides, and whole numbers that every format holds."""
+
 
 @dataclass(frozen=True)
 class TileGrid:
@@ -40,6 +43,8 @@ class TileGrid:
     stride: int = 1
 
     def __post_init__(self) -> None:
+        if self.tile > LARGEST_TILE:
+            raise UsageError(f"tile size {self.tile}: expected at most {LARGEST_TILE:,} pixels a side.")
         if self.tile <= 0 or self.tile % self.stride:
             raise UsageError(
                 f"tile size {self.tile}: expected a positive multiple of {self.stride}, the network's stride. "

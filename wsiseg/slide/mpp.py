@@ -113,11 +113,15 @@ def read_mpp_table(path: str | Path) -> MppTable:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return MppTable(path.name, _entries(path, path.read_text(encoding="utf-8-sig")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{path}: cannot be read as a table: {error}. Expected a CSV with columns slide,mpp."
         ) from error
+
+
+def _entries(path: Path, text: str) -> dict[str, float]:
+    """Microns per pixel by slide."""
     header = text.partition("\n")[0]
     separator = next((mark for mark in ("\t", ";") if mark in header), ",")
     rows = csv.DictReader(text.splitlines(), delimiter=separator, skipinitialspace=True)
@@ -132,7 +136,7 @@ def read_mpp_table(path: str | Path) -> MppTable:
             raise UsageError(
                 f"{path}, line {rows.line_num}: {'a second value for ' + slide if slide else 'no slide name'}."
             )
-    return MppTable(path.name, entries)
+    return entries
 
 
 def _brief(text: object) -> str:

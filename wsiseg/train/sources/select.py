@@ -118,13 +118,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """Objects of a JSON file, rows of a CSV, or the lines of any other as names."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            mark = "\t" if path.suffix.lower() == ".tsv" else ","
+            return [dict(row) for row in csv.DictReader(io.StringIO(text), delimiter=mark, skipinitialspace=True)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a table of names: {error}") from error
     if path.suffix.lower() == ".json":
         return _objects(path, text)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        return [dict(row) for row in csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)]
     lines = (line.strip() for line in text.splitlines())
     return [{"name": line} for line in lines if line and not line.startswith("#")]
 
