@@ -35,6 +35,7 @@ from wsiseg.slide.readers.omezarr.shards import ShardLayout
 from wsiseg.slide.slide import Slide
 from wsiseg.slide.types import Pixels
 from wsiseg.testing import corrupt_tile, write_svs
+from wsiseg.testing.runs import StopsAfter
 
 WIDTH, HEIGHT = 1301, 1037  # neither a whole number of chunks, shards, nor of 2 × 2 pixels
 
@@ -285,20 +286,6 @@ def test_tissue_only_leaves_out_what_is_far_from_tissue(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- kills and resumption
-
-
-class StopsAfter(SerialExecutor):
-    """Runs a number of tasks, then fails as a killed cluster does."""
-
-    def __init__(self, tasks: int) -> None:
-        super().__init__()
-        self.left = tasks
-
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return super().submit(name, function, argument)
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 17, 31])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,9 @@ from wsiseg.interop.export import export_run
 from wsiseg.models.classical import ClassicalSegmenter
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.run.events import Note, TilesDone, Unchanged
-from wsiseg.run.schedule import SerialExecutor
 from wsiseg.slide import open_slide
 from wsiseg.testing import Truth, corrupt_tile, write_slide, write_svs
-from wsiseg.testing.runs import run, same_results
+from wsiseg.testing.runs import StopsAfter, run, same_results
 from wsiseg.tiles.calibration import calibration_samples
 from wsiseg.tissue import find_tissue
 
@@ -77,26 +74,12 @@ def test_other_tile_sizes_find_the_same_nuclei(
     assert abs(len(first) - len(other)) <= 0.001 * len(first) + 1
 
 
-class _StopAfter(SerialExecutor):
-    """Stops like a kill: after some tasks nothing more happens, and nothing is cleaned up."""
-
-    def __init__(self, tasks: int) -> None:
-        super().__init__()
-        self.left = tasks
-
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return super().submit(name, function, argument)
-
-
 @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7])
 def test_a_stopped_run_goes_on_and_ends_the_same(
     finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tasks: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run([drawn[0]], tmp_path, _StopAfter(tasks))
+        run([drawn[0]], tmp_path, StopsAfter(tasks))
     assert not (tmp_path / "drawn" / "slide.json").exists()
     result, events = run([drawn[0]], tmp_path)
     (last,) = [e for e in events if isinstance(e, TilesDone)][-1:]
@@ -121,7 +104,7 @@ def test_results_of_other_settings_are_replaced_on_request_alone(drawn: tuple[Pa
     assert run([drawn[0]], tmp_path, roi=roi)[0].tiles_computed == 0
     assert run([drawn[0]], tmp_path, roi=roi, overwrite=True)[0].tiles_computed == 0
     with pytest.raises(KeyboardInterrupt):
-        run([drawn[0]], tmp_path, _StopAfter(4), overwrite=True)
+        run([drawn[0]], tmp_path, StopsAfter(4), overwrite=True)
     assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) == len(inside)
     assert run([drawn[0]], tmp_path, overwrite=True)[0].exit_code == 0
     assert len(read_nuclei(tmp_path / "drawn" / "nuclei.parquet")) > 10 * len(inside)

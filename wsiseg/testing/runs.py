@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,20 @@ from wsiseg.run.schedule import SerialExecutor
 from wsiseg.tiles.request import SegmentOptions
 
 CLASSICAL = "classical"
+
+
+class StopsAfter(SerialExecutor):
+    """Stops like a kill: after some tasks nothing more happens, and nothing is cleaned up."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.left = tasks
+
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().submit(name, function, argument)
 
 
 def run(
