@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Window
 from wsiseg.results import maps
 from wsiseg.results.folder import WorkFolder
-from wsiseg.results.job import WorkJob
+from wsiseg.results.job import WorkJob, once_alone
 from wsiseg.results.plan import require_plan
 from wsiseg.results.planned import read_planned
 from wsiseg.results.stages import LABELS, MAPS, STITCH, PlannedLabels, Stitched, Timed
@@ -31,7 +31,7 @@ class LabelJob:
 
     def retries(self) -> Sequence[LabelJob]:
         """See :mod:`wsiseg.run.isolation`."""
-        return () if self.alone else (replace(self, alone=True),)
+        return once_alone(self)
 
 
 def plan_labels(job: WorkJob) -> list[LabelJob]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
 from wsiseg.results import maps
 from wsiseg.results.describe import describe_slide, now, versions
 from wsiseg.results.folder import SlideFolder, WorkFolder, describe_files
+from wsiseg.results.job import once_alone
 from wsiseg.results.notes import run_notes
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
@@ -48,7 +49,7 @@ class PublishJob:
 
     def retries(self) -> Sequence[PublishJob]:
         """See :mod:`wsiseg.run.isolation`."""
-        return () if self.alone else (replace(self, alone=True),)
+        return once_alone(self)
 
 
 def publish_slide(job: PublishJob) -> SegmentedRecord:

@@ -13,7 +13,7 @@ from wsiseg.core.typed import as_plain
 from wsiseg.errors import DamagedFile
 from wsiseg.models.resident import ModelChoice
 from wsiseg.results.folder import WorkFolder
-from wsiseg.results.job import LOST_CAUSE
+from wsiseg.results.job import LOST_CAUSE, once_alone
 from wsiseg.results.partfile import BatchSummary, check_part, covering_parts, part_summary, write_part
 from wsiseg.results.plan import SlidePlan, require_plan
 from wsiseg.results.record import LostBox
@@ -73,7 +73,7 @@ class ResumeJob:
 
     def retries(self) -> Sequence[ResumeJob]:
         """See :mod:`wsiseg.run.isolation`."""
-        return () if self.alone else (replace(self, alone=True),)
+        return once_alone(self)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from wsiseg.errors import DamagedFile, SlideError, UsageError
 from wsiseg.models.base import Segmenter
 from wsiseg.models.resident import resident_segmenter
 from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
+from wsiseg.results.job import once_alone
 from wsiseg.results.notes import image_notes
 from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, note_lethal, read_plan
 from wsiseg.results.record import SegmentedRecord, write_record
@@ -59,7 +60,7 @@ class PlanJob:
 
     def retries(self) -> Sequence[PlanJob]:
         """See :mod:`wsiseg.run.isolation`."""
-        return () if self.alone else (replace(self, alone=True),)
+        return once_alone(self)
 
 
 @dataclass(frozen=True)
