@@ -170,6 +170,17 @@ def test_a_restart_after_a_while_of_results_ends_nothing(monkeypatch: pytest.Mon
         assert sorted([*found, *numbers]) == list(range(1, 21))
 
 
+def test_a_worker_that_is_slow_to_come_back_is_not_given_up() -> None:
+    """Dask's cluster closes the nanny of a worker that is not back in 15 s, as on a busy machine."""
+    given_up_at_once = {"distributed.deploy.lost-worker-timeout": "100 ms"}
+    options = ClusterOptions(workers=1, device="cpu", dashboard="127.0.0.1:0")
+    with dask.config.set(given_up_at_once), open_executor(options) as executor:
+        os.kill(pids(executor)[0], signal.SIGKILL)  # type: ignore[arg-type]
+        time.sleep(1.0)
+        assert executor._client.cluster.workers  # type: ignore[attr-defined]
+        assert sorted(executor.map_bounded(abs, range(-4, 0), "abs")) == [1, 2, 3, 4]
+
+
 def test_living_workers_see_weights_that_were_overwritten(executor: Any, tmp_path: Path) -> None:
     slide, weights, digests = tmp_path / "s.svs", tmp_path / "m.safetensors", []
     write_slide(slide, width=512, height=512, layout="dense", seed=4)

@@ -189,7 +189,11 @@ def start(tables: dict[str, Any], discs: Path, out: Path) -> subprocess.Popen[st
     recipe.write_text(toml(tables))
     words = ["train", str(recipe), "--data", f"discs={discs}", "-o", str(out), "--device", "cpu", "--threads", "1"]
     return subprocess.Popen(
-        [sys.executable, "-m", "wsiseg_cli", *words, "--workers", "1"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "wsiseg_cli", *words, "--workers", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run that was started in the background passes on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

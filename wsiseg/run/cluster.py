@@ -49,6 +49,9 @@ _CONFIG = {
     "distributed.worker.daemon": True,
     # Two deaths of its workers, and a task is tried alone (run/isolation.py): each costs seconds of starting anew.
     "distributed.scheduler.allowed-failures": 1,
+    # A worker that is not back by then is given up for good, with its nanny. On a busy machine a start takes longer
+    # than the 15 s of the default, and a run would lose its workers one by one.
+    "distributed.deploy.lost-worker-timeout": "1 day",
     # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
     "distributed.admin.low-level-log-length": 1000,
 }
