@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.stain import hematoxylin
 from wsiseg.models.heads import Head, Maps
 from wsiseg.models.network import NetworkSegmenter
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN
@@ -84,3 +85,48 @@ def pseudo_labels(
     covered = np.where(outside, 0, np.rint(foreground * 255)).astype(np.uint8)
     knowledge = np.where(outside, OUTSIDE, np.where(meant, KNOWN, UNKNOWN)).astype(np.uint8)
     return np.where(outside, 0, labels).astype(np.int32), covered, knowledge
+
+
+def doubted(image: Bytes, labels: Labels, covered: Bytes, known: Bytes, quantile: float) -> Bytes:
+    """``known`` (h, w), ``UNKNOWN`` where background is as dark as ``quantile`` of the nuclei's haematoxylin."""
+    stain = hematoxylin(image)
+    nuclear = labels > 0
+    if not nuclear.any():
+        return known
+    dark = (stain >= np.quantile(stain[nuclear], quantile)) & (covered < 128) & (known == KNOWN)
+    return np.where(dark, UNKNOWN, known).astype(np.uint8)
+
+
+def agreed(
+    labels: Labels, covered: Bytes, known: Bytes, theirs: Labels, foreground: Maps, tolerance: float
+) -> tuple[Labels, Bytes]:
+    """What two networks say alike, after COIN (ICCV 2025), with a second network for its promptable model.
+
+    Parameters
+    ----------
+    labels : int32 array (h, w)
+        Nuclei with a centre to be learnt, by the first network.
+    covered : uint8 array (h, w)
+        Its foreground times 255.
+    known : uint8 array (h, w)
+    theirs : int32 array (h, w)
+        All nuclei of the second.
+    foreground : float32 array (h, w)
+        Its foreground's probability.
+    tolerance : float
+        By how much the foregrounds may differ.
+
+    Returns
+    -------
+    labels, known
+        Without nuclei that the second has not at an IoU of one half; ``UNKNOWN`` where they differ.
+    """
+    count, size = int(labels.max(initial=0)), np.bincount(labels.ravel())
+    pairs, overlap = np.unique(
+        np.stack([labels, theirs])[:, (labels > 0) & (theirs > 0)], axis=1, return_counts=True
+    )
+    union = size[pairs[0]] + np.bincount(theirs.ravel())[pairs[1]] - overlap
+    both = np.zeros(count + 1, dtype=bool)
+    both[pairs[0][2 * overlap >= union]] = True
+    differ = (np.abs(covered / 255.0 - np.clip(foreground, 0, 1)) > tolerance) & (known == KNOWN)
+    return np.where(both[labels], labels, 0).astype(np.int32), np.where(differ, UNKNOWN, known).astype(np.uint8)

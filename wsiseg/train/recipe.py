@@ -200,9 +200,11 @@ def _placed(value: Made, data: Mapping[str, Path]) -> Made:
 
 def _paths(value: Dataclass) -> dict[str, Path]:
     """The fields that are names of data."""
-    # A network may also be one of the package, which is at hand.
+    # A network or witness may also be one of the package, which is at hand.
     paths = {field: path for field, path in vars(value).items() if isinstance(path, Path)}
-    return {field: path for field, path in paths.items() if field != "network" or _is_data(str(path))}
+    return {
+        field: path for field, path in paths.items() if field not in ("network", "witness") or _is_data(str(path))
+    }
 
 
 def _parts(value: Dataclass) -> dict[str, Dataclass]:

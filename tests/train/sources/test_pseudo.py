@@ -12,6 +12,7 @@ from PIL import Image
 from wsiseg.errors import ModelError
 from wsiseg.models.heads import head_by_name
 from wsiseg.testing.training import FRAME, discs, whole
+from wsiseg.train.labelling import agreed, doubted
 from wsiseg.train.patches import KNOWN, UNKNOWN
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.images import ImagesSource
@@ -54,6 +55,39 @@ def test_what_is_unsure_has_no_centre(source: PseudoSource) -> None:
     assert {UNKNOWN, KNOWN} == set(np.unique(hard.known))
 
 
+def test_where_two_networks_differ_nothing_is_known(source: PseudoSource) -> None:
+    alone = whole(source, Frame(0.5, 48))
+    itself = whole(dataclasses.replace(source, witness=Path("unet-0.5")), Frame(0.5, 48))
+    assert np.array_equal(itself.known, alone.known)
+    assert np.array_equal(itself.labels, alone.labels)
+    other = whole(dataclasses.replace(source, witness=Path("unet-0.25"), tolerance=0.05), Frame(0.5, 48))
+    assert {UNKNOWN, KNOWN} == set(np.unique(other.known))
+    assert np.array_equal(other.covered, alone.covered)
+
+
+def test_dark_background_may_be_held_back(source: PseudoSource, tmp_path: Path) -> None:
+    """A teacher that sees nothing in a dark place does not teach that nothing is there."""
+    (labels := np.zeros((20, 20), dtype=np.int32))[2:8, 2:8] = 1
+    image = np.full((20, 20, 3), 235, dtype=np.uint8)
+    image[2:8, 2:8] = image[12:18, 12:15] = (90, 60, 150)
+    covered = np.where(labels > 0, 255, 0).astype(np.uint8)
+    known = doubted(image, labels, covered, np.full((20, 20), KNOWN, dtype=np.uint8), 0.25)
+    assert (known[12:18, 12:15] == UNKNOWN).all()
+    assert np.count_nonzero(known == UNKNOWN) == 18
+    assert dataclasses.replace(source, doubt=0.2).describe(FRAME) != source.describe(FRAME)
+
+
+def test_a_nucleus_that_only_one_network_finds_has_no_centre() -> None:
+    mine, theirs = np.zeros((2, 10, 30), dtype=np.int32)
+    mine[2:8, 2:8], mine[2:8, 12:18], mine[2:8, 22:28] = 1, 2, 3
+    theirs[2:8, 3:8], theirs[2:8, 12:14] = 5, 6
+    covered = np.where(mine > 0, 255, 0).astype(np.uint8)
+    sure = np.full(mine.shape, KNOWN, dtype=np.uint8)
+    labels, known = agreed(mine, covered, sure, theirs, (theirs > 0).astype(np.float32), 0.3)
+    assert np.array_equal(labels, np.where(mine == 1, 1, 0))
+    assert np.array_equal(known == UNKNOWN, (mine > 0) != (theirs > 0))
+
+
 def test_views_and_teacher_are_part_of_the_key(source: PseudoSource) -> None:
     one = source.describe(FRAME)
     assert one["network"]
@@ -66,7 +100,9 @@ def test_no_network_is_an_error(source: PseudoSource) -> None:
         whole(dataclasses.replace(source, network=Path("classical")))
 
 
-@pytest.mark.parametrize("change", [{"scales": ()}, {"scales": (9.0,)}, {"sure": 2.0}])
+@pytest.mark.parametrize(
+    "change", [{"scales": ()}, {"scales": (9.0,)}, {"sure": 2.0}, {"doubt": 2.0}, {"tolerance": -1.0}]
+)
 def test_impossible_values_are_refused(source: PseudoSource, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         dataclasses.replace(source, **change)

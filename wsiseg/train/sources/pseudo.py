@@ -48,6 +48,13 @@ class PseudoSource:
         Least score of a nucleus that has a centre to be learnt.
     unknown : float
         Foreground probability below which a pixel is background, where not ``soft``.
+    witness : Path or None
+        Another network, which differs from the first. Where their foregrounds differ by more than ``tolerance``
+        a pixel says nothing, and a nucleus that only one of them finds has no centre.
+    tolerance : float
+    doubt : float
+        Background that is as dark of haematoxylin as this quantile of the sure nuclei says nothing: there may be
+        nuclei of kinds that no teacher has seen. 0 trusts the teacher everywhere.
     """
 
     images: ImagesSource
@@ -56,12 +63,17 @@ class PseudoSource:
     soft: bool = True
     sure: float = 0.7
     unknown: float = 0.1
+    witness: Path | None = None
+    tolerance: float = 0.3
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.25 <= scale <= 4 for scale in self.scales):
             raise ValueError(f"scales {list(self.scales)}: expected enlargements from 0.25 to 4, such as [1.0]")
-        if not 0 <= self.sure <= 1 or not 0 <= self.unknown <= 1:
-            raise ValueError(f"sure {self.sure}, unknown {self.unknown}: expected 0 to 1")
+        shares = {name: getattr(self, name) for name in ("sure", "unknown", "tolerance", "doubt")}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} {share}: expected 0 to 1")
 
     def describe(self, frame: Frame) -> dict[str, Any]:
         teacher = load_teacher(self.network)
@@ -72,14 +84,24 @@ class PseudoSource:
             "network": teacher.weights_sha256,
             "views": list(self.scales),
             "trust": [self.soft, self.sure, self.unknown],
+            **self._caution(),
             "patch": {"mpp": frame.mpp, "side": frame.side},
         }
 
     def statements(self) -> tuple[str, ...]:
         teacher = load_teacher(self.network)
         (images,) = self.images.statements()
-        name = f"{teacher.name} (sha256 {teacher.weights_sha256[:12]}…, {teacher.card.licence})"
-        return (f"{images}; labelled by {name}",)
+        by = _named(teacher)
+        if self.witness is not None:
+            by += f" where {_named(load_teacher(self.witness))} agrees"
+        return (f"{images}; labelled by {by}",)
+
+    def _caution(self) -> dict[str, Any]:
+        """What only pools of sources that use it are keyed by: the others stay as they are."""
+        said: dict[str, Any] = {"doubt": self.doubt} if self.doubt else {}
+        if self.witness is not None:
+            said["witness"] = [load_teacher(self.witness).weights_sha256, self.tolerance]
+        return said
 
     def parts(self, frame: Frame, first: int) -> Iterator[PatchPool]:
         teacher = load_teacher(self.network)
@@ -92,22 +114,37 @@ class PseudoSource:
     def _taught(
         self, teacher: NetworkSegmenter, image: Image, known: npt.NDArray[np.uint8], fine: float, mpp: float
     ) -> PatchPool:
-        from wsiseg.train.labelling import Trust, pseudo_labels
+        from wsiseg.train.labelling import Trust, agreed, doubted, foreground_of, pseudo_labels
 
-        maps = mean_of_views(teacher, image, fine, self.scales)
-        nuclei = teacher.head.decode(maps, teacher.decoder, {})
-        factor = teacher.mpp / mpp
         small = cut.rescale(image, np.zeros(known.shape, dtype=np.int32), fine / mpp).image
         shape = (small.shape[0], small.shape[1])
-        scaled = Nuclei(nuclei.vertices * factor, nuclei.offsets, nuclei.columns)
-        labels = rasterize(scaled, np.arange(1, len(scaled) + 1), shape)
-        scores = nuclei.columns["score"].astype(np.float32)
-        resized = tuple(_channels(m, shape) for m in maps)
+        maps, labels, scores = self._seen(teacher, image, fine, mpp, shape)
         trust = Trust(self.soft, self.sure, self.unknown)
         outside = cut.nearest(known == OUTSIDE, shape) > 0
         around = np.where(outside, OUTSIDE, KNOWN).astype(np.uint8)
-        labels, covered, meant = pseudo_labels(resized, labels, scores, around, teacher.head, trust)
+        labels, covered, meant = pseudo_labels(maps, labels, scores, around, teacher.head, trust)
+        if self.doubt:
+            meant = doubted(small, labels, covered, meant, self.doubt)
+        if self.witness is not None:
+            other = load_teacher(self.witness)
+            their_maps, theirs, _ = self._seen(other, image, fine, mpp, shape)
+            foreground = foreground_of(their_maps, other.head)
+            labels, meant = agreed(labels, covered, meant, theirs, foreground, self.tolerance)
         return PatchPool.of(small[None], cut.compact(labels)[None], covered[None], meant[None])
+
+    def _seen(
+        self, network: NetworkSegmenter, image: Image, fine: float, mpp: float, shape: tuple[int, int]
+    ) -> tuple[tuple[Maps, ...], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """A network's maps of an image at ``fine`` and its nuclei as labels 1 … n, ``shape`` at ``mpp``; scores."""
+        maps = mean_of_views(network, image, fine, self.scales)
+        nuclei = network.head.decode(maps, network.decoder, {})
+        scaled = Nuclei(nuclei.vertices * (network.mpp / mpp), nuclei.offsets, nuclei.columns)
+        labels = rasterize(scaled, np.arange(1, len(scaled) + 1), shape)
+        return tuple(_channels(m, shape) for m in maps), labels, nuclei.columns["score"].astype(np.float32)
+
+
+def _named(network: NetworkSegmenter) -> str:
+    return f"{network.name} (sha256 {network.weights_sha256[:12]}…, {network.card.licence})"
 
 
 def mean_of_views(teacher: NetworkSegmenter, image: Image, mpp: float, scales: Sequence[float]) -> tuple[Maps, ...]:
