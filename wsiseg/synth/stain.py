@@ -40,7 +40,7 @@ def stain_of(rng: np.random.Generator, texture: Texture) -> Stain:
     red = stained[:, 0] / np.maximum(stained.mean(axis=1), 1e-3)
     pink = stained[red <= np.quantile(red, 0.3)].mean(axis=0)
     # A texture that is glass, or haematoxylin all over, has no pink of its own.
-    enough, pale = pink.mean() / _LEAST_EOSIN - 1.0, 3.0 * (1.0 - red.min())
+    enough, pale = pink.mean() / _LEAST_EOSIN - 1.0, 4.0 * (1.0 - pink[0] / max(float(pink.mean()), 1e-3))
     trust = float(np.clip(enough, 0.0, 1.0) * np.clip(pale, 0.0, 1.0))
     eosin = trust * pink / max(float(pink.mean()), 1e-3) + (1.0 - trust) * _PINK
     nuclear = texture.nuclear_mean[int(rng.integers(len(texture.nuclear_mean)))]

@@ -81,7 +81,7 @@ def _paint_collagen(
 
 
 def vessels(rng: np.random.Generator, density: Float32, stain: Stain, mpp: float) -> Scene:
-    """Capillaries to small arteries, cut across or along; thin nuclei lie flat against a lumen with blood or none."""
+    """Capillaries to small arteries, across or along; thin nuclei lie flat against a lumen with blood or none."""
     size = density.shape[0]
     closed = np.zeros((size, size), dtype=bool)
     rows: list[FloatArray] = []
