@@ -107,7 +107,7 @@ def keratin(rng: np.random.Generator, density: Float32, stain: Stain, mpp: float
     lamella = np.sin(2 * math.pi * height / period) + 0.6 * np.sin(4.7 * math.pi * height / period)
     flecks = turned(noise[2], size, 0.0, 1.5, random_origin(rng))
     level = np.clip(1.0 + rng.uniform(0.04, 0.18) * lamella + 0.12 * flecks, 0.1, None)
-    colour = stain.eosin * rng.uniform(0.3, 0.85) * np.exp(rng.normal(0, [0.2, 0.05, 0.1]))
+    colour = stain.eosin * rng.uniform(0.3, 0.85) * np.exp(rng.uniform(-1, 1, 3) * [0.2, 0.08, 0.15])
     ground = colour * level[..., None]
     if rng.random() < 0.5:  # flakes that come apart
         gap = np.clip((lamella + 0.7 * flecks - rng.uniform(0.8, 1.6)) / 0.4, 0.0, 1.0)[..., None]

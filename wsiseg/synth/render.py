@@ -60,10 +60,14 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class Patch:
-    """``image`` uint8 (H, W, 3) and ``labels`` int32 (H, W) at 0.25 µm a pixel, labels 1 … n."""
+    """``image`` uint8 (H, W, 3) and ``labels`` int32 (H, W) at 0.25 µm a pixel, labels 1 … n.
+
+    The first ``of_scenes`` labels are nuclei of the patch's scenes.
+    """
 
     image: npt.NDArray[np.uint8]
     labels: Int32
+    of_scenes: int = 0
 
 
 def render_patch(
@@ -119,7 +123,8 @@ def render_patch(
         density = rehue(rng, density, other) if names else restain(rng, density, other)
     density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
     image = to_rgb(density + rng.normal(0.0, rng.uniform(0.0, 0.02), density.shape).astype(np.float32))
-    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels)
+    own = int((layout.group[placed] >= ordinary).sum())
+    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels, own)
 
 
 def halve(patch: Patch) -> tuple[npt.NDArray[np.uint8], Int32, Float32]:
