@@ -71,7 +71,7 @@ def paint_red_cells(
 def _paint_cells(rng: np.random.Generator, density: Float32, stain: Stain, mpp: float, spots: FloatArray) -> None:
     # From the stain's own pink over orange to brown: haemoglobin takes eosin and absorbs blue by itself.
     own = np.array([[0.30, 1.50, 1.20], [0.25, 1.35, 1.40], [0.60, 1.20, 1.20]])[rng.choice(3, p=[0.45, 0.4, 0.15])]
-    colour = rng.uniform(0.2, 0.8) * (stain.eosin - own) + own
+    colour = rng.uniform(0.0, 0.7) * (stain.eosin - own) + own
     colour = colour * np.clip(rng.lognormal(-0.55, 0.4), 0.22, 1.2)
     soft, pallor, scale = rng.uniform(1.5, 4.0), rng.uniform(0.0, 0.5), rng.uniform(0.8, 1.1)
     noise = noise_fields()

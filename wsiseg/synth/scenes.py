@@ -16,6 +16,9 @@ from wsiseg.synth.shapes import Float32
 from wsiseg.synth.stain import stain_of
 from wsiseg.synth.textures import Texture
 
+REVISION = 2
+"""Counts up whenever the same seed begins to give other scenes."""
+
 Draw = Callable[..., Scene]
 
 # In the order in which they are painted: what comes later covers what was there.

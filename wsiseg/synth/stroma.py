@@ -44,7 +44,7 @@ def fibres(rng: np.random.Generator, density: Float32, stain: Stain, mpp: float)
             x, y = x + step * math.cos(angle), y + step * math.sin(angle)
     xy = np.array([spot[:2] for spot in spots]).reshape(-1, 2)
     kept = [spot for spot, w in zip(spots, value_at(weight, xy), strict=True) if w > 0.4]
-    nuclei = nuclei_of(rng, "fibroblast", kept, mpp)
+    nuclei = nuclei_of(rng, "fibroblast", kept, mpp, size=float(rng.uniform(0.7, 1.0)))
     return Scene(*nuclei, closed=None, keep=float(rng.choice([0.0, 0.15, 0.4])))
 
 
@@ -95,16 +95,20 @@ def vessels(rng: np.random.Generator, density: Float32, stain: Stain, mpp: float
         lumen[6] = 0.0
         outer = lumen.copy()
         outer[2:4] += wall
-        mask = inside(lumen, size)
+        mask, covered = inside(lumen, size), inside(outer, size)
+        hidden = [bool(value_at(covered, row[None, :2])[0]) for row in rows]  # by this vessel, which lies on top
+        rows = [row for row, gone in zip(rows, hidden, strict=True) if not gone]
+        kinds = [kind for kind, gone in zip(kinds, hidden, strict=True) if not gone]
         colour = stain.eosin * rng.uniform(0.15, 0.55)
         paint_random_body(rng, density, outer, colour.astype(np.float32), rng.uniform(0.5, 0.9), 0.15)
         serum = stain.glass + stain.eosin * rng.choice([0.0, 0.08, 0.2], p=[0.55, 0.3, 0.15])
         paint_random_body(rng, density, lumen, serum.astype(np.float32), rng.uniform(0.85, 1.0), 0.05)
         if rng.random() < 0.55:
             paint_red_cells(rng, density, stain, mpp, mask, float(rng.uniform(0.15, 1.0)))
-        closed |= inside(outer, size)
+        closed |= covered
         lining = _around(rng, lumen, rng.uniform(1.2, 2.6) / 2 / mpp, rng.uniform(9, 28) / mpp)
-        added = [nuclei_of(rng, "endothelial", lining, mpp, curved=True)]
+        scale = float(rng.uniform(0.6, 1.0))
+        added = [nuclei_of(rng, "endothelial", lining, mpp, size=scale, curved=True)]
         for depth in np.arange(4.0, wall * mpp - 1.0, 4.5):
             if rng.random() < 0.75:
                 layer = _around(rng, lumen, depth / mpp, rng.uniform(16, 36) / mpp)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
+from wsiseg.synth import scenes
 from wsiseg.synth.grafts import Graft, cut_grafts
 from wsiseg.synth.render import MPP, REVISION, RenderOptions, render_patch
 from wsiseg.synth.scenes import NO_SCENES, Scenes
@@ -106,7 +107,7 @@ class RenderedSource:
     def describe(self, frame: Frame) -> dict[str, Any]:
         return {
             "kind": "rendered",
-            "revision": [cut.REVISION, REVISION],
+            "revision": [cut.REVISION, REVISION, *([scenes.REVISION] if self.scenes != NO_SCENES else [])],
             "content": files.digest_files((name, [path]) for name, path in self._files().items()),
             "patches": [self.seed, self.start, self.count],
             "options": asdict(self._options()),
