@@ -33,6 +33,10 @@ _COLUMNS = ("aji", "dice", "pq", "f1", "precision", "recall")
     "--iou", "ious", multiple=True, default=(0.75,), show_default=True, type=float,
     help="Also give F1 of the objects paired above this IoU (besides 0.5); may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--by-width", "width_mpp", type=float, metavar="MPP",
+    help="Also count recall and precision by minor axis, of label images of so many microns per pixel.",
+)  # fmt: skip
 @click.option("--allow-missing", is_flag=True, help="Leave out images that only one side has.")
 @click.option(
     "--worst",
@@ -51,6 +55,7 @@ def command(
     pred: Path,
     probabilities: Path | None,
     ious: tuple[float, ...],
+    width_mpp: float | None,
     allow_missing: bool,
     worst: int,
     seed: int,
@@ -71,7 +76,13 @@ def command(
     from wsiseg.evaluate.compare import evaluate_sets
 
     result = evaluate_sets(
-        truth, pred, probabilities=probabilities, ious=ious, allow_missing=allow_missing, seed=seed
+        truth,
+        pred,
+        probabilities=probabilities,
+        ious=ious,
+        allow_missing=allow_missing,
+        width_mpp=width_mpp,
+        seed=seed,
     )
     if out is not None:
         write_json(out, result.to_dict())
@@ -97,6 +108,13 @@ def _print(result: Evaluation, worst: int) -> None:
         if summary.n:
             interval = f"{_number(summary.low)} – {_number(summary.high)}" if summary.low is not None else "–"
             tell(f"{name:{width}}{_number(summary.mean):>10}{_number(summary.sd):>10}{interval:>20}{summary.n:>10}")
+    if result.widths:
+        tell("")
+        columns = ("true", "recall", "untouched", "found", "precision")
+        tell(f"{'minor axis, µm':{width}}" + "".join(f"{name:>10}" for name in columns))
+        for row in result.widths:
+            numbers = (f"{row.true}", _number(row.recall), _number(row.untouched_share), f"{row.found}")
+            tell(f"{row.name:{width}}" + "".join(f"{n:>10}" for n in (*numbers, _number(row.precision))))
     for names, what in ((result.without_prediction, "prediction"), (result.without_truth, "truth")):
         if names:
             tell(f"left out, no {what}: {one_line(', '.join(names))}")

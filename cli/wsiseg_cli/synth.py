@@ -73,6 +73,37 @@ def hou(
         mention(f"{one_line(record['path'])}: {record['patches']} patches")
 
 
+@command.command("truth")
+@click.option(
+    "--textures", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of unlabelled H&E tiles of 0.25 µm a pixel (PNG, WebP, TIFF).",
+)  # fmt: skip
+@click.option(
+    "--scene", "scenes", multiple=True, metavar="NAME",
+    help="Such as fibres; may be repeated. By default all, and ordinary patches.",
+)  # fmt: skip
+@click.option("--count", default=20, show_default=True, type=click.IntRange(min=1), help="Patches of each.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides what is drawn.")
+@options.output_option("Folder to write: a folder for each scene, with images, labels and own.")
+@options.json_option
+def truth(textures: Path, scenes: tuple[str, ...], count: int, seed: int, out: Path, as_json: bool) -> None:
+    """Rendered patches of one scene each, with their labels as files, to measure what a model finds in it.
+
+    \b
+    wsiseg synth truth --textures TILES --scene fibres -o truth
+    wsiseg segment truth/fibres/images --mpp 0.25 -o out
+    wsiseg evaluate --truth truth/fibres/own --pred out --by-width 0.25
+    """
+    from wsiseg.synth.textures import load_textures
+    from wsiseg.synth.truth import SCENES, write_truth
+
+    record = write_truth(load_textures(textures), out, scenes or SCENES, count, seed)
+    if as_json:
+        tell_json(record)
+    else:
+        mention(f"{one_line(record['path'])}: {record['patches']} patches")
+
+
 @command.command("sheet")
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @options.output_option("PNG to write.")

@@ -116,6 +116,15 @@ def test_a_mask_removes_what_the_threshold_misses() -> None:
     assert abs(removed - pink) < 0.5 * abs(kept - pink)
 
 
+def test_what_is_dark_goes_too_where_that_is_asked_for() -> None:
+    image, mask = stained()
+    nothing = np.zeros_like(mask)
+    kept, gone = (dissect(image, nothing, dark_too=dark).background[mask].mean() for dark in (False, True))
+    pink = optical_density(np.uint8([[[225, 160, 200]]])).mean()
+    assert gone == pytest.approx(pink, abs=0.1)
+    assert kept > pink + 0.5
+
+
 def test_patches_are_a_function_of_seed_and_index(textures: list[Texture]) -> None:
     once, again = (render_patch(textures, 5, 3, SMALL) for _ in range(2))
     assert np.array_equal(once.image, again.image)

@@ -25,12 +25,14 @@ from wsiseg.evaluate.scores import (
     pixel_recall,
     score,
 )
+from wsiseg.evaluate.widths import WidthBin, minor_axes, width_bins
 
 __all__ = [
     "Detection",
     "Overlap",
     "Scores",
     "Summary",
+    "WidthBin",
     "accuracy",
     "aji",
     "aji_plus",
@@ -43,6 +45,7 @@ __all__ = [
     "iou",
     "label_overlap",
     "match_polygons",
+    "minor_axes",
     "object_dice",
     "object_f1",
     "one_to_one",
@@ -51,4 +54,5 @@ __all__ = [
     "polygon_overlap",
     "score",
     "summarize",
+    "width_bins",
 ]

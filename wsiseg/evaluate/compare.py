@@ -19,6 +19,7 @@ from wsiseg.evaluate.intervals import Summary, summarize
 from wsiseg.evaluate.overlap import label_overlap, polygon_overlap
 from wsiseg.evaluate.pixels import auc, average_hausdorff
 from wsiseg.evaluate.scores import object_f1, score
+from wsiseg.evaluate.widths import WidthBin, add_bins, width_bins
 from wsiseg.interop.geojson import read_objects
 from wsiseg.interop.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.interop.labelimage import read_labels, read_probabilities
@@ -87,6 +88,7 @@ class ImageScores:
     found_objects: int
     scores: Mapping[str, float | None]
     note: str | None = None
+    widths: tuple[WidthBin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Evaluation:
         Names that were left out because the other side has nothing of that name.
     seed : int
         Decides the bootstrap's draws.
+    widths : tuple of WidthBin
+        Of all images together; empty where they were not asked for.
     """
 
     images: tuple[ImageScores, ...]
@@ -107,6 +111,7 @@ class Evaluation:
     without_truth: tuple[str, ...]
     confidence: float
     seed: int
+    widths: tuple[WidthBin, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As ``wsiseg evaluate --json`` writes it."""
@@ -120,6 +125,7 @@ def evaluate_sets(
     probabilities: Path | None = None,
     ious: Sequence[float] = (0.75,),
     allow_missing: bool = False,
+    width_mpp: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Evaluation:
@@ -139,6 +145,9 @@ def evaluate_sets(
         IoU above which objects are pairs, for one more F1 each (``f1@0.75``).
     allow_missing : bool
         Leave out what has no partner, and say so, instead of raising.
+    width_mpp : float or None
+        Microns per pixel; with it recall and precision by minor axis are counted as well, where one side is a
+        label image.
 
     Raises
     ------
@@ -147,6 +156,8 @@ def evaluate_sets(
     """
     if any(not 0 <= threshold < 1 for threshold in ious):
         raise UsageError(f"IoU thresholds {list(ious)}: expected numbers from 0 to below 1, for example --iou 0.5")
+    if width_mpp is not None and not 0.01 <= width_mpp <= 100:
+        raise UsageError(f"{width_mpp} microns per pixel: expected 0.01 to 100, for example --by-width 0.25")
     truths, preds = find_sources(truth), find_sources(pred)
     if len(truths) == len(preds) == 1 and not _is_collection(truth) and not _is_collection(pred):
         pairs = [(truths[0], preds[0])]
@@ -161,14 +172,15 @@ def evaluate_sets(
     if not pairs or ((no_prediction or no_truth) and not allow_missing):
         raise UsageError(_unmatched(pred, no_prediction, no_truth, bool(pairs)))
     maps = _maps(probabilities, [source.name for source, _ in pairs])
-    images = [_score(t, p, maps.get(t.name), ious) for t, p in pairs]
+    images = [_score(t, p, maps.get(t.name), ious, width_mpp) for t, p in pairs]
     names = list(images[0].scores)
     summary = {
         name: summarize([image.scores[name] for image in images], confidence=confidence, seed=seed)
         for name in names
     }
     ranked = sorted(images, key=lambda image: (image.scores["aji"] or 0.0, image.name))
-    return Evaluation(tuple(ranked), summary, no_prediction, no_truth, confidence, seed)
+    widths = add_bins([image.widths for image in images])
+    return Evaluation(tuple(ranked), summary, no_prediction, no_truth, confidence, seed, widths)
 
 
 def find_sources(path: Path) -> list[Source]:
@@ -281,10 +293,18 @@ def _maps(path: Path | None, names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence[float]) -> ImageScores:
+def _score(
+    truth: Source, pred: Source, probability: Path | None, ious: Sequence[float], width_mpp: float | None
+) -> ImageScores:
     (t, t_notes), (p, p_notes) = truth.read(pred.origin), pred.read(truth.origin)
     distance, area = None, None
+    widths: tuple[WidthBin, ...] = ()
     if isinstance(t, Nuclei) and isinstance(p, Nuclei):
+        if width_mpp is not None:
+            raise UsageError(
+                f"{truth.path} and {pred.path}: two sets of polygons; by width only label images are counted, "
+                "so give a label image as the truth"
+            )
         size = truth.size or pred.size
         overlap = polygon_overlap(t, p, total=float(size[0] * size[1]) if size else None)
     else:
@@ -294,6 +314,8 @@ def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence
             raise UsageError(_sizes(truth.path, t.shape, pred.path, p.shape))
         overlap = label_overlap(t, p)
         distance = average_hausdorff(t, p)
+        if width_mpp is not None:
+            widths = width_bins(t, p, overlap, width_mpp, PAIR_IOU)
     if probability is not None:
         values = read_probabilities(probability)
         drawn = _drawn(t, truth, values.shape)
@@ -305,7 +327,8 @@ def _score(truth: Source, pred: Source, probability: Path | None, ious: Sequence
     scores |= {"average_hausdorff_px": distance, "auc": area}
     said = [note for note in (truth.note, pred.note) if note]
     said += [f"{side}: {note}" for side, notes in (("truth", t_notes), ("prediction", p_notes)) for note in notes]
-    return ImageScores(truth.name, len(overlap.truth_area), len(overlap.pred_area), scores, "; ".join(said) or None)
+    counts = len(overlap.truth_area), len(overlap.pred_area)
+    return ImageScores(truth.name, *counts, scores, "; ".join(said) or None, widths)
 
 
 def _drawn(objects: Labels | Nuclei, source: Source, shape: tuple[int, ...] | None) -> Labels:

@@ -129,8 +129,8 @@ def write_mask(path: Path, labels: npt.NDArray[np.integer]) -> None:
     write_bytes(path, _HEADER + buffer.getvalue()[len(_HEADER) :])
 
 
-def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write uint8 (h, w, 3) as PNG.
+def write_image(path: Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    """Write uint8 (h, w, 3) or uint16 (h, w) as PNG.
 
     Raises
     ------

@@ -99,18 +99,23 @@ def add_distractors(
 
 
 def _ink_or_fold(rng: np.random.Generator, density: Float32) -> None:
-    """Marking ink (teal, blue, black) that settles on edges, or a fold: dark, wide, sharply bordered."""
-    size, noise = density.shape[0], noise_fields()
+    """Ink, or a fold: dark, wide, sharply bordered."""
     origin = (float(rng.uniform(0, NOISE_SIZE)), float(rng.uniform(0, NOISE_SIZE)))
     if rng.random() < 0.5:
-        inks = np.array([[1.1, 0.25, 0.35], [1.3, 0.7, 0.3], [1.2, 1.1, 1.0], [0.9, 0.4, 0.9]])
-        colour = inks[rng.integers(len(inks))] * rng.uniform(0.5, 1.2)
-        specks = turned(noise[2], size, rng.uniform(0, 6), rng.uniform(0.4, 1.5), origin)
-        region = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(1.0, 2.5), origin)
-        field = specks + rng.uniform(0.5, 1.5) * region
-        colour = colour * (1 + 0.25 * noise[1, :1, :1])
-        paint_field(density, field, rng.uniform(1.0, 2.2), colour.astype(np.float32), rng.uniform(0.6, 1.0), 0.5)
+        add_ink(rng, density, origin)
         return
-    band = turned(fibre_field(), size, rng.uniform(0, math.pi), rng.uniform(3.0, 6.0), origin)
+    band = turned(fibre_field(), density.shape[0], rng.uniform(0, math.pi), rng.uniform(3.0, 6.0), origin)
     darker = density * rng.uniform(1.5, 2.2)
     paint_field(density, band, rng.uniform(0.8, 1.6), darker, 0.9, rng.uniform(0.1, 0.5))
+
+
+def add_ink(rng: np.random.Generator, density: Float32, origin: tuple[float, float]) -> None:
+    """Marking ink (teal, blue, black, violet) that settles on edges, in place; ``origin`` of its noise."""
+    size, noise = density.shape[0], noise_fields()
+    inks = np.array([[1.1, 0.25, 0.35], [1.3, 0.7, 0.3], [1.2, 1.1, 1.0], [0.9, 0.4, 0.9]])
+    colour = inks[rng.integers(len(inks))] * rng.uniform(0.5, 1.2)
+    specks = turned(noise[2], size, rng.uniform(0, 6), rng.uniform(0.4, 1.5), origin)
+    region = turned(noise[3], size, rng.uniform(0, 6), rng.uniform(1.0, 2.5), origin)
+    field = specks + rng.uniform(0.5, 1.5) * region
+    colour = colour * (1 + 0.25 * noise[1, :1, :1])
+    paint_field(density, field, rng.uniform(1.0, 2.2), colour.astype(np.float32), rng.uniform(0.6, 1.0), 0.5)

@@ -24,7 +24,8 @@ from wsiseg.synth.paint import (
     paint_nucleus,
     paint_random_body,
 )
-from wsiseg.synth.shapes import KINDS, MPP, Float32, Int32, place_shapes
+from wsiseg.synth.scenes import NO_SCENES, Scenes, choose_scenes, defocused, set_scenes
+from wsiseg.synth.shapes import ALL_KINDS, MPP, Float32, Int32, place_shapes
 from wsiseg.synth.textures import Texture, to_rgb
 
 REVISION = 2
@@ -46,20 +47,27 @@ class RenderOptions:
         Multiplies the probability of each kind of unlabelled structure.
     grafts : float
         Probability that a patch gets real nuclei among the drawn ones, where there are any to be set.
+    scenes : Scenes
+        Share of the patches that each of the further scenes is in. A patch with none of them does not depend on it.
     """
 
     size: int = 416
     stain_transfer: float = 0.5
     distractors: float = 1.0
     grafts: float = 0.6
+    scenes: Scenes = NO_SCENES
 
 
 @dataclass(frozen=True)
 class Patch:
-    """``image`` uint8 (H, W, 3) and ``labels`` int32 (H, W) at 0.25 µm a pixel, labels 1 … n."""
+    """``image`` uint8 (H, W, 3) and ``labels`` int32 (H, W) at 0.25 µm a pixel, labels 1 … n.
+
+    The first ``of_scenes`` labels are nuclei of the patch's scenes.
+    """
 
     image: npt.NDArray[np.uint8]
     labels: Int32
+    of_scenes: int = 0
 
 
 def render_patch(
@@ -81,27 +89,42 @@ def render_patch(
     rng = np.random.default_rng([seed, index])
     texture = textures[int(rng.integers(len(textures)))]
     size = options.size
+    of_scenes = np.random.default_rng([seed, index, 1])  # patches without scenes are the same whatever the shares
+    names, blurred = choose_scenes(of_scenes, options.scenes)
     density = _background(rng, texture, size)
     layout = sample_layout(rng, size, MPP)
     if rng.random() < 0.03:  # tissue without nuclei exists too
         layout = Layout(layout.shapes[:1], layout.kinds[:1], layout.group[:1], [])
+    ordinary = int(layout.group.max()) + 1
+    if names:  # they cover what lies below
+        add_distractors(rng, density, texture, layout, options.distractors)
+        layout = set_scenes(of_scenes, density, texture, layout, names, MPP)
     labels = np.zeros((size, size), dtype=np.int32)
     overlap = rng.choice([0.0, 0.06, 0.18], size=len(layout.shapes), p=[0.3, 0.4, 0.3])
+    overlap[layout.group >= ordinary] += 0.10  # crowds touch
     limit = int(rng.choice([60, 150, 400], p=[0.25, 0.35, 0.4]))
+    limit += int((layout.group >= ordinary).sum())  # a scene's nuclei come first, and all of them
     placed = place_shapes(labels, layout.shapes, overlap, limit)
     colours, groups = _group_colours(rng, texture, layout, placed)
-    add_distractors(rng, density, texture, layout, options.distractors)
-    _bodies(rng, density, layout, placed, colours)
+    if names:
+        colours = _strengthened(of_scenes, colours, layout.kinds[placed])
+    else:
+        add_distractors(rng, density, texture, layout, options.distractors)
+    _bodies(rng, density, layout, placed[groups < ordinary], colours[groups < ordinary])
     _nuclei(rng, density, layout, placed, colours, groups)
     density = _optics(rng, density)
+    if blurred:
+        density = defocused(of_scenes, density, MPP)
     if grafts and rng.random() < options.grafts:
         colour = texture.nuclear_mean[int(rng.integers(len(texture.nuclear_mean)))]
         set_grafts(rng, density, labels, grafts, int(rng.integers(3, 50)), colour)
     if rng.random() < options.stain_transfer:
-        density = restain(rng, density, textures[int(rng.integers(len(textures)))])
+        other = textures[int(rng.integers(len(textures)))]
+        density = rehue(rng, density, other) if names else restain(rng, density, other)
     density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
     image = to_rgb(density + rng.normal(0.0, rng.uniform(0.0, 0.02), density.shape).astype(np.float32))
-    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels)
+    own = int((layout.group[placed] >= ordinary).sum())
+    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels, own)
 
 
 def halve(patch: Patch) -> tuple[npt.NDArray[np.uint8], Int32, Float32]:
@@ -143,9 +166,10 @@ def _group_colours(
     """Mean optical density of each placed nucleus: a real nucleus' colour, shared in part by its group."""
     groups = layout.group[placed]
     means = texture.nuclear_mean
-    per_group = means[rng.integers(len(means), size=int(layout.group.max()) + 1)]
+    count = int(layout.group.max(initial=0)) + 1
+    per_group = means[rng.integers(len(means), size=count)]
     own = means[rng.integers(len(means), size=len(placed))]
-    strength = np.exp(rng.normal(0.0, 0.16, (int(layout.group.max()) + 1, 1)))
+    strength = np.exp(rng.normal(0.0, 0.16, (count, 1)))
     mix = rng.uniform(0.3, 0.9)
     colours = mix * per_group[groups] * strength[groups] + (1 - mix) * own
     colours = colours * np.exp(rng.normal(0.0, 0.10, (len(placed), 1)) + rng.normal(0.0, 0.03, (len(placed), 3)))
@@ -190,7 +214,7 @@ def _nuclei(
     emptiness = rng.uniform(0.3, 1.0, chromatin.size)
     window_group = rng.random(chromatin.size) < 0.3
     for n in range(len(placed) - 1, -1, -1):  # the first to be placed lies on top, as its label does
-        kind = KINDS[layout.kinds[placed[n]]]
+        kind = ALL_KINDS[layout.kinds[placed[n]]]
         shape = layout.shapes[placed[n]]
         look = np.zeros(LOOK_FIELDS, dtype=np.float32)
         defocused = rng.random() < 0.10
@@ -236,6 +260,26 @@ def restain(rng: np.random.Generator, density: Float32, other: Texture) -> Float
     ratio = np.clip(other.sd / np.maximum(sd, 1e-3), 0.6, 1.6)
     moved = (density - mean) * ratio + other.mean
     return np.maximum(density + weight * (moved - density), 0.0).astype(np.float32)
+
+
+def rehue(rng: np.random.Generator, density: Float32, other: Texture) -> Float32:
+    """Optical density (H, W, 3) whose mean hue is moved toward ``other``'s; what is empty stays so.
+
+    :func:`restain` takes a patch that is fat for faint tissue, and stains its glass.
+    """
+    mean = density.mean(axis=(0, 1))
+    ratio = (other.mean / other.mean.mean()) / np.maximum(mean / max(float(mean.mean()), 1e-3), 0.05)
+    trust = float(np.clip(other.mean.mean() / 0.2 - 0.5, 0.0, 1.0))  # glass has no hue to give
+    gain = np.clip(ratio, 0.65, 1.5) ** (trust * rng.uniform(0.2, 0.9)) * math.exp(rng.normal(0.0, 0.15))
+    return (density * gain).astype(np.float32)
+
+
+def _strengthened(rng: np.random.Generator, colours: Float32, kinds: npt.NDArray[np.int64]) -> Float32:
+    """Colours (N, 3) of nuclei, as pale or dark as their kind, which nuclei of one patch share in part."""
+    ranges = np.array([kind.strength for kind in ALL_KINDS])[kinds]
+    shared = rng.random(len(ALL_KINDS))[kinds]
+    share = np.clip(shared + rng.normal(0.0, 0.2, len(kinds)), 0.0, 1.0)
+    return (colours * (ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0]))[:, None]).astype(np.float32)
 
 
 def _jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:

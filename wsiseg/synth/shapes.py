@@ -42,6 +42,10 @@ class NucleusKind:
         Probability of a pale nucleus with a rim and nucleoli.
     aligned : float
         How closely the major axis follows the orientation of the patch, 0–1.
+    breadth_um : (float, float) or None
+        Range of the minor axis (full length, µm), where it does not follow from the major axis.
+    strength : (float, float)
+        Range of what the optical density is multiplied with.
     """
 
     name: str
@@ -51,6 +55,8 @@ class NucleusKind:
     bend: float
     vesicular: float
     aligned: float
+    breadth_um: tuple[float, float] | None = None
+    strength: tuple[float, float] = (1.0, 1.0)
 
 
 KINDS = (
@@ -61,6 +67,20 @@ KINDS = (
     NucleusKind("atypical", (11.0, 19.0), (0.55, 1.0), 0.060, 0.10, 0.45, 0.3),
     NucleusKind("irregular", (5.0, 11.0), (0.40, 0.9), 0.090, 0.20, 0.10, 0.2),
 )
+"""Of every patch."""
+
+SCENE_KINDS = (
+    NucleusKind("fibroblast", (8.0, 25.0), (0.0, 0.0), 0.020, 0.12, 0.03, 1.0, (1.0, 2.5), (0.40, 1.15)),
+    NucleusKind("endothelial", (7.0, 18.0), (0.0, 0.0), 0.020, 0.0, 0.0, 1.0, (1.0, 2.6), (0.55, 1.15)),
+    NucleusKind("adipocyte", (6.0, 14.0), (0.0, 0.0), 0.020, 0.05, 0.0, 1.0, (1.0, 2.2), (0.55, 1.15)),
+    NucleusKind("mural", (9.0, 22.0), (0.0, 0.0), 0.025, 0.06, 0.05, 1.0, (1.6, 3.5), (0.55, 1.05)),
+    NucleusKind("vesicular", (8.0, 16.0), (0.55, 1.0), 0.030, 0.04, 2.5, 0.3, None, (0.45, 0.95)),
+    NucleusKind("crowded lymphocyte", (4.6, 7.5), (0.80, 1.0), 0.025, 0.0, 0.03, 0.0, None, (0.95, 1.30)),
+    NucleusKind("crowded columnar", (8.0, 16.0), (0.24, 0.50), 0.030, 0.05, 0.08, 0.97, None, (0.95, 1.30)),
+)
+"""Of :mod:`wsiseg.synth.scenes`; ``vesicular`` above 1 leaves no other look."""
+
+ALL_KINDS = KINDS + SCENE_KINDS
 
 
 def sample_shape(
@@ -72,11 +92,15 @@ def sample_shape(
     major = low + (high - low) * rng.beta(2.0, 2.6)
     semi = 0.5 * size * major / mpp
     theta = angle + (1.0 - kind.aligned) * rng.normal(0.0, 1.2) + rng.normal(0.0, 0.08)
+    if kind.breadth_um is None:
+        breadth = semi * rng.uniform(*kind.aspect)
+    else:
+        breadth = min(0.5 * rng.uniform(*kind.breadth_um) / mpp, semi)
     row[:7] = (
         xy[0],
         xy[1],
         semi,
-        semi * rng.uniform(*kind.aspect),
+        breadth,
         math.cos(theta),
         math.sin(theta),
         np.clip(rng.normal(0.0, kind.bend), -0.5, 0.5),

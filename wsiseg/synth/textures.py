@@ -55,7 +55,9 @@ def otsu_level(values: npt.NDArray[np.floating]) -> float:
     return float(centres[otsu_bin(counts, centres)])
 
 
-def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = None) -> Texture:
+def dissect(
+    rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = None, *, dark_too: bool = False
+) -> Texture:
     """Take a patch of 0.25 mpp apart.
 
     Parameters
@@ -65,6 +67,8 @@ def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = 
         Pixels that may be nuclear, for example by an earlier network, in place of those found by optical density.
         Pale nuclei left in the background would be taught as background; dark structures that are not nuclei
         stay there as they are.
+    dark_too : bool
+        With ``nuclear``: what absorbs as much red as nuclei do is filled in too, for a network that misses some.
     """
     density = optical_density(rgb)
     red = ndimage.gaussian_filter(density[..., 0], 1.0)  # haematoxylin absorbs red, eosin hardly does
@@ -74,7 +78,7 @@ def dissect(rgb: npt.NDArray[np.uint8], nuclear: npt.NDArray[np.bool_] | None = 
     generous = ndimage.binary_opening(red > base + 0.7 * (threshold - base), iterations=2)
     core = ndimage.binary_opening(dark, iterations=3)
     if nuclear is not None:
-        generous = nuclear
+        generous = nuclear | ndimage.binary_opening(dark) if dark_too else nuclear
         core = ndimage.binary_opening(ndimage.binary_erosion(nuclear, iterations=2), iterations=2)
     hole = ndimage.binary_dilation(generous, iterations=4)
     mean, sd = _components(density, core)

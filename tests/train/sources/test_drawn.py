@@ -12,9 +12,10 @@ from PIL import Image
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
 from wsiseg.synth.render import REVISION
+from wsiseg.synth.scenes import Scenes
 from wsiseg.testing.training import FRAME, discs, same, whole, write_snow
 from wsiseg.train.source import Frame
-from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels
+from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels, richest_piece
 from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
@@ -57,6 +58,43 @@ def test_the_renderers_revision_counts_its_changes(annotated: Path) -> None:
     assert pool.labels.max(axis=(1, 2)).tolist() == [10, 3, 10]
 
 
+def test_scenes_are_part_of_the_sequence_whatever_the_workers(annotated: Path) -> None:
+    plain = RenderedSource(annotated / "images", count=34, size=64)
+    source = dataclasses.replace(plain, scenes=Scenes(fibres=0.5, red_cells=0.5, defocus=0.5))
+    pool = whole(source)
+    assert same(pool, whole(source, Frame(0.5, 32, workers=2)))
+    assert source.describe(FRAME) != plain.describe(FRAME)
+    changed = (pool.images != whole(plain).images).any(axis=(1, 2, 3))
+    assert 0.6 < changed.mean() < 1.0  # 1 - 0.5³
+
+
+def test_textures_of_folders_in_the_folder(tmp_path: Path) -> None:
+    for n, folder in enumerate(("b", "a/deep", ".hidden")):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("0", "overview"):
+            Image.fromarray(discs(n, 96, 96)[0]).save(tmp_path / folder / f"{name}.png")
+    source = RenderedSource(tmp_path, count=2, size=64)
+    assert source.statements()[0].count("4 textures") == 1
+    numbered = dataclasses.replace(source, select=Select(match="*[0-9]"))
+    assert numbered.statements()[0].count("2 textures") == 1
+    with pytest.raises(UsageError, match=r"no name matches 'c/\*'; there are a/deep/0"):
+        whole(dataclasses.replace(source, select=Select(match="c/*")))
+    coarse, piece = dataclasses.replace(numbered, mpp=0.5), dataclasses.replace(numbered, piece=64)
+    pools = [whole(s).images for s in (numbered, coarse, piece)]
+    assert not any(np.array_equal(pools[0], other) for other in pools[1:])
+    (tmp_path / "none" / "deep").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no files of images in it or its folders"):
+        whole(dataclasses.replace(source, data=tmp_path / "none"))
+
+
+def test_the_richest_piece_is_tissue_and_not_glass() -> None:
+    image = np.full((200, 300, 3), 245, dtype=np.uint8)
+    image[90:200, 190:300] = (220, 150, 190)
+    piece = richest_piece(image, 100)
+    np.testing.assert_array_equal(piece, image[100:200, 200:300])
+    np.testing.assert_array_equal(richest_piece(image, 400), image)
+
+
 class _DarkIsNuclear:
     """Stands for a network at 0.5 mpp, its head and its decoder: two squares are its nuclei, of one it is sure."""
 
@@ -93,6 +131,7 @@ def test_a_network_fills_in_what_it_finds(tmp_path: Path) -> None:
     plain = dataclasses.replace(source, network=None)
     assert source.describe(FRAME)["network"][1] == 0.1
     assert not np.array_equal(whole(source).images, whole(plain).images)
+    assert dataclasses.replace(source, dark_too=True).describe(FRAME) != source.describe(FRAME)
 
 
 def test_a_datasets_patches_and_weights(patch_dataset: Path) -> None:

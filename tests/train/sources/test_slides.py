@@ -16,7 +16,7 @@ from PIL import Image
 from wsiseg.errors import MissingMppError, UsageError
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.testing import Truth
-from wsiseg.testing.training import same, whole
+from wsiseg.testing.training import discs, same, whole
 from wsiseg.train.patches import KNOWN, UNKNOWN
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.images import ImagesSource
@@ -134,3 +134,12 @@ def test_counts_are_in_proportion(count: int, areas: list[float]) -> None:
     found = apportion(count, areas)
     assert sum(found) == count
     assert all(abs(n - count * a / sum(areas)) < 1 + 1e-6 for n, a in zip(found, areas, strict=True))
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    for n, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(discs(n, 96, 96)[0]).save(tmp_path / folder / "0.png")
+    source = ImagesSource(tmp_path, mpp=0.5)
+    assert len(whole(source)) == 8
+    assert len(whole(dataclasses.replace(source, select=Select(match="b/*")))) == 4

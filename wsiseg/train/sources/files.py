@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,33 @@ def stem(name: str) -> str:
     """A file's name without the suffix of an image; a dot elsewhere in it stays."""
     lower = name.lower()
     return next((name[: -len(s)] for s in (*IMAGE_SUFFIXES, ".mat") if lower.endswith(s)), name)
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Images of ``folder``, or, where it has none itself, of the folders in it, at any depth.
+
+    Returns
+    -------
+    dict
+        Path by name without suffix, in the order of the names; deeper ones are named from ``folder``, as ``a/b/1``.
+
+    Raises
+    ------
+    UsageError
+        As :func:`find_files`.
+    """
+    if not folder.is_dir() or any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        return find_files(folder, IMAGE_SUFFIXES)
+    found: dict[str, Path] = {}
+    for root, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(root)
+        if here != folder and any(path.suffix.lower() in IMAGE_SUFFIXES for path in here.iterdir()):
+            place = here.relative_to(folder).as_posix()
+            found |= {f"{place}/{name}": path for name, path in find_files(here, IMAGE_SUFFIXES).items()}
+    if not found:
+        raise UsageError(f"{folder}: no files of images in it or its folders; expected {' '.join(IMAGE_SUFFIXES)}")
+    return found
 
 
 def find_files(folder: Path, suffixes: Sequence[str], ending: str = "") -> dict[str, Path]:

@@ -128,7 +128,8 @@ class ImagesSource:
     def _files(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for path in find_slides([str(self.data)]):
-            name = files.stem(path.name)
+            inner = path.relative_to(self.data) if path.is_relative_to(self.data) and path != self.data else None
+            name = files.stem((inner or Path(path.name)).as_posix())
             if name in found:
                 raise UsageError(f"{found[name]} and {path} have the same name {name!r}: keep one of them")
             found[name] = path

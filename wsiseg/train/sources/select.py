@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +21,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Select:
-    """Items of a source: those that a table names; of these a span; of this a part. By default all.
+    """Items of a source: those whose names match and that a table names; of these a span; of this a part.
 
     Attributes
     ----------
@@ -35,6 +36,8 @@ class Select:
     part, every : str, int
         ``validation``: every ``every``-th item, the first in the middle of ``every``; ``training``: the others;
         or ``all``.
+    match : str
+        A pattern that names have to match, such as ``"liver/[0-9]*"``; ``*`` stands for anything, also for ``/``.
     """
 
     table: str = ""
@@ -43,6 +46,7 @@ class Select:
     span: tuple[float, float] = _WHOLE
     part: Literal["all", "training", "validation"] = "all"
     every: int = 11
+    match: str = "*"
 
     def __post_init__(self) -> None:
         if bool(self.key) != bool(self.values):
@@ -64,13 +68,15 @@ class Select:
         UsageError
             The table cannot be read, has no such column or rows, or names what was not found; or none is meant.
         """
-        kept = list(found)
+        kept = [name for name in found if fnmatchcase(name, self.match)]
+        if not kept:
+            raise UsageError(f"{folder}: no name matches {self.match!r}; there are {listed(found)}")
         if self.table:
             names = _names(folder / self.table, self.key, self.values)
             missing = sorted(names - set(found))
             if missing:
                 raise UsageError(f"{folder / self.table}: names {listed(missing)}, which {folder} does not have")
-            kept = [name for name in found if name in names]
+            kept = [name for name in kept if name in names]
         return {name: found[name] for name in self.numbered(kept, folder)}
 
     def numbered(self, items: Sequence[Item], where: object) -> list[Item]:

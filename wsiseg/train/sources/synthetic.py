@@ -46,6 +46,8 @@ class SyntheticSource:
 
     def __post_init__(self) -> None:
         cut.check_overlap(self.overlap)
+        if self.select.match != "*":
+            raise ValueError(f"select: match {self.select.match!r}, but patches of a dataset have no names")
         if self.select.table:
             raise ValueError(f"select: table {self.select.table!r}, but patches of a dataset have no names")
 
