@@ -80,8 +80,7 @@ def rendered(textures: Path, count: int, seed: int, size: int) -> Iterator[Field
 def annotated(folder: Path, mpp: float) -> Iterator[Field]:
     """The fields of a folder of annotated images."""
     splits = {
-        entry["id"]: entry.get("split", "")
-        for entry in json.loads((folder / "index.json").read_text())["images"]
+        entry["id"]: entry.get("split", "") for entry in json.loads((folder / "index.json").read_text())["images"]
     }
     truths = find_files(folder / "labels", IMAGE_SUFFIXES)
     for name, path in find_files(folder / "images", IMAGE_SUFFIXES).items():
@@ -221,7 +220,7 @@ def evidence(image: Pixels, nuclei: Nuclei, mpp: float) -> dict[str, object]:
     tissue = np.ones(labels.shape, dtype=bool)
     columns = {name: nuclei.columns[name] for name in COLUMNS}
     verdict = reason(measure_patch(small, labels, tissue, calibrate([small], own), own))
-    return {**measure_evidence(small, labels, tissue, columns, own), "verdict": verdict}
+    return {**measure_evidence(small, labels, tissue, columns, len(near), own), "verdict": verdict}
 
 
 def cases_of(field: Field, image: Pixels, nuclei: Nuclei, mpp: float) -> Iterator[dict[str, object]]:

@@ -17,7 +17,7 @@ from wsiseg.core.stain import FloatImage, eosin, hematoxylin, optical_density_ta
 from wsiseg.qc.agreement import local_contrast, sharpness
 
 COLUMNS = ("score", "area_um2", "eccentricity", "solidity")
-"""What is asked of each nucleus; ``score`` may be missing."""
+"""What is asked of each nucleus, where it is there."""
 
 EVIDENCE = (
     "score_mean", "score_low", "score_weak",
@@ -25,7 +25,7 @@ EVIDENCE = (
     "contrast", "rim", "level", "level_spread", "texture", "unlike",
     "redness", "red_share", "pink",
     "touching", "covered", "per_mm2", "between", "missed",
-    "detail", "stain_h", "stain_e", "stain_spread",
+    "detail", "stain_h", "stain_e", "stain_spread", "blue_green",
 )  # fmt: skip
 """Names of the numbers, see :func:`measure_evidence`."""
 
@@ -43,6 +43,7 @@ def measure_evidence(
     labels: npt.NDArray[np.int32],
     tissue: npt.NDArray[np.bool_],
     nuclei: Mapping[str, npt.NDArray[np.generic]],
+    count: int,
     mpp: float,
 ) -> dict[str, float]:
     """The numbers of one patch.
@@ -56,7 +57,9 @@ def measure_evidence(
     tissue : bool array (h, w)
         Where nuclei were looked for.
     nuclei : mapping of str to array (N,)
-        The columns :data:`COLUMNS` of the nuclei in the order of their labels.
+        Those of the columns :data:`COLUMNS` that there are, of the nuclei in the order of their labels.
+    count : int
+        N.
     mpp : float
         Of ``image``.
 
@@ -73,19 +76,23 @@ def measure_evidence(
         0.25, ``pink`` the eosin inside over that of the ring. Room: ``touching`` share of rim pixels that meet another
         nucleus, ``covered`` share of the tissue, ``per_mm2``, ``between``: haematoxylin of the tissue without nuclei,
         ``missed``: share of the haematoxylin above the nuclei's lower level that lies outside them. Image: ``detail``
-        below 1 µm, mean haematoxylin and eosin of the tissue, spread of the haematoxylin.
+        below 1 µm, mean haematoxylin and eosin of the tissue, spread of the haematoxylin, and density in blue over
+        that in green, which tells other stains.
     """
     stain = ndimage.gaussian_filter(hematoxylin(image), 0.5 / mpp, mode="nearest", truncate=3.0)
     pink = eosin(image)
     table = optical_density_table().astype(np.float32)
     red, green = table[image[..., 0]], table[image[..., 1]]
     ratio = red / np.maximum(green, _FAINT_OD)
-    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain]), len(next(iter(nuclei.values()))), max(2, round(_RING_UM / mpp)))
+    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain]), count, max(2, round(_RING_UM / mpp)))
     inside, ring, rim, counts = found
     seen = counts[0] > 0
     area = int(np.count_nonzero(tissue))
     values = dict.fromkeys(EVIDENCE, np.nan)
     values |= _image_evidence(image, stain, pink, tissue, mpp)
+    if area:
+        blue = table[image[..., 2]]
+        values["blue_green"] = float(blue[tissue].mean() / max(float(green[tissue].mean()), _FAINT_OD))
     values["covered"] = int(np.count_nonzero((labels > 0) & tissue)) / max(area, 1)
     values["per_mm2"] = float(np.count_nonzero(seen)) / (area * mpp**2 * 1e-6) if area else np.nan
     if not seen.any():
@@ -130,18 +137,21 @@ def _image_evidence(
 
 
 def _shape_evidence(nuclei: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-    area = np.log(np.maximum(nuclei["area_um2"], 0.1))
-    eccentricity, solidity = nuclei["eccentricity"], nuclei["solidity"]
-    values = {
-        "area_log": float(np.median(area)),
-        "area_spread": _quartiles(area),
-        "small": float(np.mean(area < np.log(_SMALL_UM2))),
-        "large": float(np.mean(area > np.log(_LARGE_UM2))),
-        "eccentricity": float(np.median(eccentricity)),
-        "thin": float(np.mean(eccentricity > _THIN)),
-        "solidity": float(np.median(solidity)),
-        "ragged": float(np.mean(solidity < _RAGGED)),
-    }
+    values: dict[str, float] = {}
+    if "area_um2" in nuclei:
+        area = np.log(np.maximum(nuclei["area_um2"], 0.1))
+        values |= {
+            "area_log": float(np.median(area)),
+            "area_spread": _quartiles(area),
+            "small": float(np.mean(area < np.log(_SMALL_UM2))),
+            "large": float(np.mean(area > np.log(_LARGE_UM2))),
+        }
+    if "eccentricity" in nuclei:
+        values["eccentricity"] = float(np.median(nuclei["eccentricity"]))
+        values["thin"] = float(np.mean(nuclei["eccentricity"] > _THIN))
+    if "solidity" in nuclei:
+        values["solidity"] = float(np.median(nuclei["solidity"]))
+        values["ragged"] = float(np.mean(nuclei["solidity"] < _RAGGED))
     score = nuclei.get("score")
     if score is not None and np.isfinite(score).all():
         values |= {
@@ -165,9 +175,7 @@ def _quartiles(values: npt.NDArray[np.floating]) -> float:
 @compiled
 def _regions(
     labels: npt.NDArray[np.int32], planes: npt.NDArray[np.float32], count: int, width: int
-) -> tuple[
-    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]
-]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Means (K, N) of K planes inside each nucleus, in the ring around it, and over its outermost pixels.
 
     And the pixels (4, N): inside, in the ring, outermost, and outermost that meet another nucleus. The ring is what
