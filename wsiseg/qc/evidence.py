@@ -35,6 +35,7 @@ _THIN = 0.93  # eccentricity of an ellipse of 2.7 : 1
 _RAGGED = 0.85  # solidity
 _WEAK = 0.65  # score
 _RED = 0.25  # optical density in red over that in green: nuclei have 0.3 to 0.9, red cells and keratin 0.05 to 0.25
+_WIDE_UM, _THREAD_UM = 17.0, 3.0
 _FAINT_OD = 0.05  # of glass and noise
 
 
@@ -75,7 +76,7 @@ def measure_evidence(
         contrast. Colour: ``redness`` is the median of red over green density inside, ``red_share`` the nuclei below
         0.25, ``pink`` the eosin inside over that of the ring. Room: ``touching`` share of rim pixels that meet another
         nucleus, ``covered`` share of the tissue, ``per_mm2``, ``between``: haematoxylin of the tissue without nuclei,
-        ``missed``: share of the haematoxylin above the nuclei's lower level that lies outside them. Image: ``detail``
+        ``missed``: of the area of nuclei and of dark spots of their size, the spots' share. Image: ``detail``
         below 1 µm, mean haematoxylin and eosin of the tissue, spread of the haematoxylin, and density in blue over
         that in green, which tells other stains.
     """
@@ -84,7 +85,8 @@ def measure_evidence(
     table = optical_density_table().astype(np.float32)
     red, green = table[image[..., 0]], table[image[..., 1]]
     ratio = red / np.maximum(green, _FAINT_OD)
-    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain]), count, max(2, round(_RING_UM / mpp)))
+    spots = _spots(stain, mpp)
+    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain, spots]), count, max(2, round(_RING_UM / mpp)))
     inside, ring, rim, counts = found
     seen = counts[0] > 0
     area = int(np.count_nonzero(tissue))
@@ -116,11 +118,18 @@ def measure_evidence(
     outside = tissue & (labels == 0)
     if outside.any():
         values["between"] = float(stain[outside].mean())
-        faint = float(np.quantile(level, 0.25))
-        far = outside & ~ndimage.binary_dilation(labels > 0, iterations=1)
-        dark = np.count_nonzero(far & (stain > faint))
+        faint = float(np.quantile(inside[4][seen], 0.25))
+        far = outside & ~ndimage.binary_dilation(labels > 0)
+        dark = np.count_nonzero(far & (spots > max(faint, _FAINT_OD)))
         values["missed"] = float(dark / max(dark + np.count_nonzero(labels > 0), 1))
     return values
+
+
+def _spots(stain: FloatImage, mpp: float) -> FloatImage:
+    """What is darker than its surroundings and as wide as nuclei: neither sheets of keratin nor threads."""
+    wide, thin = round(_WIDE_UM / mpp) | 1, round(_THREAD_UM / mpp) | 1
+    narrow = stain - ndimage.grey_opening(stain, size=(wide, wide), mode="nearest")
+    return np.asarray(ndimage.grey_opening(narrow, size=(thin, thin), mode="nearest"))
 
 
 def _image_evidence(
