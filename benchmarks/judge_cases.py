@@ -6,8 +6,8 @@
 
 A case is what one of the models finds in one image, as it is or with one fault:
 
-- of the image, before the model sees it: blur (σ in µm), a scale that is not the image's (nuclei look so many times too large), stain
-  (densities multiplied, by channel), JPEG;
+- of the image, before the model sees it: blur (σ in µm), a scale that is not the image's (nuclei look so many
+  times too large), stain (densities multiplied, by channel), JPEG;
 - of the outlines, afterwards: dropped, merged, split, shifted, grown, shrunk, false ones.
 
 Rendered images are those of `wsiseg.synth.render` on the textures, whose truth is exact. Annotated ones lie in the
@@ -52,7 +52,8 @@ IMAGE_FAULTS = (
 )  # fmt: skip
 OUTLINE_FAULTS = (
     ("dropped", 0.25), ("dropped", 0.5), ("merged", 0.3), ("merged", 0.7), ("split", 0.3), ("split", 0.7),
-    ("shifted", 1.0), ("shifted", 2.5), ("shifted", 6.0), ("grown", 0.75), ("grown", 1.5), ("shrunk", 0.75), ("false", 0.5), ("false", 1.0),
+    ("shifted", 1.0), ("shifted", 2.5), ("shifted", 6.0),
+    ("grown", 0.75), ("grown", 1.5), ("shrunk", 0.75), ("false", 0.5), ("false", 1.0),
 )  # fmt: skip
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
@@ -211,7 +212,7 @@ def outlined(labels: Labels, image: Pixels, mpp: float, before: Nuclei) -> Nucle
 
 
 def evidence(image: Pixels, nuclei: Nuclei, mpp: float, checked: bool) -> dict[str, object]:
-    """What a judge sees of outlines in pixels of an image of ``mpp``, and the verdict of the gross check if asked for."""
+    """What a judge sees of outlines in pixels of an image of ``mpp``; ``checked``: and the gross check's verdict."""
     small = rescale(image, np.zeros(image.shape[:2], np.int32), min(mpp, 1.0)).image
     factor = small.shape[1] / image.shape[1]
     own = mpp / factor
@@ -238,7 +239,8 @@ def cases_of(field: Field, image: Pixels, nuclei: Nuclei, mpp: float) -> Iterato
         kept = moved.take((bounds[:, 2] > 0) & (bounds[:, 3] > 0) & (bounds[:, 0] < w) & (bounds[:, 1] < h))
         scores = evaluate(field.truth[window], pred[window])
         yield {
-            "part": part, "aji": scores.aji, "f1": scores.f1, "precision": scores.precision, "recall": scores.recall,
+            "part": part, "aji": scores.aji, "f1": scores.f1, "precision": scores.precision,
+            "recall": scores.recall,
             "nuclei": len(kept), "true_nuclei": len(np.unique(field.truth[window])) - 1,
             **evidence(np.ascontiguousarray(image[window]), kept, mpp, part == 0),
         }  # fmt: skip

@@ -3,12 +3,13 @@
     pip install scikit-learn
     python benchmarks/judge_fit.py --fit rendered.parquet dsb.parquet --measure monuseg.parquet -o judge.json
 
-The tables are those of `judge_cases.py`. What ships is fitted on `--fit` alone. Of `--measure` the images of the split
-`train` choose the width of the intervals and say how far cohorts differ (`shift`); all others only report. Baselines:
-the mean score of the nuclei (ranks only), the best constant of the measured cases themselves, and the gross check.
+The tables are those of `judge_cases.py`. What ships is fitted on `--fit` alone. Of `--measure` the images of the
+split `train` choose the width of the intervals and say how far cohorts differ (`shift`); all others only report.
+Baselines: the mean score of the nuclei (ranks only), the best constant of the measured cases themselves, and the
+gross check.
 
-The candidates that were compared, each with and without the nuclei's scores: isotonic on the mean score, ridge regression, boosted
-trees (`--candidates` prints all of them on the choosing images).
+The candidates that were compared, with and without the nuclei's scores: isotonic on the mean score, ridge
+regression, boosted trees (`--candidates` prints all of them on the choosing images).
 """
 
 from __future__ import annotations
@@ -254,8 +255,9 @@ def candidates(cases: pd.DataFrame, choosing: pd.DataFrame) -> pd.DataFrame:
             expected, bad = predict(part), part.bad.to_numpy()
             p = 1 / (1 + np.exp(-steepness * (even - expected)))
             out.append({
-                "by": name, "range": kind, "n": len(part), "rho": spearmanr(expected, part.aji)[0], "auroc": auroc(bad, p),
-                "mae": np.abs(expected - part.aji).mean(), "bias": (expected - part.aji).mean(), "ece": calibration_error(p, bad),
+                "by": name, "range": kind, "n": len(part), "rho": spearmanr(expected, part.aji)[0],
+                "auroc": auroc(bad, p), "ece": calibration_error(p, bad),
+                "mae": np.abs(expected - part.aji).mean(), "bias": (expected - part.aji).mean(),
             })  # fmt: skip
     return pd.DataFrame(out).sort_values(["range", "by"])
 

@@ -20,9 +20,7 @@ from wsiseg.errors import UsageError
 from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
 from wsiseg.qc.check import assess_patches, calibrate_slide
-from wsiseg.qc.evidence import EVIDENCE
 from wsiseg.qc.grade import grade_slide
-from wsiseg.qc.judge import JUDGEMENT
 from wsiseg.qc.patches import place_patches, plan_patches, sample_patches
 from wsiseg.qc.rubric import GRADES, NOT_ASSESSED, Rubric, clopper_pearson, expected_grade, grade_of
 from wsiseg.results.nuclei import NucleiWriter
@@ -122,7 +120,13 @@ def test_limits_of_ones_own() -> None:
 
 
 def test_an_expected_share_has_the_grade_of_as_many_patches_in_fifteen() -> None:
-    for share, name in ((0.03, "Best"), (0.05, "Good"), (0.1, "Adequate"), (0.19, "Problematic"), (0.3, "Unacceptable")):
+    for share, name in (
+        (0.03, "Best"),
+        (0.05, "Good"),
+        (0.1, "Adequate"),
+        (0.19, "Problematic"),
+        (0.3, "Unacceptable"),
+    ):
         grade = expected_grade(np.full(9000, share), 9000, 0.0)
         assert (grade.grade, grade.assessed) == (name, True)
         assert grade.fraction == pytest.approx(share)

@@ -13,7 +13,7 @@ def test_more_patches_narrow_the_interval_and_doubt_widens_it() -> None:
     many = share_interval(np.full(400, 0.2), 400, 0.0)
     doubtful = share_interval(np.full(400, 0.2), 400, 0.8)
     sample = share_interval(np.tile([0.0, 0.4], 200), 4000, 0.0)
-    width = {name: high - low for name, (low, high) in dict(a=few, b=many, c=doubtful, d=sample).items()}
+    width = {name: high - low for name, (low, high) in {"a": few, "b": many, "c": doubtful, "d": sample}.items()}
     assert width["b"] < width["a"]
     assert width["b"] < width["c"]
     assert all(0 <= low < 0.2 < high <= 1 for low, high in (few, many, doubtful, sample))

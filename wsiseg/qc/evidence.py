@@ -69,16 +69,16 @@ def measure_evidence(
     dict
         By the names of :data:`EVIDENCE`; NaN where there is nothing to measure. Optical densities are base 10.
 
-        Score: its mean, the lowest tenth, the share below 0.65. Shape: logarithm of the median area (µm²), its interquartile range, shares
-        below 15 and above 120 µm², median eccentricity, share above 0.93, median solidity, share below 0.85.
-        Haematoxylin: ``contrast`` of a nucleus over the ring around it, ``rim`` of its outermost pixels over the ring (medians), ``level`` inside
-        and its spread over nuclei, ``texture`` within them, ``unlike``: share with less than a third of the median
-        contrast. Colour: ``redness`` is the median of red over green density inside, ``red_share`` the nuclei below
-        0.25, ``pink`` the eosin inside over that of the ring. Room: ``touching`` share of rim pixels that meet another
-        nucleus, ``covered`` share of the tissue, ``per_mm2``, ``between``: haematoxylin of the tissue without nuclei,
-        ``missed``: of the area of nuclei and of dark spots of their size, the spots' share. Image: ``detail``
-        below 1 µm, mean haematoxylin and eosin of the tissue, spread of the haematoxylin, and density in blue over
-        that in green, which tells other stains.
+        Score: its mean, the lowest tenth, the share below 0.65. Shape: logarithm of the median area (µm²), its
+        interquartile range, shares below 15 and above 120 µm², median eccentricity, share above 0.93, median
+        solidity, share below 0.85. Haematoxylin: ``contrast`` of a nucleus over the ring around it, ``rim`` of its
+        outermost pixels over the ring (medians), ``level`` inside and its spread over nuclei, ``texture`` within
+        them, ``unlike``: share with less than a third of the median contrast. Colour: ``redness`` is the median of
+        red over green density inside, ``red_share`` the nuclei below 0.25, ``pink`` the eosin inside over that of
+        the ring. Room: ``touching`` share of rim pixels that meet another nucleus, ``covered`` share of the tissue,
+        ``per_mm2``, ``between``: haematoxylin of the tissue without nuclei, ``missed``: of the area of nuclei and
+        of dark spots of their size, the spots' share. Image: ``detail`` below 1 µm, mean haematoxylin and eosin of the
+        tissue, spread of the haematoxylin, and density in blue over that in green, which tells other stains.
     """
     stain = ndimage.gaussian_filter(hematoxylin(image), 0.5 / mpp, mode="nearest", truncate=3.0)
     pink = eosin(image)
@@ -86,7 +86,9 @@ def measure_evidence(
     red, green = table[image[..., 0]], table[image[..., 1]]
     ratio = red / np.maximum(green, _FAINT_OD)
     spots = _spots(stain, mpp)
-    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain, spots]), count, max(2, round(_RING_UM / mpp)))
+    found = _regions(
+        labels, np.stack([stain, pink, ratio, stain * stain, spots]), count, max(2, round(_RING_UM / mpp))
+    )
     inside, ring, rim, counts = found
     seen = counts[0] > 0
     area = int(np.count_nonzero(tissue))

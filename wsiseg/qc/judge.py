@@ -1,7 +1,7 @@
-"""How good a patch's outlines are expected to be, from its evidence: small trees of plain numbers, fitted elsewhere.
+"""How good a patch's outlines are expected to be, from its evidence: trees of plain numbers, fitted elsewhere.
 
-The numbers are those of ``judge.json``, whose card says what they were fitted on; how the judge does on cohorts that had no part in
-it is in ``docs/quality.md``. Fitted by ``benchmarks/judge_fit.py``.
+The numbers are those of ``judge.json``, whose card says what they were fitted on; how the judge does on cohorts
+that had no part in it is in ``docs/quality.md``. Fitted by ``benchmarks/judge_fit.py``.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Judge:
         Of each, what good outlines have; stands for what is missing.
     intercept : float
     feature, threshold, value : tuples of tuples
-        Of each of T complete binary trees of one depth D: what its 2^D - 1 inner nodes ask for (places in ``evidence``), level by
-        level; above which value they go right; and what its 2^D leaves add.
+        Of each of T complete binary trees of one depth D: what its 2^D - 1 inner nodes ask for (places in
+        ``evidence``), level by level; above which value they go right; and what its 2^D leaves add.
     below, above : float
         From the expected AJI to the ends of its 90% interval.
     steepness, even : float

@@ -21,7 +21,7 @@ def scale_notes(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
     Parameters
     ----------
     verdicts : mapping of str to array (P,)
-        With ``nuclei`` and ``area_log`` of the judged patches, as :func:`wsiseg.qc.check.assess_patches` gives them.
+        With ``nuclei`` and ``area_log`` of the judged patches; see :func:`wsiseg.qc.check.assess_patches`.
     """
     if "area_log" not in verdicts:
         return []
@@ -38,6 +38,7 @@ def scale_notes(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
     factor = float(np.sqrt(area / TYPICAL_UM2))
     looks = f"{factor:.1f} times too large" if factor > 1 else f"{1 / factor:.1f} times too small"
     return [
-        f"The microns per pixel are probably wrong: nuclei look {looks} (median area {area:.0f} µm², in most tissues "
-        f"about {TYPICAL_UM2:.0f}). All measurements depend on them: compare with the scanner's, and give --mpp."
+        f"The microns per pixel are probably wrong: nuclei look {looks} (median area {area:.0f} µm², "
+        f"in most tissues about {TYPICAL_UM2:.0f}). "
+        "All measurements depend on them: compare with the scanner's, and give --mpp."
     ]

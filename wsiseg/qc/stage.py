@@ -73,7 +73,7 @@ class AssessJob:
 
 @dataclass(frozen=True)
 class Grading:
-    """What the choice of patches has left: how many there were to choose from, what dark means, how long it took."""
+    """What the choice of patches has left: how many there were, what dark means, how long it took."""
 
     placed: int
     constants: Constants
