@@ -212,7 +212,7 @@ def outlined(labels: Labels, image: Pixels, mpp: float, before: Nuclei) -> Nucle
 
 
 def evidence(image: Pixels, nuclei: Nuclei, mpp: float, checked: bool) -> dict[str, object]:
-    """What a judge sees of outlines in pixels of an image of ``mpp``; ``checked``: and the gross check's verdict."""
+    """What a judge sees of outlines in pixels of an image of ``mpp``; ``checked``: and the old verdict."""
     small = rescale(image, np.zeros(image.shape[:2], np.int32), min(mpp, 1.0)).image
     factor = small.shape[1] / image.shape[1]
     own = mpp / factor

@@ -77,8 +77,8 @@ def measure_evidence(
         red over green density inside, ``red_share`` the nuclei below 0.25, ``pink`` the eosin inside over that of
         the ring. Room: ``touching`` share of rim pixels that meet another nucleus, ``covered`` share of the tissue,
         ``per_mm2``, ``between``: haematoxylin of the tissue without nuclei, ``missed``: of the area of nuclei and
-        of dark spots of their size, the spots' share. Image: ``detail`` below 1 µm, mean haematoxylin and eosin of the
-        tissue, spread of the haematoxylin, and density in blue over that in green, which tells other stains.
+        of dark spots of their size, the spots' share. Image: ``detail`` below 1 µm, mean haematoxylin and eosin of
+        the tissue, spread of the haematoxylin, and density in blue over that in green, which tells other stains.
     """
     stain = ndimage.gaussian_filter(hematoxylin(image), 0.5 / mpp, mode="nearest", truncate=3.0)
     pink = eosin(image)
