@@ -122,8 +122,8 @@ def measure_evidence(
         values["between"] = float(stain[outside].mean())
         faint = float(np.quantile(inside[4][seen], 0.25))
         far = outside & ~ndimage.binary_dilation(labels > 0)
-        dark = np.count_nonzero(far & (spots > max(faint, _FAINT_OD)))
-        values["missed"] = float(dark / max(dark + np.count_nonzero(labels > 0), 1))
+        dark = int(np.count_nonzero(far & (spots > max(faint, _FAINT_OD))))
+        values["missed"] = float(dark) / max(float(dark + np.count_nonzero(labels > 0)), 1.0)
     return values
 
 

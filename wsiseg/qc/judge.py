@@ -91,8 +91,8 @@ class Judge:
             mended = values.copy()
             mended[:, places] = np.array(self.typical)[places]
             raised.append(self._expected(mended))
-        names = list(ASPECTS)
-        return [names[k] for k in np.argmax(raised, axis=0).tolist()]
+        aspects = list(ASPECTS)
+        return [aspects[k] for k in np.argmax(raised, axis=0).tolist()]
 
     def _values(self, columns: Columns) -> FloatArray:
         values = np.column_stack([np.asarray(columns[name], np.float64) for name in self.evidence])
