@@ -432,7 +432,7 @@ def nuclei_file(path: Path, nuclei: Nuclei) -> Path:
     return path
 
 
-def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_bad(
+def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
     drawn_slide: tuple[Slide, Truth], tmp_path: Path
 ) -> None:
     slide, truth = drawn_slide
@@ -444,9 +444,13 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_bad(
     assert len(good["bad"]) == len(patches) == 6
     assert not good["bad"].any(), good["reason"]
     moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(28, 28))
-    assert assess_patches(slide, patches, moved, tissue, constants)["bad"].all()
+    beside = assess_patches(slide, patches, moved, tissue, constants)
+    assert (np.asarray(beside["p_bad"], float) > np.asarray(good["p_bad"], float)).all()
     none = nuclei_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
-    assert set(assess_patches(slide, patches, none, tissue, constants)["reason"]) == {"uncovered"}
+    nothing = assess_patches(slide, patches, none, tissue, constants)
+    assert set(nothing["reason"]) == {"uncovered"}
+    assert nothing["bad"].all()
+    assert np.isnan(np.asarray(nothing["expected_aji"], float)).all()
 
 
 def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def share_interval(p_bad: FloatArray, placed: int, shift: float, confidence: flo
     Returns
     -------
     (low, high) : float
-        Quantiles of the beta distribution that has mean and variance of the share.
+        Quantiles of the beta distribution that has mean and variance of the share, half a patch wider.
     """
     from scipy.special import expit, logit
     from scipy.stats import beta
@@ -50,4 +50,5 @@ def share_interval(p_bad: FloatArray, placed: int, shift: float, confidence: flo
     strength = mean * (1 - mean) / variance - 1
     tail = (1 - confidence) / 2
     low, high = beta.ppf([tail, 1 - tail], mean * strength, (1 - mean) * strength)
-    return float(low), float(high)
+    half = 0.5 / placed  # shares are whole numbers of patches
+    return max(float(low) - half, 0.0), min(float(high) + half, 1.0)
