@@ -10,7 +10,7 @@ from wsiseg.qc.scale import scale_notes
 
 @pytest.mark.parametrize(
     ("area", "said"),
-    [(28.0, ""), (15.0, ""), (60.0, ""), (112.0, "2.0 times too large"), (7.0, "2.0 times too small")],
+    [(28.0, ""), (15.0, ""), (55.0, ""), (112.0, "2.0 times too large"), (7.0, "2.0 times too small")],
 )
 def test_nuclei_of_no_tissue_question_the_scale(area: float, said: str) -> None:
     verdicts = {"nuclei": np.array([80.0, 80.0, 0.0]), "area_log": np.log([area, area, np.nan])}
