@@ -140,7 +140,8 @@ def test_a_cohort_is_indexed_by_number_id_and_path(slide: Path, result: SegmentR
         _ = cohort["b"]
     with pytest.raises(IndexError):
         _ = cohort[1]
-    assert list(cohort.table["grade"]) == ["Best"]
+    assert list(cohort.table["grade"]) == ["Not assessed"]
+    assert cohort.below("Best") == ()
     assert repr(cohort).startswith("<CohortResult 1 slides: 1 complete")
 
 

@@ -50,7 +50,7 @@ def command(
     record = result.cohort.records[0]
     if record.grade is not None:
         grade = record.grade
-        mention(f"grade: {grade.grade} ({grade.bad} of {grade.patches} patches bad, {grade.kind})")
+        mention(f"grade: {grade.grade} ({grade.kind}: {grade.summary})")
         mention(
             f"against the truth: {result.true_nuclei} nuclei drawn, {result.found_nuclei} found, "
             f"F1 {result.f1:.3f} at IoU {MATCH_IOU:g} "

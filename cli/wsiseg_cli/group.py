@@ -66,7 +66,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
     wsiseg demo                               a complete run on a synthetic slide
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 some slides failed or are partial, 4 all failed,
-    5 environment (disk, device, cluster), 130 and 143 stopped by a signal.
+    5 environment (disk, device, cluster), 6 a grade below --min-grade, 130 and 143 stopped by a signal.
     """
     ctx.obj = {"debug": debug}
     if debug:

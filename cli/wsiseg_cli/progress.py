@@ -131,8 +131,10 @@ def outcome_line(event: SlideEnded) -> str:
     low, high = grade.interval
     text = (
         f"{name}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², "
-        f"{grade.grade} ({grade.bad} of {grade.patches} patches bad, {low:.0%}–{high:.0%})"
+        f"{grade.grade} ({grade.summary}, {low:.0%}–{high:.0%})"
     )
     if record.status == "partial":
         text += f", PARTIAL: {record.lost.area_mm2:.3f} mm² lost"
-    return text
+    if grade.words:
+        text += f". {grade.words}"
+    return printable(text)

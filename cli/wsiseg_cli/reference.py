@@ -20,6 +20,7 @@ Made from `--help` by `make docs`; a test keeps it in step.
 | 3 | some slides failed or are partial |
 | 4 | all slides failed |
 | 5 | environment: disk, permission, device, cluster |
+| 6 | all was done, and a slide has a worse grade than `--min-grade` |
 | 130, 143 | stopped by Ctrl-C, by SIGTERM |
 
 ## Output

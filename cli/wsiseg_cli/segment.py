@@ -14,6 +14,9 @@ from wsiseg_cli.terminal import mention, one_line, tell_json
 if TYPE_CHECKING:
     from wsiseg.run.cluster import ClusterOptions
 
+BELOW_MIN_GRADE = 6
+"""Exit code where all slides are complete and one has a worse grade than --min-grade."""
+
 
 class Roi(click.ParamType):
     name = "X,Y,W,H"
@@ -67,6 +70,16 @@ class Roi(click.ParamType):
     is_flag=True,
     help="Average the network over the four mirror images of each tile: four times the time, slightly better.",
 )
+@click.option(
+    "--qc-all",
+    is_flag=True,
+    help="Judge all patches of a slide for its grade; without it a random sample of 400 where there are more.",
+)
+@click.option(
+    "--min-grade",
+    type=click.Choice(["Best", "Good", "Adequate", "Problematic"], case_sensitive=False),
+    help="End with exit code 6 where a slide has a worse grade than this. A slide that is not assessed has none.",
+)
 @click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
 @click.option(
     "--overwrite",
@@ -88,6 +101,8 @@ def command(
     precision: str,
     engine: str,
     mirrors: bool,
+    qc_all: bool,
+    min_grade: str | None,
     retry_partial: bool,
     overwrite: bool,
     cluster: ClusterOptions,
@@ -118,7 +133,7 @@ def command(
     paths = find_slides(slides)
     settings = SegmentOptions(
         model or DEFAULT_MODEL, tile, mpp, mpp_csv, roi, mask, not everywhere,
-        retry_partial, overwrite, precision, engine, mirrors,
+        retry_partial, overwrite, precision, engine, mirrors, qc_all,
     )  # fmt: skip
     with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
         result = segment_slides(paths, out, settings, executor, on_event)
@@ -129,4 +144,7 @@ def command(
         tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
         mention(f"{len(result.records)} slides: {counts}; {tiles}")
         mention(f"report: {one_line(str(result.report))}")
-    return result.exit_code
+    below = result.below(min_grade) if min_grade else ()
+    if below and not as_json:
+        mention(f"worse than {min_grade}: {one_line(', '.join(below))}")
+    return result.exit_code or (BELOW_MIN_GRADE if below else 0)

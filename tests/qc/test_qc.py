@@ -21,8 +21,8 @@ from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
 from wsiseg.qc.check import assess_patches, calibrate_slide
 from wsiseg.qc.grade import grade_slide
-from wsiseg.qc.patches import plan_patches
-from wsiseg.qc.rubric import GRADES, Rubric, clopper_pearson, grade_of
+from wsiseg.qc.patches import place_patches, plan_patches, sample_patches
+from wsiseg.qc.rubric import GRADES, NOT_ASSESSED, Rubric, clopper_pearson, expected_grade, grade_of
 from wsiseg.results.nuclei import NucleiWriter
 from wsiseg.results.record import GradeRecord, Tiles
 from wsiseg.slide import Slide, open_slide
@@ -116,35 +116,87 @@ def test_limits_of_ones_own() -> None:
         grade_of(3, 2)
 
 
-VERDICTS = {"reason": np.array(["", "blurred", "", "uncovered", "blurred"] + [""] * 25)}
+# --- expected shares --------------------------------------------------------------------------------------------
+
+
+def test_an_expected_share_has_the_grade_of_as_many_patches_in_fifteen() -> None:
+    for share, name in (
+        (0.03, "Best"),
+        (0.05, "Good"),
+        (0.1, "Adequate"),
+        (0.19, "Problematic"),
+        (0.3, "Unacceptable"),
+    ):
+        grade = expected_grade(np.full(9000, share), 9000, 0.0)
+        assert (grade.grade, grade.assessed) == (name, True)
+        assert grade.fraction == pytest.approx(share)
+        assert grade.interval[0] < share < grade.interval[1]
+        assert bool(grade.words) == (name != "Best")
+
+
+def test_wide_intervals_are_said() -> None:
+    wide = expected_grade(np.full(16, 0.12), 16, 0.8)
+    assert "could be Best to Unacceptable" in wide.words
+    assert "could be" not in expected_grade(np.full(4000, 0.12), 4000, 0.05).words
+
+
+def test_not_assessed_is_no_grade() -> None:
+    grade = expected_grade(np.array([0.9, 0.9]), 2, 0.5, unassessed="There is too little tissue.")
+    assert (grade.grade, grade.assessed, grade.failure) == (NOT_ASSESSED, False, None)
+    assert (grade.bad, grade.patches, grade.words) == (2, 2, "There is too little tissue.")
+    none = expected_grade(np.empty(0), 0, 0.5)
+    assert (none.grade, none.fraction, none.interval) == (NOT_ASSESSED, None, (0.0, 1.0))
+
+
+def test_a_failed_slide_is_unacceptable_however_little_of_it_there_is() -> None:
+    grade = expected_grade(np.empty(0), 0, 0.5, failure="5 of 9 tiles failed", unassessed="too little")
+    assert (grade.grade, grade.assessed) == ("Unacceptable", True)
+
+
+GOOD_PATCHES = {"reason": np.array([""] * 50), "p_bad": np.full(50, 0.01)}
 FINE = Tiles(total=100, done=99, blank=0, failed=1)
 
 
-def test_grade_of_a_slide_counts_reasons() -> None:
-    grade = grade_slide(VERDICTS, FINE, 0.0, 10.0)
+def test_grade_of_a_slide_says_why() -> None:
+    verdicts = {
+        "reason": np.array(["", "blurred", "", "uncovered", "blurred"] + [""] * 25),
+        "p_bad": np.array([0.0, 1.0, 0.0, 1.0, 1.0] + [0.0] * 25),
+    }
+    grade = grade_slide(verdicts, 30, FINE, 0.0)
     assert (grade.bad, grade.patches, grade.grade) == (3, 30, "Adequate")
     assert grade.reasons == {"blurred": 2, "uncovered": 1}
+    assert "2 out of focus, 1 dark places without an outline" in grade.words
     assert grade.failure is None
     assert grade.check
 
 
 @pytest.mark.parametrize(
-    ("tiles", "lost", "area", "known", "failure"),
+    ("tiles", "lost", "known", "failure"),
     [
-        (Tiles(total=100, done=98, blank=0, failed=2), 0.0, 10.0, True, "2 of 100 tiles failed"),
-        (FINE, 0.2, 10.0, True, "20.0% of the tissue lost"),
-        (FINE, 0.0, 0.001, True, "usable tissue 0.001 mm²"),
-        (FINE, 0.0, 10.0, False, "mpp unresolved"),
+        (Tiles(total=100, done=98, blank=0, failed=2), 0.0, True, "2 of 100 tiles failed"),
+        (FINE, 0.2, True, "20.0% of the tissue lost"),
+        (FINE, 0.0, False, "mpp unresolved"),
     ],
 )
-def test_what_fails_a_slide(tiles: Tiles, lost: float, area: float, known: bool, failure: str) -> None:
-    grade = grade_slide({"reason": np.array([""] * 50)}, tiles, lost, area, mpp_known=known)
+def test_what_fails_a_slide(tiles: Tiles, lost: float, known: bool, failure: str) -> None:
+    grade = grade_slide(GOOD_PATCHES, 50, tiles, lost, mpp_known=known)
     assert grade.grade == "Unacceptable"
     assert failure in str(grade.failure)
+    assert failure in grade.words
 
 
-def test_a_slide_without_patches_is_unacceptable() -> None:
-    assert grade_slide({"reason": np.array([], dtype=str)}, FINE, 0.0, 1.0).failure == "no patches"
+@pytest.mark.parametrize("count", [0, 1, 14])
+def test_a_slide_with_too_few_patches_is_not_assessed(count: int) -> None:
+    verdicts = {"reason": np.array(["pale"] * count, dtype=str), "p_bad": np.full(count, 1.0)}
+    grade = grade_slide(verdicts, count, FINE, 0.0)
+    assert (grade.grade, grade.bad) == (NOT_ASSESSED, count)
+    assert f"room for {count} patches" in grade.words
+
+
+def test_another_stain_is_not_assessed() -> None:
+    brown = {**GOOD_PATCHES, "blue_green": np.full(50, 1.3)}
+    assert "not haematoxylin and eosin" in grade_slide(brown, 50, FINE, 0.0).words
+    assert grade_slide({**GOOD_PATCHES, "blue_green": np.full(50, 0.6)}, 50, FINE, 0.0).grade == "Best"
 
 
 # --- patches ----------------------------------------------------------------------------------------------------
@@ -208,6 +260,19 @@ def test_blocks_hold_every_patch_once_and_only_near_ones() -> None:
     some = np.array([7, 3, 30])
     assert sorted(np.concatenate(patches.blocks(some))) == [3, 7, 30]
     assert patches.blocks(np.array([], dtype=np.int64)) == []
+
+
+def test_small_slides_have_smaller_patches_and_large_ones_a_sample() -> None:
+    tissue = all_tissue(4096, 3072, 0.25)
+    assert set(place_patches(4096, 3072, 0.25, tissue).width) == {512}
+    large = place_patches(40_000, 30_000, 0.25, all_tissue(40_000, 30_000, 0.25))
+    some = sample_patches(large)
+    assert (len(large), len(some)) == (1131, 400)
+    assert set(large.width[:-1]) >= {1024}
+    places = set(zip(large.x.tolist(), large.y.tolist(), strict=True))
+    assert set(zip(some.x.tolist(), some.y.tolist(), strict=True)) <= places
+    assert np.array_equal(some.x, sample_patches(large).x)
+    assert sample_patches(some) is some
 
 
 def test_no_tissue_no_patches() -> None:
@@ -367,7 +432,7 @@ def nuclei_file(path: Path, nuclei: Nuclei) -> Path:
     return path
 
 
-def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_bad(
+def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
     drawn_slide: tuple[Slide, Truth], tmp_path: Path
 ) -> None:
     slide, truth = drawn_slide
@@ -379,9 +444,13 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_bad(
     assert len(good["bad"]) == len(patches) == 6
     assert not good["bad"].any(), good["reason"]
     moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(28, 28))
-    assert assess_patches(slide, patches, moved, tissue, constants)["bad"].all()
+    beside = assess_patches(slide, patches, moved, tissue, constants)
+    assert (np.asarray(beside["p_bad"], float) > np.asarray(good["p_bad"], float)).all()
     none = nuclei_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
-    assert set(assess_patches(slide, patches, none, tissue, constants)["reason"]) == {"uncovered"}
+    nothing = assess_patches(slide, patches, none, tissue, constants)
+    assert set(nothing["reason"]) == {"uncovered"}
+    assert nothing["bad"].all()
+    assert np.isnan(np.asarray(nothing["expected_aji"], float)).all()
 
 
 def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:
@@ -409,9 +478,9 @@ def test_nuclei_are_read_once_for_patches_side_by_side(
     read = check.read_nuclei
     boxes = []
 
-    def counted(path: Path, box: Box, *, columns: tuple[str, ...]) -> Nuclei:
+    def counted(path: Path, box: Box) -> Nuclei:
         boxes.append(box)
-        return read(path, box, columns=columns)
+        return read(path, box)
 
     monkeypatch.setattr(check, "read_nuclei", counted)
     path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)

@@ -21,8 +21,8 @@ from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
-from wsiseg.qc.rubric import grade_of
-from wsiseg.report.cohort import COLUMNS, write_cohort
+from wsiseg.qc.rubric import expected_grade, grade_of
+from wsiseg.report.cohort import COLUMNS, cohort_table, write_cohort
 from wsiseg.report.html import render_report, write_report
 from wsiseg.report.overlay import draw_outlines, render_overlay, save_overlay
 from wsiseg.report.rows import duration, make_row
@@ -352,6 +352,25 @@ def test_slide_level_failure_is_said_beside_the_grade() -> None:
     assert row.grade == "Unacceptable"
     assert "only 0.01 mm² of tissue" in row.grade_note
     assert row.grade_note.startswith("automatic, 0 of 50 patches bad")
+
+
+def test_a_slide_that_is_not_assessed_has_no_badge_and_says_why() -> None:
+    grade = expected_grade(np.full(4, 0.9), 4, 0.5, unassessed="There is too little tissue: room for 4 patches.")
+    row = make_row(record("a", grade=as_plain(grade.record())))
+    assert (row.grade, row.interval) == (None, None)
+    assert row.grade_note == "Not assessed: There is too little tissue: room for 4 patches."
+    text = " ".join(Page(render_report([record("a", grade=as_plain(grade.record()))], {}, "t")).text)
+    assert "1 slide not assessed." in re.sub(r"\s+", " ", text)
+
+
+def test_the_words_behind_a_grade_are_in_report_and_table(tmp_path: Path) -> None:
+    grade = expected_grade(np.full(60, 0.2), 600, 0.5, because="9 out of focus")
+    shown = record("a", grade=as_plain(grade.record()))
+    row = make_row(shown)
+    assert row.grade_note.startswith("automatic, 20% of 60 patches expected bad")
+    assert ("Patches", "60 judged of 600") in row.details
+    assert "9 out of focus" in dict(row.details)["Grade in words"]
+    assert "9 out of focus" in cohort_table([shown]).column("grade_words")[0].as_py()
 
 
 def test_interval_is_to_scale() -> None:

@@ -238,6 +238,16 @@ def test_a_record_as_a_run_writes_it_is_one() -> None:
         assert problem(record, "s").startswith(f"{'.'.join(place)}: expected ")
 
 
+def test_a_record_of_before_there_was_a_judge_is_read() -> None:
+    old = finished_record("s")
+    for name in ("assessed", "words", "placed"):
+        del old["grade"][name]
+    grade = parse_record(old, Path("s")).grade
+    assert grade is not None
+    assert (grade.assessed, grade.words, grade.placed) == (True, "", None)
+    assert grade.summary == "0 of 0 patches bad"
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [

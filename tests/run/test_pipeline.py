@@ -207,13 +207,13 @@ def test_a_region_that_no_slide_can_have_ends_the_call_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_white_slide_is_complete_empty_and_unacceptable(tmp_path: Path) -> None:
+def test_a_white_slide_is_complete_empty_and_not_assessed(tmp_path: Path) -> None:
     write_svs(tmp_path / "white.svs", np.full((1500, 1200, 3), 244, np.uint8), mpp=0.5)
     result, _ = run([tmp_path / "white.svs"], tmp_path / "out")
     (record,) = result.records
     assert (record.status, record.nuclei, record.tiles.done) == ("complete", 0, 0)
-    assert record.grade.grade == "Unacceptable"
-    assert record.grade.failure
+    assert (record.grade.grade, record.grade.assessed, record.grade.failure) == ("Not assessed", False, None)
+    assert "too little tissue" in record.grade.words
     assert len(read_nuclei(tmp_path / "out" / "white" / "nuclei.parquet")) == 0
 
 

@@ -13,8 +13,9 @@ from wsiseg.core.geometry import Scale, Window
 from wsiseg.errors import MissingMppError, SlideError, UsageError
 from wsiseg.slide import open_slide, read_mpp_table
 from wsiseg.slide.info import describe
-from wsiseg.slide.mpp import from_metadata, from_option
+from wsiseg.slide.mpp import from_metadata, from_option, override_note
 from wsiseg.slide.readers.tiff.declared import microns
+from wsiseg.slide.types import Mpp
 from wsiseg.testing import write_svs
 from wsiseg.testing.images import texture
 
@@ -280,3 +281,15 @@ def test_pixels_are_not_enlarged_without_end(tmp_path: Path, mpp: float) -> None
     with pytest.raises(SlideError, match=r"a\.svs: has .*\(option\).*\n.*at most 10 times.*\n.*--mpp"):
         slide.scale(0.5)
     assert open_slide(path, mpp=5.0).scale(0.5).downsample == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "declared", "factor"), [(0.5, 0.293, "1.7"), (0.25, 0.5, "0.5"), (0.27, 0.25, ""), (0.25, 0.25, "")]
+)
+def test_a_given_value_that_contradicts_the_metadata_is_said(given: float, declared: float, factor: str) -> None:
+    note = override_note(Mpp(given, "option"), Mpp(declared, "metadata:aperio.MPP"))
+    assert (f"{factor} times" in note and "aperio.MPP" in note) if factor else note == ""
+
+
+def test_nothing_is_contradicted_where_metadata_say_nothing() -> None:
+    assert override_note(Mpp(0.25, "option"), None) == ""

@@ -1,8 +1,8 @@
-"""The automatic check of a slide's patches, in pieces that can be assessed anywhere and in any order."""
+"""The judgement of a slide's patches, in pieces that can be judged anywhere and in any order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import ReadError
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
+from wsiseg.qc.evidence import COLUMNS, EVIDENCE, measure_evidence
+from wsiseg.qc.judge import JUDGEMENT, load_judge
 from wsiseg.qc.patches import Patches
+from wsiseg.qc.rubric import BAD
 from wsiseg.results.nuclei import read_nuclei
 
 if TYPE_CHECKING:
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
     from wsiseg.slide import Slide
     from wsiseg.tissue import Tissue
 
-CHECK_VERSION = "haematoxylin-agreement 1"
-"""Name and version of the check; raised with every change of its measurements or limits."""
 CHECK_MPP = 1.0
 """Microns per pixel that patches are assessed at: enough for nuclei as wholes, a sixteenth of the pixels at 40x."""
+
+GROSS = ("lost", "artefact")
+"""Reasons that need no judge."""
+OUTLINES = ("blurred", "uncovered", "unsupported", "outlines", "implausible")
+"""Reasons that name, where they hold, what a judge finds bad."""
 
 _CALIBRATION_PATCHES = 32
 
@@ -71,8 +77,8 @@ def assess_patches(
     Returns
     -------
     dict of arrays (P,)
-        ``index`` (int64), the columns of :class:`Patches`, the ``FEATURES`` (float32), ``reason`` (str, ""
-        for a good patch) and ``bad`` (bool).
+        ``index`` (int64), the columns of :class:`Patches`, the ``FEATURES``, the ``EVIDENCE`` and the ``JUDGEMENT``
+        (float32), ``reason`` (str, "" for a good patch) and ``bad`` (bool).
     """
     limits = limits or Limits()
     chosen = np.arange(len(patches)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -80,7 +86,7 @@ def assess_patches(
     for block in patches.blocks(chosen):
         # Once for its patches: each row group that any of them touches is decoded whole.
         around = _around([patches.box(i) for i in block.tolist()])
-        nuclei = read_nuclei(nuclei_path, around, columns=())
+        nuclei = read_nuclei(nuclei_path, around)
         near = [area for area in lost if area.intersects(around)]
         for i in block.tolist():
             measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near)
@@ -97,11 +103,29 @@ def lost_patches(patches: Patches, indices: Sequence[int]) -> dict[str, npt.NDAr
 def _columns(
     patches: Patches, chosen: npt.NDArray[np.int64], rows: Sequence[dict[str, float]], limits: Limits
 ) -> dict[str, npt.NDArray[np.generic]]:
-    reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     columns: dict[str, npt.NDArray[np.generic]] = {"index": chosen.astype(np.int64)}
     columns |= {name: column[chosen] for name, column in patches.columns().items()}
-    columns |= {name: np.array([row[name] for row in rows], dtype=np.float32) for name in FEATURES}
-    return {**columns, "reason": reasons, "bad": reasons != ""}
+    columns |= {name: np.array([row[name] for row in rows], dtype=np.float32) for name in (*FEATURES, *EVIDENCE)}
+    reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
+    judged = _judged(columns, reasons, limits)
+    bad = judged["p_bad"] >= BAD
+    # What is gross has a name; else what spoke most against the outlines.
+    weakest = np.array(load_judge().weakest(columns), dtype=np.str_)
+    named = np.where(bad, np.where(np.isin(reasons, (*GROSS, *OUTLINES)), reasons, weakest), "")
+    return {**columns, **judged, "reason": named, "bad": bad}
+
+
+def _judged(
+    columns: Mapping[str, npt.NDArray[np.generic]], reasons: npt.NDArray[np.str_], limits: Limits
+) -> dict[str, npt.NDArray[np.float32]]:
+    """:data:`JUDGEMENT` of each patch; NaN for the AJI of what has no outlines that could be judged."""
+    judged = load_judge().judge(columns)
+    unseen = np.isin(reasons, GROSS)
+    few = np.asarray(columns["nuclei"]) < limits.min_nuclei
+    judged["p_bad"] = np.where(unseen, 1.0, np.where(few, reasons == "uncovered", judged["p_bad"]))
+    for name in JUDGEMENT[:-1]:
+        judged[name] = np.where(unseen | few, np.nan, judged[name])
+    return {name: judged[name].astype(np.float32) for name in JUDGEMENT}
 
 
 def calibrate_slide(slide: Slide, patches: Patches) -> Constants:
@@ -137,21 +161,25 @@ def _measure(
     wanted = tissue.contains_pixels(view.window, scale)
     for common in without:
         wanted[scale.window(common).intersection(view.window).within(view.window)] = False
-    return measure_patch(
-        view.image,
-        labels,
-        wanted,
-        constants,
-        view.lattice.mpp,
-        lost=max(view.lost, share),
-        artefact=float(patches.artefact[index]),
-        limits=limits,
-    )
+    columns = {name: near.columns[name] for name in COLUMNS if name in near.columns}
+    return {
+        **measure_evidence(view.image, labels, wanted, columns, len(near), view.lattice.mpp),
+        **measure_patch(
+            view.image,
+            labels,
+            wanted,
+            constants,
+            view.lattice.mpp,
+            lost=max(view.lost, share),
+            artefact=float(patches.artefact[index]),
+            limits=limits,
+        ),
+    }
 
 
 def _unseen(lost: float, artefact: float) -> dict[str, float]:
     """The measurements of a patch of which nothing can be measured."""
-    return {**dict.fromkeys(FEATURES, np.nan), "lost": lost, "artefact": artefact}
+    return {**dict.fromkeys((*FEATURES, *EVIDENCE), np.nan), "lost": lost, "artefact": artefact}
 
 
 def _around(boxes: Sequence[Box]) -> Box:

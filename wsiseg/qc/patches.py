@@ -13,12 +13,19 @@ from wsiseg.tissue import Tissue
 
 PATCH_UM = 256.0
 """Side of a patch in microns."""
+SMALL_PATCH_UM = 128.0
+"""Side of a patch on slides that have not room for fifteen of the others."""
+ENOUGH = 15
+"""Patches from which on a slide has enough of a size."""
+SAMPLE = 400
+"""Patches of a slide that are judged, a random sample of all, unless all are asked for."""
 MIN_TISSUE = 0.5
 """Least share of a patch that must be tissue."""
 MIN_INSIDE = 0.5
 """Least share of a patch at the slide's border that must lie on the slide."""
 
 _BLOCK_PATCHES = 6
+_SEED = 15
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class Patches:
         x, y = float(self.x[index]), float(self.y[index])
         return Box(x, y, x + float(self.width[index]), y + float(self.height[index]))
 
+    def take(self, indices: npt.NDArray[np.int64]) -> Patches:
+        """The patches at ``indices``."""
+        return Patches(**{name: column[indices] for name, column in vars(self).items()})
+
     def blocks(self, indices: npt.NDArray[np.int64] | None = None) -> list[npt.NDArray[np.int64]]:
         """The patches, or those at ``indices``, in squares of 6 × 6 places: near ones need the same nuclei."""
         chosen = np.arange(len(self)) if indices is None else indices
@@ -68,6 +79,25 @@ class Patches:
             "tissue": self.tissue,
             "artefact": self.artefact,
         }
+
+
+def place_patches(width: int, height: int, slide_mpp: float, tissue: Tissue) -> Patches:
+    """All patches of a slide: of 256 µm, or of 128 µm where fewer than fifteen of them find room.
+
+    Parameters as of :func:`plan_patches`.
+    """
+    patches = plan_patches(width, height, slide_mpp, tissue)
+    if len(patches) >= ENOUGH:
+        return patches
+    return plan_patches(width, height, slide_mpp, tissue, patch_um=SMALL_PATCH_UM)
+
+
+def sample_patches(patches: Patches, most: int = SAMPLE) -> Patches:
+    """At most so many of the patches, drawn at random with a fixed seed, in their order."""
+    if len(patches) <= most:
+        return patches
+    drawn = np.random.default_rng(_SEED).permutation(len(patches))[:most]
+    return patches.take(np.sort(drawn).astype(np.int64))
 
 
 def plan_patches(

@@ -1,4 +1,4 @@
-"""The tasks that grade a slide: choose its patches, assess them block by block, gather the verdicts.
+"""The tasks that grade a slide: choose its patches, judge them block by block, gather the verdicts.
 
 They read and write the slide's work folder and may run twice. A block's verdicts are a file of their own, so that a
 stopped run goes on with the blocks that it lacks.
@@ -25,7 +25,7 @@ from wsiseg.core.sealed import read_sealed, write_sealed
 from wsiseg.errors import DamagedFile, SlideError
 from wsiseg.qc.agreement import Constants
 from wsiseg.qc.check import assess_patches, calibrate_slide, lost_patches
-from wsiseg.qc.patches import Patches, plan_patches
+from wsiseg.qc.patches import Patches, place_patches, sample_patches
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.plan import PLAN, SlidePlan
@@ -73,17 +73,19 @@ class AssessJob:
 
 @dataclass(frozen=True)
 class Grading:
-    """What the choice of patches has left: what dark means on this slide, and how long it took."""
+    """What the choice of patches has left: how many there were, what dark means, how long it took."""
 
+    placed: int
     constants: Constants
     seconds: float
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The verdict on every patch in their order, and the seconds that grading has taken all workers together."""
+    """The verdicts in the order of the patches, how many patches the slide has, the seconds of all workers."""
 
     columns: Columns
+    placed: int
     seconds: float
 
 
@@ -97,11 +99,12 @@ def plan_grading(job: WorkJob) -> list[AssessJob]:
             (work.path / _VERDICTS).mkdir()
         plan, tissue = read_planned(work)
         with open_planned(work, plan, guarded=job.alone) as slide:
-            patches = plan_patches(slide.width, slide.height, plan.mpp, tissue)
+            placed = place_patches(slide.width, slide.height, plan.mpp, tissue)
+            patches = placed if plan.specification.get("qc_all") else sample_patches(placed)
             constants = calibrate_slide(slide, patches)
         # Found once: on a large slide each of the many tasks that assess would need half a second for it.
         write_sealed(work.path / _PATCHES, _parquet(patches.columns()))
-        work.finish_stage(GRADING, Grading(constants, time.perf_counter() - started))
+        work.finish_stage(GRADING, Grading(len(placed), constants, time.perf_counter() - started))
     present = _present(work)
     return [todo for block in _blocks(work) for todo in _missing(block, present)]
 
@@ -137,13 +140,12 @@ def gather_verdicts(work: WorkFolder) -> Verdicts:
         if sum(len(table) for table in found) != len(block.indices):
             raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
         tables += found
-    planned = work.stage(GRADING, Grading)
-    seconds = planned.seconds if planned else 0.0
-    seconds += sum(float((table.schema.metadata or {}).get(_SECONDS, 0.0)) for table in tables)
+    planned = work.require_stage(GRADING, Grading)
+    seconds = planned.seconds + sum(float((table.schema.metadata or {}).get(_SECONDS, 0.0)) for table in tables)
     if not tables:
-        return Verdicts({"reason": np.empty(0, dtype=np.str_)}, seconds)
+        return Verdicts({"reason": np.empty(0, dtype=np.str_), "p_bad": np.empty(0)}, planned.placed, seconds)
     table = pa.concat_tables([table.replace_schema_metadata() for table in tables]).sort_by("index")
-    return Verdicts({name: table.column(name).to_numpy() for name in table.column_names}, seconds)
+    return Verdicts({name: table.column(name).to_numpy() for name in table.column_names}, planned.placed, seconds)
 
 
 def write_table(path: Path, columns: Columns) -> None:

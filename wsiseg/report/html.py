@@ -100,6 +100,7 @@ def render_report(records: Sequence[SlideRecord], thumbnails: Mapping[str, str],
         totals=_totals(segmented, rows),
         histogram=_histogram(rows),
         grades=GRADES,
+        unassessed=sum(not record.grade.assessed for record in segmented),
         kinds=sorted({record.grade.kind for record in segmented} - {""}),
         reasons=_reasons(segmented),
         limits=_limits(segmented),
@@ -194,7 +195,12 @@ def _limits(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
     stated = (record.grade.rubric for record in records)
     rubric = next((value for value in stated if value is not None), Rubric().to_dict())
     limits = [_share(rubric.get(name)) for name in ("good", "adequate", "problematic")]
-    texts = ["no bad patch", *(f"at most {limit} of the patches bad" for limit in limits)]
+    best = (
+        f"at most {_share(rubric['best'])} of the patches expected to be bad"
+        if "best" in rubric
+        else "no bad patch"
+    )
+    texts = [best, *(f"at most {limit} of the patches bad" for limit in limits)]
     return list(zip(GRADES, [*texts, f"more than {limits[-1]}, or a slide that fails as a whole"], strict=True))
 
 

@@ -154,7 +154,9 @@ def _lost_cell(share: float) -> Cell:
 
 def _grade_note(grade: GradeRecord) -> str:
     """Who judged how many patches; what keeps a bare grade from looking like a verdict by a person."""
-    note = f"{grade.kind}, {grade.bad} of {grade.patches} patches bad"
+    note = f"{grade.kind}, {grade.summary}"
+    if not grade.assessed:
+        return f"{grade.grade}: {grade.words}"
     if grade.failure:
         return f"{note}; {grade.failure}"
     low, high = grade.grade_low, grade.grade_high
@@ -163,7 +165,7 @@ def _grade_note(grade: GradeRecord) -> str:
 
 def _interval(grade: GradeRecord) -> Interval | None:
     share, (first, last) = grade.fraction, grade.interval
-    if share is None:
+    if share is None or not grade.assessed:
         return None
     low, high = (round(min(value, _PLOT_MAX) / _PLOT_MAX * _PLOT_PX, 1) for value in (first, last))
     point = round(share / _PLOT_MAX * _PLOT_PX, 1) if share <= _PLOT_MAX else None
@@ -194,9 +196,11 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Microns per pixel", f"{slide.mpp:.4g} from {slide.mpp_source}"),
         ("Segmented at", f"{settings.mpp_effective:.4g} µm/px"),
         ("Types of nuclei", _counts(record.types or {})),
+        ("Grade in words", grade.words),
         ("Slide failure", grade.failure or ""),
+        ("Patches", f"{grade.patches:,} judged of {grade.placed:,}" if grade.placed is not None else ""),
         ("Bad patches", _counts(grade.reasons)),
-        ("Check", grade.check or ""),
+        ("Judge", grade.check or ""),
         ("Tiles", _counts(as_plain(record.tiles))),
         ("Lost area", f"{record.lost.area_mm2:,.3f} mm²" if record.lost.area_mm2 else ""),
         ("Artefacts", ", ".join(f"{name} {share:.1%}" for name, share in record.artefacts.items() if share)),

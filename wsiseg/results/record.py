@@ -121,7 +121,10 @@ class Seams:
 
 @dataclass(frozen=True)
 class GradeRecord:
-    """The slide's grade and what it rests on, see :class:`wsiseg.qc.rubric.Grade`; ``rubric``: shares as "1/15"."""
+    """The slide's grade and what it rests on, see :class:`wsiseg.qc.rubric.Grade`; ``rubric``: shares as "1/15".
+
+    Grades of before there was a judge have no ``words`` and no ``placed``; all of them were assessed.
+    """
 
     kind: str
     grade: str
@@ -136,6 +139,16 @@ class GradeRecord:
     reasons: Mapping[str, Count]
     check: str | None = None
     rubric: Mapping[str, str | Number] | None = None
+    assessed: bool = True
+    words: str = ""
+    placed: Count | None = None
+
+    @property
+    def summary(self) -> str:
+        """The share of bad patches and of how many, in a few words."""
+        if self.fraction is None or self.placed is None:
+            return f"{self.bad} of {self.patches} patches bad"
+        return f"{self.fraction:.0%} of {self.patches:,} patches expected bad"
 
 
 @dataclass(frozen=True)

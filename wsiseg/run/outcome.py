@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from wsiseg import errors
+from wsiseg.qc.rubric import GRADES
 from wsiseg.report.cohort import cohort_table
 from wsiseg.results.nuclei import read_geodataframe
 from wsiseg.results.record import FailedRecord, GradeRecord, SegmentedRecord, SlideRecord
@@ -95,11 +96,10 @@ class SegmentResult:
         record = self.record
         if isinstance(record, FailedRecord):
             return f"{self.id}: failed: {record.error.message}"
-        grade = record.grade
         lost = ", partial" if record.status == "partial" else ""
         return (
-            f"{self.id}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², {grade.grade} "
-            f"({grade.kind}: {grade.bad} of {grade.patches} patches bad){lost}"
+            f"{self.id}: {record.nuclei:,} nuclei in {record.tissue_mm2:.2f} mm², {record.grade.grade} "
+            f"({record.grade.kind}: {record.grade.summary}){lost}"
         )
 
 
@@ -158,6 +158,11 @@ class CohortResult:
         if self.records and self.count("failed") == len(self.records):
             return 4
         return 0 if self.count("complete") == len(self.records) else 3
+
+    def below(self, grade: str) -> tuple[str, ...]:
+        """The slides with a grade worse than this one; those that are not assessed have none."""
+        worse = GRADES[GRADES.index(grade) + 1 :]
+        return tuple(record.id for record in self.records if record.grade and record.grade.grade in worse)
 
     @property
     def table(self) -> pandas.DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 from wsiseg.core.atomic import remove_unfinished
 from wsiseg.core.geometry import Box
 from wsiseg.qc.grade import grade_slide
+from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
 from wsiseg.results import maps
@@ -68,7 +69,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     lost = _lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
     write_table(work.result / "patches.parquet", verdicts.columns)
-    grade = grade_slide(verdicts.columns, stitched.tiles, lost.fraction_of_tissue, plan.tissue_mm2)
+    grade = grade_slide(verdicts.columns, verdicts.placed, stitched.tiles, lost.fraction_of_tissue)
     write_thumbnail(
         work.result / "thumbnail.png",
         overview,
@@ -85,7 +86,11 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     record = SegmentedRecord(
         id=job.folder.id,
         status="partial" if lost.boxes else "complete",
-        notes=(*plan.notes, *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost)),
+        notes=(
+            *plan.notes,
+            *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost),
+            *scale_notes(verdicts.columns),
+        ),
         key=plan.key,
         slide=described,
         specification=plan.specification,

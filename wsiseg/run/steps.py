@@ -59,6 +59,7 @@ class _Telling:
 def slide_steps(request: SlideRequest, folder: SlideFolder, moved: Moved, on_event: Listener) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
     record: SlideRecord
+    planned: Planned | None = None
     try:
         planned = yield from _plan(request, folder, moved, on_event)
         folder = planned.folder
@@ -73,8 +74,10 @@ def slide_steps(request: SlideRequest, folder: SlideFolder, moved: Moved, on_eve
             raise fault from error
         record = _failed(request.path, folder, error)
     on_event(SlideEnded(folder.id, record))
+    said = planned.plan.notes if planned and planned.plan else ()
     for text in record.notes or ():
-        on_event(Note(folder.id, text))
+        if text not in said:
+            on_event(Note(folder.id, text))
     return record
 
 
@@ -87,7 +90,7 @@ def _plan(
     if planned.folder != folder and not moved.take(planned.folder):
         # Another slide with the same content was there first: this one is a copy.
         planned = yield from telling.one("plan-slide", plan_or_reuse, replace(job, moved=()))
-    for text in planned.notes:
+    for text in (*planned.notes, *(planned.plan.notes if planned.plan else ())):
         on_event(Note(planned.folder.id, text))
     return planned
 

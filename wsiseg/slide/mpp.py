@@ -16,6 +16,7 @@ from wsiseg.slide.types import Mpp
 SCANNED = (0.05, 10.0)
 MEANT = (0.01, 100.0)
 ANISOTROPY = 0.05
+CONTRADICTION = 0.1
 BASE_MPP = 10.0  # mpp × objective power of a usual scanner: 0.25 at 40x, 0.5 at 20x
 
 
@@ -86,6 +87,17 @@ def from_option(value: float) -> Mpp:
             f"--mpp {value:g} {problem(value)}: expected µm per level-0 pixel, such as 0.25 (40x) or 0.5 (20x)."
         )
     return Mpp(float(value), "option")
+
+
+def override_note(given: Mpp, declared: Mpp | None) -> str:
+    """A sentence where the microns per pixel that were given are not those of the metadata, by more than 10%."""
+    if declared is None or abs(math.log(given.value / declared.value)) <= math.log(1 + CONTRADICTION):
+        return ""
+    where, factor = declared.source.partition(":")[2], given.value / declared.value
+    return (
+        f"The microns per pixel that were given, {given.value:g}, contradict the slide's metadata, which say "
+        f"{declared.value:g} ({where}): every length is {factor:.2g} times what it would be by these."
+    )
 
 
 @dataclass(frozen=True)

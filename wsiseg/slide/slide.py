@@ -17,6 +17,7 @@ import numpy as np
 from wsiseg.core.geometry import Box, Lattice, Scale, Window
 from wsiseg.errors import MissingMppError, ReadError, SlideError
 from wsiseg.slide import resample
+from wsiseg.slide.mpp import override_note
 from wsiseg.slide.types import ENLARGED, Description, Level, Lost, Mpp, Pixels, Reader, Unread
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ class Slide:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual about the file, a sentence each, the note on its microns per pixel included."""
-        noted = (self.mpp.note,) if self.mpp and self.mpp.note else ()
-        return noted + self.description.notes
+        noted = self.mpp.note if self.mpp else ""
+        overridden = override_note(self._override, self.description.mpp) if self._override else ""
+        return (*(text for text in (noted, overridden) if text), *self.description.notes)
 
     @property
     def lethal(self) -> tuple[Lethal, ...]:

@@ -74,7 +74,10 @@ def finished_record(
             "failure": None,
             "reasons": {},
             "check": "x 1",
-            "rubric": {"good": "1/15", "min_tissue_mm2": 0.01},
+            "rubric": {"good": "1/15", "min_patches": 15},
+            "assessed": True,
+            "words": "",
+            "placed": 0,
         },
         "timings_s": {"total": 1.0},
     }

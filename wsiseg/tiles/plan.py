@@ -200,6 +200,8 @@ def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict
         # Only where it moves the mask: of other slides, results of before it did are as good as ever.
         **({"mask_origin": list(origin)} if mask and any(origin) else {}),
         "tissue_only": options.tissue_only,
+        # Only where it is asked for: results of before it could be are as good as ever.
+        **({"qc_all": True} if options.qc_all else {}),
     }
 
 

@@ -40,6 +40,8 @@ class SegmentOptions:
         What computes the network; auto: OpenVINO for ONNX files, torch for all others.
     mirrors : bool
         Average the network over the four mirror images of each tile: four times the time, slightly better.
+    qc_all : bool
+        Judge every patch of a slide for its grade, instead of a random sample of a large one's.
     """
 
     model: str = DEFAULT_MODEL
@@ -54,6 +56,7 @@ class SegmentOptions:
     precision: str = "auto"
     engine: str = "auto"
     mirrors: bool = False
+    qc_all: bool = False
 
     def choice(self, device: str, threads: int | None) -> ModelChoice:
         """The segmenter on a device, with so many threads of torch."""
