@@ -17,7 +17,7 @@ from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.region import read_mask, requested_region
 from wsiseg.errors import SlideError, UsageError
 from wsiseg.testing.histology import EOSIN, HAEMATOXYLIN
-from wsiseg.tissue import Tissue, find_tissue, make_tissue, tissue_mask
+from wsiseg.tissue import Tissue, find_tissue, make_tissue, stained, tissue_mask
 
 MPP = 8.0
 
@@ -159,9 +159,10 @@ def drawn(kind: str, stain: float, rng: np.random.Generator) -> tuple[RGB, npt.N
         haematoxylin += 0.006 + 0.004 * np.sin(x / 35) * np.sin(y / 50)
     for cx, cy in centres:
         angle = rng.uniform(0, np.pi)
-        u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
-        v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
-        haematoxylin[(u / 5) ** 2 + (v / 2.5) ** 2 <= 1] = 0.45
+        near = np.s_[max(int(cy) - 6, 0) : int(cy) + 7, max(int(cx) - 6, 0) : int(cx) + 7]
+        across, down = x[near] - cx, y[near] - cy
+        u, v = across * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - across * np.sin(angle)
+        haematoxylin[near][(u / 5) ** 2 + (v / 2.5) ** 2 <= 1] = 0.45
     density = haematoxylin[..., None] * HAEMATOXYLIN + eosin[..., None] * EOSIN
     image = GLASS * 10 ** (-stain * density)
     return in_blocks(np.clip(image + rng.normal(0, 1.5, image.shape), 0, 255), 8), centres
@@ -197,6 +198,11 @@ def test_grey_specks_and_a_thin_line_are_not_tissue() -> None:
     image[20:23, 20:24] = (150, 148, 151)
     image[60] = (178, 180, 182)
     assert not tissue_mask(image, MPP).tissue.any()
+
+
+def test_nuclei_may_be_of_a_stain_and_an_edge_of_glass_is_grey() -> None:
+    colours = np.array([PURPLE, (60, 40, 70), (90, 60, 120), (70, 71, 69), (30, 30, 30), (150, 148, 151)])
+    assert stained(colours.astype(np.uint8)).tolist() == [True, True, True, False, False, False]
 
 
 def test_what_the_border_cuts_counts_by_what_is_seen_of_it() -> None:

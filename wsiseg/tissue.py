@@ -71,8 +71,12 @@ RED_INK_UM2 = 25_000.0
 """Smaller red spots are no ink: blood and red ink have much the same colour."""
 FILL_UM2 = 40_000.0
 """A smaller area without any texture is not taken for one that was never scanned."""
+USUAL_WHITE = 243.0
+"""The grey level of glass where an image has none."""
 BLACK = 16
 """No stain is so dark in all colours, at some microns per pixel."""
+GREY_SHARE = 0.08
+"""An excess of less than this share of the summed density is grey: dust, edges, black ink."""
 GLASS = (215, 16)
 """Glass is at least so light, and its channels differ by no more."""
 GLASS_TINT = 1.032
@@ -243,6 +247,12 @@ def make_tissue(
     return Tissue(mask, found.tissue, artefact, scale, Box(0.0, 0.0, width, height), fractions)
 
 
+def stained(colours: npt.NDArray[np.uint8]) -> BoolImage:
+    """Which ``colours`` (N, 3) may be of a stain: those that are not grey."""
+    red, green, blue = (_density_tables(np.full(3, USUAL_WHITE))[k, colours[:, k]] for k in range(3))
+    return np.asarray(green - np.minimum(red, blue) >= GREY_SHARE * (red + green + blue))
+
+
 def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     """Tissue and artefacts in an image of a few microns per pixel.
 
@@ -391,7 +401,7 @@ def _sample(glass: BoolImage) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp
 
 def _white(glass: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """The colour of glass, or a usual one without any."""
-    return np.median(glass, axis=0).astype(np.float64) if len(glass) else np.full(3, 243.0)
+    return np.median(glass, axis=0).astype(np.float64) if len(glass) else np.full(3, USUAL_WHITE)
 
 
 def _threshold(glass: npt.NDArray[np.uint8]) -> float:
@@ -429,7 +439,7 @@ def _excess_and_kind(
             total = red + green + blue
             signal = green - min(red, blue)
             excess[i, j] = signal
-            if total > 0.4 and signal < 0.08 * total and abs(red - green) < 0.12 * total:
+            if total > 0.4 and signal < GREY_SHARE * total and abs(red - green) < 0.12 * total:
                 kind[i, j] = _GREY
                 excess[i, j] = 0.0
             elif total > 0.2 and red - green > 0.01:
@@ -437,7 +447,7 @@ def _excess_and_kind(
                 excess[i, j] = 0.0
             elif total > 0.6 and ((blue > 0.36 * total and red < 0.12 * total) or green - blue < 0.13 * total):
                 kind[i, j] = _WARM
-            elif total > 0.1 and signal < 0.08 * total:
+            elif total > 0.1 and signal < GREY_SHARE * total:
                 kind[i, j] = _DULL
     return excess, kind
 

@@ -23,7 +23,7 @@ from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.stages import OUTSIDE, FoundOutside
 from wsiseg.slide import Slide
 from wsiseg.tiles.borders import segment_within
-from wsiseg.tissue import Tissue
+from wsiseg.tissue import Tissue, stained
 
 WINDOW_UM = 128.0
 """Side of a window, and how far from the tissue one may lie."""
@@ -120,8 +120,10 @@ def _count(
             raise fault from error
         return None
     xy = found.centroids()
-    here = (xy >= (window.x, window.y)).all(axis=1) & (xy < (window.x1, window.y1)).all(axis=1)
-    nuclei = int(np.count_nonzero(tissue.excludes(scale.to_level0(xy[here]))))
+    xy = xy[(xy >= (window.x, window.y)).all(axis=1) & (xy < (window.x1, window.y1)).all(axis=1)]
+    x, y = np.floor(xy - (read.x, read.y)).astype(np.int64).T
+    # Networks see nuclei along dark edges of the coverslip as well; those are grey.
+    nuclei = int(np.count_nonzero(tissue.excludes(scale.to_level0(xy)) & stained(image[y, x])))
     ratio = tissue.scale.downsample / scale.downsample
     y0, y1, x0, x1 = (int(np.ceil(at / ratio - 0.5)) for at in (window.y, window.y1, window.x, window.x1))
     return nuclei, int(np.count_nonzero(tissue.outside[y0:y1, x0:x1]))
