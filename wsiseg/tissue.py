@@ -3,11 +3,14 @@
 The decision is absolute in optical density, not a split of the histogram: a field that is tissue from edge
 to edge stays whole, and an empty slide stays empty. Haematoxylin, eosin and DAB all take more green than
 red, or more green than blue; grey things (dust, a coverslip's edge, black ink) take all three alike, and
-green and blue ink takes red most. The excess of green is therefore the tissue signal.
+green and blue ink takes red most. The excess of green is therefore the tissue signal, in two ways: where there is
+much of it, and where it varies from one pixel to the next. Glass is flat, whatever its tint; a nucleus, a membrane
+of fat or a fibre of pale stroma is not, however little of the field it fills. So a nucleus is tissue.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -41,12 +44,23 @@ TISSUE_MPP = 8.0
 TISSUE_OD = (0.009, 0.03)
 """Smoothed excess of green optical density above which a place is tissue: the least and the most that the noise
 of the glass may ask for. Pale fat has a median of 0.012; glass of one tint less than 0.004 nearly everywhere."""
+CONTRAST_OD = 0.012
+"""A range of the excess within 3 × 3 pixels above which a place is tissue. Of 75,000 nuclei 99.5% make more than
+0.0166, and 98% more than 0.0116 where the stain is half as strong; light places without nuclei, 0.002 to 0.0055."""
+CONTRAST_NOISE = 2.5
+"""At least so many times what the noise of the glass makes."""
 SATURATION_OD = 0.03
 """A larger excess counts as this much: strong stain must not leak into the glass beside it."""
 SMOOTHING_UM = 12.0
 """Standard deviation of the Gaussian that joins threads of fat and loose stroma."""
 OBJECT_UM2 = 4_000.0
-"""Smaller pieces of tissue are debris."""
+"""Smaller pieces of tissue are debris, unless they have so much contrast as nuclei."""
+SPOT_UM2 = 800.0
+"""Smaller spots of contrast are debris, unless others are near: one dark pixel makes a spot of 576 µm²."""
+COMPANY_UM = 64.0
+"""Spots that lie no further apart count together."""
+BORDER_SHARE = 0.25
+"""Of a piece or a hole at the image's border this much may be all that is seen."""
 HOLE_UM2 = 20_000.0
 """Smaller holes are fat cells, lumina and vessels: filled."""
 MARGIN_UM = 16.0
@@ -57,14 +71,25 @@ RED_INK_UM2 = 25_000.0
 """Smaller red spots are no ink: blood and red ink have much the same colour."""
 FILL_UM2 = 40_000.0
 """A smaller area without any texture is not taken for one that was never scanned."""
+USUAL_WHITE = 243.0
+"""The grey level of glass where an image has none."""
 BLACK = 16
 """No stain is so dark in all colours, at some microns per pixel."""
+GREY_SHARE = 0.08
+"""An excess of less than this share of the summed density is grey: dust, edges, black ink."""
 GLASS = (215, 16)
 """Glass is at least so light, and its channels differ by no more."""
+GLASS_TINT = 1.032
+"""Red or blue of glass is at most so many times green: 1.031 in the glare of tissue; of pale stroma more."""
+GLASS_FLAT = 4
+"""Grey levels by which a pixel of glass differs from its neighbours at most. Of pale stroma 90% differ by more."""
+GLASS_SHARE = 0.01
+"""An image with less glass says nothing of it."""
 INK_MARGIN_UM = 24.0
 """Ink fades out; this far around it there is no tissue."""
 
-_COOL, _WARM, _GREY = 1, 2, 3
+_COOL, _WARM, _GREY, _DULL = 1, 2, 3, 4
+_SAMPLE_PX = 500_000
 
 
 @dataclass(frozen=True)
@@ -118,13 +143,30 @@ class Tissue:
 
     def contains(self, xy: FloatArray) -> BoolImage:
         """Which points, shape (N, 2) in level-0 coordinates, lie on the mask and in the region: bool (N,)."""
+        return self._on(self.mask, xy)
+
+    def excludes(self, xy: FloatArray) -> BoolImage:
+        """Which points, shape (N, 2) in level-0 coordinates, lie on :attr:`outside` and in the region: (N,)."""
+        return self._on(self.outside, xy)
+
+    def _on(self, mask: BoolImage, xy: FloatArray) -> BoolImage:
         xy = np.asarray(xy, dtype=np.float64)
         cells = np.floor(self.scale.from_level0(xy)).astype(np.int64)
-        height, width = self.mask.shape
+        height, width = mask.shape
         inside = (cells >= 0).all(axis=1) & (cells[:, 0] < width) & (cells[:, 1] < height)
-        inside[inside] = self.mask[cells[inside, 1], cells[inside, 0]]
+        inside[inside] = mask[cells[inside, 1], cells[inside, 0]]
         inside[inside] = region_contains(self.region, xy[inside])
         return inside
+
+    @functools.cached_property
+    def outside(self) -> BoolImage:
+        """Cells (H, W) in the region that are neither on the mask nor an artefact: glass, as it seems."""
+        return touched_cells(self.region, self.mask.shape, self.scale) & ~self.mask & ~self.artefact
+
+    def just_outside(self, within_um: float, slide_mpp: float) -> BoolImage:
+        """Of :attr:`outside` what lies so near to the mask; all of it where the mask is empty."""
+        near = _dilate(self.mask, within_um / (self.scale.downsample * slide_mpp))
+        return self.outside & near if near.any() else self.outside
 
     def touches(self, box: Box) -> bool:
         """Whether a box in level-0 coordinates meets a raster cell with tissue."""
@@ -205,6 +247,12 @@ def make_tissue(
     return Tissue(mask, found.tissue, artefact, scale, Box(0.0, 0.0, width, height), fractions)
 
 
+def stained(colours: npt.NDArray[np.uint8]) -> BoolImage:
+    """Which ``colours`` (N, 3) may be of a stain: those that are not grey."""
+    red, green, blue = (_density_tables(np.full(3, USUAL_WHITE))[k, colours[:, k]] for k in range(3))
+    return np.asarray(green - np.minimum(red, blue) >= GREY_SHARE * (red + green + blue))
+
+
 def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     """Tissue and artefacts in an image of a few microns per pixel.
 
@@ -219,9 +267,10 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     TissueMask
         Where two artefacts meet, the earlier of ``ARTEFACTS`` has the place.
     """
-    glass = _glass(image)
     image = np.ascontiguousarray(image)
-    excess, kind = _excess_and_kind(image, _density_tables(_white(glass)), SATURATION_OD)
+    place = _sample(_glass(image))
+    glass = image[place]
+    excess, kind = _excess_and_kind(image, _density_tables(_white(glass)))
     threshold = _threshold(glass)
     cell = mpp * mpp
     fill = _fill(image, FILL_UM2 / cell)
@@ -232,16 +281,24 @@ def tissue_mask(image: npt.NDArray[np.uint8], mpp: float) -> TissueMask:
     for name, find in ARTEFACTS.items():
         artefacts[name] = find(view) & ~artefact
         artefact |= artefacts[name]
+    textured = _textured(excess, kind, place)
+    np.clip(excess, -SATURATION_OD, SATURATION_OD, out=excess)
     _smooth(excess, SMOOTHING_UM / mpp)
     if fill is not None:  # as if the picture ended there, instead of fading into nothing
         seen = (~fill).astype(np.float32)
         _smooth(seen, SMOOTHING_UM / mpp)
         excess /= np.maximum(seen, 1e-3)
         artefact |= fill
-    tissue = (excess > threshold) & ~artefact
-    tissue = _without_small(tissue, min(OBJECT_UM2 / cell, tissue.size / 4))  # a tiny image may be one object
+    textured &= ~artefact
+    tissue = ((excess > threshold) & ~artefact) | textured
+    tissue = _without_small(
+        tissue, min(OBJECT_UM2 / cell, tissue.size / 4), BORDER_SHARE
+    )  # a tiny image may be one
+    tissue |= textured & _without_small(
+        _dilate(textured, COMPANY_UM / 2 / mpp), SPOT_UM2 / cell, BORDER_SHARE, textured
+    )
     holes = ~tissue & ~artefact
-    tissue |= holes & ~_without_small(holes, HOLE_UM2 / cell, keep_border=True)
+    tissue |= holes & ~_without_small(holes, HOLE_UM2 / cell, BORDER_SHARE)
     return TissueMask(tissue, artefacts)
 
 
@@ -309,25 +366,42 @@ def _plain(image: npt.NDArray[np.uint8]) -> BoolImage:
     return out
 
 
-def _glass(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A sample (N, 3) of flat, bright, nearly colourless pixels; empty if they are less than 1%."""
-    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 500_000)))
-    here = image[:-1:step, :-1:step].astype(np.int16)
-    if here.size == 0:
-        return np.empty((0, 3), dtype=np.uint8)
-    flat = np.ones(here.shape[:2], dtype=bool)
-    for there in (image[1::step, :-1:step], image[:-1:step, 1::step]):
-        flat &= np.abs(here - there[: here.shape[0], : here.shape[1]]).max(axis=2) <= 4
-    low, high = here.min(axis=2), here.max(axis=2)
-    # What a scanner never saw is filled with 255 exactly: it says nothing about the glass.
-    glass = flat & (low >= GLASS[0]) & (high - low <= GLASS[1]) & (low < 255)
-    enough = np.count_nonzero(glass) >= 0.01 * glass.size
-    return here[glass].astype(np.uint8) if enough else np.empty((0, 3), dtype=np.uint8)
+@compiled
+def _glass(image: npt.NDArray[np.uint8]) -> BoolImage:
+    """Bright, nearly colourless pixels (H, W) that differ from none of their eight neighbours by much.
+
+    What a scanner never saw is filled with 255 exactly: it says nothing about the glass.
+    """
+    height, width = image.shape[0], image.shape[1]
+    out = np.zeros((height, width), dtype=np.bool_)
+    for i in range(1, height - 1):
+        for j in range(1, width - 1):
+            red, green, blue = np.int16(image[i, j, 0]), np.int16(image[i, j, 1]), np.int16(image[i, j, 2])
+            low, high = min(red, green, blue), max(red, green, blue)
+            if low < GLASS[0] or low == 255 or high - low > GLASS[1] or max(red, blue) > GLASS_TINT * green:
+                continue
+            flat = True
+            for y in range(i - 1, i + 2):
+                for x in range(j - 1, j + 2):
+                    flat = flat and abs(image[y, x, 0] - red) <= GLASS_FLAT
+                    flat = flat and abs(image[y, x, 1] - green) <= GLASS_FLAT
+                    flat = flat and abs(image[y, x, 2] - blue) <= GLASS_FLAT
+            out[i, j] = flat
+    return out
+
+
+def _sample(glass: BoolImage) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of a regular sample of the glass; none if there is too little to speak of."""
+    step = max(1, int(np.sqrt(glass.size / _SAMPLE_PX)))
+    rows, columns = np.nonzero(glass[::step, ::step])
+    if len(rows) < GLASS_SHARE * glass[::step, ::step].size:
+        return rows[:0], columns[:0]
+    return rows * step, columns * step
 
 
 def _white(glass: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """The colour of glass, or a usual one without any."""
-    return np.median(glass, axis=0).astype(np.float64) if len(glass) else np.full(3, 243.0)
+    return np.median(glass, axis=0).astype(np.float64) if len(glass) else np.full(3, USUAL_WHITE)
 
 
 def _threshold(glass: npt.NDArray[np.uint8]) -> float:
@@ -349,9 +423,9 @@ def _density_tables(white: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 @compiled
 def _excess_and_kind(
-    image: npt.NDArray[np.uint8], tables: npt.NDArray[np.float32], saturation: float
+    image: npt.NDArray[np.uint8], tables: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """The tissue signal, and the kind of ink that a pixel's colour suggests.
+    """The tissue signal, and the kind of ink or grey that a pixel's colour suggests.
 
     The limits on the shares of red, green and blue in the summed density were read off tissue (30 fields of
     7 organs, 110 textures, 2 slides: misjudged 0.0%, 0.2%, 0.0% of pixels for cool, warm, grey) and marked ink.
@@ -364,16 +438,47 @@ def _excess_and_kind(
             red, green, blue = tables[0, image[i, j, 0]], tables[1, image[i, j, 1]], tables[2, image[i, j, 2]]
             total = red + green + blue
             signal = green - min(red, blue)
-            excess[i, j] = min(max(signal, np.float32(-saturation)), np.float32(saturation))
-            if total > 0.4 and signal < 0.08 * total and abs(red - green) < 0.12 * total:
-                kind[i, j] = 3
+            excess[i, j] = signal
+            if total > 0.4 and signal < GREY_SHARE * total and abs(red - green) < 0.12 * total:
+                kind[i, j] = _GREY
                 excess[i, j] = 0.0
             elif total > 0.2 and red - green > 0.01:
-                kind[i, j] = 1
+                kind[i, j] = _COOL
                 excess[i, j] = 0.0
             elif total > 0.6 and ((blue > 0.36 * total and red < 0.12 * total) or green - blue < 0.13 * total):
-                kind[i, j] = 2
+                kind[i, j] = _WARM
+            elif total > 0.1 and signal < GREY_SHARE * total:
+                kind[i, j] = _DULL
     return excess, kind
+
+
+def _textured(
+    excess: npt.NDArray[np.float32],
+    kind: npt.NDArray[np.uint8],
+    glass: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+) -> BoolImage:
+    """Where the excess varies by more than it does on the pixels of ``glass``."""
+    contrast = _contrast(excess, kind)
+    noise = float(np.percentile(contrast[glass], 90)) if len(glass[0]) else 0.0
+    return contrast > np.float32(max(CONTRAST_OD, CONTRAST_NOISE * noise))
+
+
+@compiled
+def _contrast(excess: npt.NDArray[np.float32], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The range of ``excess`` within each 3 × 3, without cool ink and what is grey: edges of dirt have none."""
+    height, width = excess.shape
+    out = np.zeros((height, width), dtype=np.float32)
+    for i in range(height):
+        for j in range(width):
+            low, high = np.float32(np.inf), np.float32(-np.inf)
+            for y in range(max(i - 1, 0), min(i + 2, height)):
+                for x in range(max(j - 1, 0), min(j + 2, width)):
+                    if kind[y, x] == _COOL or kind[y, x] == _GREY or kind[y, x] == _DULL:
+                        continue
+                    low, high = min(low, excess[y, x]), max(high, excess[y, x])
+            if high > low:
+                out[i, j] = high - low
+    return out
 
 
 def _solid(kind: npt.NDArray[np.uint8], which: int, size: float) -> BoolImage:
@@ -396,15 +501,20 @@ def _majority(kind: npt.NDArray[np.uint8], which: int) -> BoolImage:
     return out
 
 
-def _without_small(mask: BoolImage, size: float, *, keep_border: bool = False) -> BoolImage:
-    """``mask`` without 4-connected pieces of fewer than ``size`` pixels, except, if asked, at the border."""
+def _without_small(
+    mask: BoolImage, size: float, border_share: float = 1.0, counted: BoolImage | None = None
+) -> BoolImage:
+    """``mask`` without 4-connected pieces of fewer than ``size`` pixels; of ``border_share`` of it at the border.
+
+    ``counted``: the pixels that count, within ``mask``; by default all of it.
+    """
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask
-    keep = np.bincount(labels.ravel(), minlength=count + 1) >= size
-    if keep_border:
-        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-            keep[edge] = True
+    area = np.bincount(labels[mask if counted is None else counted], minlength=count + 1)
+    keep = area >= size
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        keep[edge] = area[edge] >= size * border_share
     keep[0] = False
     return keep[labels]
 

@@ -128,7 +128,15 @@ def _die(argument: Any) -> None:
     raise WorkerDied("died")
 
 
-STAGES = ("plan-slide", "segment-batch", "stitch-slide", "plan-labels", "label-map", "label-pyramid")
+STAGES = (
+    "plan-slide",
+    "segment-batch",
+    "check-outside",
+    "stitch-slide",
+    "plan-labels",
+    "label-map",
+    "label-pyramid",
+)
 STAGES += ("plan-grading", "grade-patches", "publish-slide")
 
 
@@ -148,6 +156,12 @@ def test_patches_that_kill_whatever_is_done_are_lost(slide: Path, tmp_path: Path
     record = run(slide, tmp_path, Dies("grade-patches", until_alone=False))
     assert record["status"] == "complete"
     assert record["grade"]["reasons"] == {"lost": record["grade"]["patches"]}
+
+
+def test_a_check_of_the_tissue_that_kills_whatever_is_done_is_left_out(slide: Path, tmp_path: Path) -> None:
+    record = run(slide, tmp_path, Dies("check-outside", until_alone=False))
+    assert record["status"] == "complete"
+    assert record["outside"] is None
 
 
 def test_what_is_tried_instead_of_a_job(tmp_path: Path) -> None:
@@ -229,7 +243,7 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     assert rest.names.count("segment-batch") == 0
     assert (work / "verdicts" / blocks[0].name).stat().st_mtime_ns == stamp
     timings = record["timings_s"]
-    names = ["tissue", "segment", "segment_by_activity", "stitch", "labels", "grade", "publish", "total"]
+    names = ["tissue", "segment", "segment_by_activity", "outside", "stitch", "labels", "grade", "publish", "total"]
     assert list(timings) == names
     assert all(timings[name] > 0 for name in names if name != "segment_by_activity")
     whole = run(path, tmp_path / "whole")

@@ -15,6 +15,7 @@ from wsiseg.results.record import (
     FailedRecord,
     GradeRecord,
     Lost,
+    Outside,
     Seams,
     SegmentedRecord,
     SlideRecord,
@@ -204,6 +205,7 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Tiles", _counts(as_plain(record.tiles))),
         ("Lost area", f"{record.lost.area_mm2:,.3f} mm²" if record.lost.area_mm2 else ""),
         ("Artefacts", ", ".join(f"{name} {share:.1%}" for name, share in record.artefacts.items() if share)),
+        ("Outside the tissue", _outside_text(record.outside)),
         ("Seams", _seam_text(record.seams)),
         ("Calibration", _pairs(settings.calibration)),
         ("Timings", ", ".join(f"{name} {duration(value)}" for name, value in record.seconds.items())),
@@ -217,6 +219,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _outside_text(outside: Outside | None) -> str:
+    if outside is None:
+        return ""
+    return f"{outside.nuclei:,} nuclei in {outside.windows} windows beside it, {outside.per_mm2:,.1f} per mm²"
 
 
 def _seam_text(seams: Seams) -> str:

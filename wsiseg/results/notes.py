@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.results.record import Lost, LostBox, Tiles
+from wsiseg.results.record import Lost, LostBox, Outside, Tiles
 from wsiseg.tissue import Tissue
 
 _SAMPLE_PX = 500_000
@@ -18,6 +18,8 @@ _DARK = 215  # glass is lighter
 _SHOWN = 0.01  # share of dark pixels from which on there is something to see
 _WHOLE = 0.98  # share of the field from which on tissue is everywhere
 _WORTH_MM2 = 0.01  # on less tissue no nuclei are no surprise
+_OUTSIDE = 5  # nuclei outside the tissue from which on it is no chance
+_OUTSIDE_PER_MM2 = 20.0  # and so many per mm²
 
 
 def image_notes(image: npt.NDArray[np.uint8], tissue: Tissue) -> list[str]:
@@ -52,6 +54,17 @@ def run_notes(nuclei: int, tissue_mm2: float, tiles: Tiles, lost: Lost) -> list[
             f"the tissue ({_most_frequent(lost.boxes)})."
         )
     return notes
+
+
+def outside_notes(outside: Outside | None) -> list[str]:
+    """On what was found just outside the tissue."""
+    if outside is None or outside.nuclei < _OUTSIDE or outside.per_mm2 < _OUTSIDE_PER_MM2:
+        return []
+    return [
+        f"Nuclei outside the tissue: {outside.nuclei} in {outside.windows} windows just beside it, "
+        f"{outside.per_mm2:.0f} per mm². The mask may have missed {outside.share:.1%} of the nuclei; "
+        "the thumbnail shows it, and --all segments the whole slide."
+    ]
 
 
 def _most_frequent(boxes: Sequence[LostBox]) -> str:

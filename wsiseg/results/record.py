@@ -90,6 +90,31 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """What was found just outside the tissue: whether its mask has missed nuclei.
+
+    Attributes
+    ----------
+    windows : int
+        Windows of 128 µm that were segmented, within 128 µm of the tissue.
+    area_mm2 : float
+        What of them lies outside.
+    nuclei : int
+        Nuclei whose centroid lies there. They are not in the result.
+    per_mm2 : float
+        The same per mm².
+    share : float
+        Of all nuclei within 128 µm of the tissue, on it or not, those expected outside.
+    """
+
+    windows: Count
+    area_mm2: Number
+    nuclei: Count
+    per_mm2: Number
+    share: Number
+
+
+@dataclass(frozen=True)
 class Seams:
     """What stitching did, and whether seams can be seen in the result.
 
@@ -176,7 +201,7 @@ class Settings:
 class SegmentedRecord:
     """The record of a slide that was segmented, with or without losses.
 
-    ``types`` is None, and not in the JSON, for a model without types.
+    ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"
@@ -194,6 +219,7 @@ class SegmentedRecord:
     types: Mapping[str, Count] | None = None
     tissue_mm2: Number
     artefacts: Mapping[str, Number | None]
+    outside: Outside | None = None
     seams: Seams
     grade: GradeRecord
     timings_s: Mapping[str, Number | Mapping[str, Number]]
@@ -237,6 +263,7 @@ class FailedRecord:
     nuclei: None = None
     tissue_mm2: None = None
     artefacts: None = None
+    outside: None = None
     seams: None = None
     grade: None = None
     timings_s: None = None

@@ -14,6 +14,7 @@ LABELS = "labels"
 MAPS = "maps"
 GRADING = "grading"
 LETHAL = "lethal"
+OUTSIDE = "outside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,20 @@ class Stitched:
     lost: tuple[LostBox, ...]
     segment_s: Mapping[str, float]
     file: FileNote
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundOutside:
+    """``outside``: what was found in windows just outside the tissue.
+
+    ``area_mm2``: what of the windows lies outside; ``rim_mm2``: all that lies so near to the tissue.
+    """
+
+    windows: int
+    nuclei: int
+    area_mm2: float
+    rim_mm2: float
     seconds: float
 
 

@@ -23,11 +23,11 @@ from wsiseg.results import maps
 from wsiseg.results.describe import describe_slide, now, versions
 from wsiseg.results.folder import SlideFolder, WorkFolder, describe_files
 from wsiseg.results.job import once_alone
-from wsiseg.results.notes import run_notes
+from wsiseg.results.notes import outside_notes, run_notes
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
-from wsiseg.results.record import RECORD_NAME, Lost, LostBox, SegmentedRecord, write_record
-from wsiseg.results.stages import MAPS, STITCH, Stitched, Timed
+from wsiseg.results.record import RECORD_NAME, Lost, LostBox, Outside, SegmentedRecord, write_record
+from wsiseg.results.stages import MAPS, OUTSIDE, STITCH, FoundOutside, Stitched, Timed
 from wsiseg.slide import Slide
 from wsiseg.slide.types import MISSING
 from wsiseg.tissue import Tissue
@@ -62,6 +62,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     started = time.perf_counter()
     work = job.work
     (plan, tissue), stitched = read_planned(work), work.require_stage(STITCH, Stitched)
+    outside = _outside(work, stitched.nuclei)
     with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
         overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
@@ -90,6 +91,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
             *plan.notes,
             *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost),
             *scale_notes(verdicts.columns),
+            *outside_notes(outside),
         ),
         key=plan.key,
         slide=described,
@@ -100,6 +102,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         types=stitched.types,
         tissue_mm2=plan.tissue_mm2,
         artefacts=dict(tissue.artefacts),
+        outside=outside,
         seams=stitched.seams,
         grade=grade.record(),
         timings_s={**timings, "total": job.seconds + seconds},
@@ -139,14 +142,26 @@ def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:
 
 def _timings(work: WorkFolder, plan: SlidePlan, stitched: Stitched) -> dict[str, float | Mapping[str, float]]:
     """Seconds by stage, all workers together, over all attempts."""
-    drawn = work.stage(MAPS, Timed)
+    drawn, outside = work.stage(MAPS, Timed), work.stage(OUTSIDE, FoundOutside)
     return {
         "tissue": plan.seconds,
         "segment": sum(stitched.segment_s.values()),
         "segment_by_activity": stitched.segment_s,
+        "outside": outside.seconds if outside else 0.0,
         "stitch": stitched.seconds,
         "labels": drawn.seconds if drawn else 0.0,
     }
+
+
+def _outside(work: WorkFolder, nuclei: int) -> Outside | None:
+    """The record's ``outside``, beside the ``nuclei`` on the tissue; None where no window was looked at."""
+    found = work.stage(OUTSIDE, FoundOutside)
+    if found is None or not found.area_mm2:
+        return None
+    per_mm2 = found.nuclei / found.area_mm2
+    expected = per_mm2 * found.rim_mm2
+    share = expected / (nuclei + expected) if expected else 0.0
+    return Outside(found.windows, found.area_mm2, found.nuclei, per_mm2, share)
 
 
 def _lost(boxes: Sequence[LostBox], tissue: Tissue, mpp: float) -> Lost:

@@ -25,6 +25,7 @@ from wsiseg.run.publish import publish_job, publish_slide, published_record
 from wsiseg.run.schedule import Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
+from wsiseg.tiles.outside import OutsideJob, check_outside
 from wsiseg.tiles.plan import PlanJob, Planned, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
 from wsiseg.tiles.work import segment_batch
@@ -102,6 +103,7 @@ def _segment(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
     yield from _tiles(planned, choice, telling)
+    yield from telling.one("check-outside", check_outside, OutsideJob(planned.work, choice))
     yield from telling.one("stitch-slide", stitch_slide, whole)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
     yield from telling.one("label-pyramid", write_label_pyramid, whole)

@@ -28,7 +28,7 @@ from wsiseg.train.sources.slides import apportion
 def test_the_runs_nuclei_are_the_labels(drawn_results: Path) -> None:
     """At 1 level-0 pixel a pixel, each label is a nucleus of the file."""
     frame = Frame(mpp=0.25, side=96)
-    pool = whole(RunSource(drawn_results, count=5, sure=0.0), frame)
+    pool = whole(RunSource(drawn_results, count=10, sure=0.0), frame)
     assert (pool.known == UNKNOWN).mean() < 0.2
     nuclei = read_nuclei(drawn_results / "drawn" / "nuclei.parquet")
     areas = set(np.round(nuclei.areas()).astype(int).tolist())
