@@ -99,7 +99,7 @@ def test_a_slides_result(result: SegmentResult) -> None:
     assert result.nuclei.crs is None
     assert result.nuclei is result.nuclei
     assert result.grade is not None
-    assert result.grade.grade == "Best"
+    assert result.grade.grade == "Not assessed"
     assert result.open_slide().width == 1024
     assert repr(result).startswith("<SegmentResult a: ")
     page = result._repr_html_()

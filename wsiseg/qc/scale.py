@@ -10,7 +10,7 @@ import numpy.typing as npt
 TYPICAL_UM2 = 28.0
 """Median area of a nucleus in most tissues, as the default network outlines them."""
 PLAUSIBLE_UM2 = (14.0, 60.0)
-"""Median areas beyond these question the scale; of 27 fields of seven organs none lies beyond."""
+"""Median areas beyond these question the scale (docs/quality.md says how often rightly)."""
 
 _ENOUGH = 100  # nuclei
 
