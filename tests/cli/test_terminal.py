@@ -101,7 +101,7 @@ def test_json_is_json_on_every_stream(encoding: str) -> None:
 
 
 def test_one_line_of_a_run_stays_one() -> None:
-    grade = SimpleNamespace(grade="Good", bad=1, patches=20, interval=(0.0, 0.2))
+    grade = SimpleNamespace(grade="Good", summary="1 of 20 bad", interval=(0.0, 0.2), words="one\nout of focus")
     record = SimpleNamespace(status="complete", nuclei=3, tissue_mm2=1.0, grade=grade)
     line = outcome_line(SlideEnded("new\nline\x1b[2J", record))
     assert line.startswith("new\\nline\\x1b[2J: 3 nuclei")
