@@ -16,17 +16,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Its own step, and first: left to the resolver, torch brings the newest release with gigabytes of CUDA along.
 TORCH := 2.13.0
 
-.PHONY: demo test lint docs clean distclean
+.PHONY: demo test test-quick test-slow lint docs clean distclean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 demo: $(VENV)/.installed
 	$(BIN)/wsiseg demo -o demo
 
-test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
-ifneq ($(SLOW),0)
+test: test-quick $(if $(filter 0,$(SLOW)),,test-slow)
+
+# A process of tests that dies ends the step at once: xdist would hand its work on, and wait for what is done already.
+test-quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
-endif
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

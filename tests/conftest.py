@@ -7,12 +7,20 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from wsiseg.testing import Truth, write_slide
 
 RealData = Callable[[str], Path]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say of what a process of tests died: xdist only says that it did."""
+    if error:
+        print(f"\n{node.gateway.id} ended with {node.gateway._io.popen.wait(10)}", file=sys.stderr, flush=True)
 
 
 @pytest.fixture(scope="session")

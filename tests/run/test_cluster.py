@@ -8,6 +8,8 @@ import http.server
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -270,3 +272,24 @@ def test_a_memory_limit_that_none_can_work_in_is_refused(limit: str) -> None:
 @pytest.mark.parametrize("limit", ["auto", "0", "1GiB", "512 MB"])
 def test_memory_limits_as_dask_writes_them(limit: str) -> None:
     cluster._require_memory_limit(limit)
+
+
+CLOSES = """
+import subprocess, sys, time
+from types import SimpleNamespace
+import wsiseg.run.cluster as cluster
+
+child = subprocess.Popen(["sleep", "60"])
+gone = subprocess.Popen(["true"])
+gone.wait()
+nannies = [SimpleNamespace(pid=pid) for pid in (None, gone.pid, child.pid)]
+slow = SimpleNamespace(workers=dict(enumerate(nannies)), close=lambda timeout: time.sleep(2 * cluster._GRACE_S))
+cluster._close(slow)
+print(child.wait(30))
+"""
+
+
+def test_a_cluster_that_closes_slowly_costs_its_living_workers_alone() -> None:
+    """In a process of its own: a dead worker's nanny has no pid, which psutil would take for this process."""
+    done = subprocess.run([sys.executable, "-c", CLOSES], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "-9\n", "")

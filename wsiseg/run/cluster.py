@@ -550,12 +550,12 @@ def _log_level() -> int:
 
 def _close(cluster: Any) -> None:
     """End the cluster without waiting for tiles: killing is safe, parts are committed by renaming."""
-    processes = [nanny.pid for nanny in cluster.workers.values()]
+    processes = _processes(cluster)
 
     def kill() -> None:
-        for pid in processes:
+        for process in processes:
             with contextlib.suppress(psutil.Error):
-                psutil.Process(pid).kill()
+                process.kill()
 
     # Not after a first attempt: a close that runs out of time is cancelled half-way and cannot be repeated.
     timer = threading.Timer(_GRACE_S, kill)
@@ -563,6 +563,16 @@ def _close(cluster: Any) -> None:
     with contextlib.suppress(Exception):
         cluster.close(timeout=5)
     timer.cancel()
+
+
+def _processes(cluster: Any) -> list[psutil.Process]:
+    """The workers that live. A dead one's nanny has no pid, and psutil takes none for the process that asks."""
+    found = []
+    for pid in [nanny.pid for nanny in cluster.workers.values()]:
+        if pid is not None:
+            with contextlib.suppress(psutil.Error):
+                found.append(psutil.Process(pid))
+    return found
 
 
 def available_cores() -> int:
