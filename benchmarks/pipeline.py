@@ -57,7 +57,8 @@ def measure_round(slides: list[Path], out: Path, settings: SegmentOptions, execu
     specification = result.records[0].specification
     tiles = sum(record.tiles.done for record in result.records)
     side = settings.tile + 2 * specification["halo_px"]
-    ceiling = measure_network(executor, settings.choice, side, min(tiles, 8))
+    choice = settings.choice(executor.device, executor.torch_threads)
+    ceiling = measure_network(executor, choice, side, min(tiles, 8))
     owned = tiles * settings.tile**2 / 1e6
     return {
         "tiles": tiles,

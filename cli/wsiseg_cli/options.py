@@ -51,8 +51,9 @@ def model_option(function: F) -> F:
     return click.option(
         "-m",
         "--model",
-        metavar="NAME|FILE",
-        help="A model of `wsiseg models`, a file of weights, or a manifest (.toml).",
+        metavar="NAME|FILE|auto",
+        help="A model of `wsiseg models`, a file of weights, or a manifest (.toml). auto: unet-0.25 on a GPU where "
+        "a slide's pixels are fine enough, else unet-0.5; said for each slide. By default unet-0.5.",
     )(function)
 
 

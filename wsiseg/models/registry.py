@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wsiseg.models.network import NetworkSegmenter
 
 DEFAULT_MODEL = "unet-0.5"
+AUTO = "auto"
+"""No model, but the wish that one be picked for each slide (:mod:`wsiseg.models.automatic`)."""
 MANIFEST = ".toml"
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSICAL = ModelCard(
@@ -141,8 +143,8 @@ def describe_model(model: str) -> dict[str, Any]:
 
 
 def locate_model(model: str) -> str:
-    """The name of a model of this package as it is, a path as an absolute one; what is neither stays as it is."""
-    if model == CLASSICAL.name or _packaged(model) is not None or not os.path.exists(model):
+    """A path as an absolute one; a name of a model of this package, ``auto`` and what is none of these as it is."""
+    if model in (AUTO, CLASSICAL.name) or _packaged(model) is not None or not os.path.exists(model):
         return model
     return os.path.abspath(model)
 
@@ -161,8 +163,10 @@ def find_model(model: str) -> Path:
     path = Path(model)
     if path.suffix in (".onnx", ".pt2", ".ts"):
         raise ModelError(f"model {model!r}: a network of others needs a manifest (.toml); see docs/models.md")
+    names = ", ".join(card.name for card in list_models())
+    if model == AUTO:
+        raise ModelError(f"model {model!r}: `wsiseg segment` picks one for each slide; expected one ({names}) here")
     if path.suffix not in (*SUFFIXES, CHECKPOINT, MANIFEST):
-        names = ", ".join(card.name for card in list_models())
         raise ModelError(
             f"model {model!r}: neither a model of this package ({names}) nor a file of weights "
             f"({', '.join(SUFFIXES)}), a checkpoint of HoVer-Net ({CHECKPOINT}) or a manifest ({MANIFEST})"

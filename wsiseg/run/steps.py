@@ -10,7 +10,6 @@ from typing import Any
 
 from wsiseg.core.environment import environment_fault
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
-from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
@@ -64,7 +63,7 @@ def slide_steps(request: SlideRequest, folder: SlideFolder, moved: Moved, on_eve
     try:
         planned = yield from _plan(request, folder, moved, on_event)
         folder = planned.folder
-        record = yield from _segment(planned, request.choice, on_event)
+        record = yield from _segment(planned, on_event)
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
@@ -96,14 +95,14 @@ def _plan(
     return planned
 
 
-def _segment(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps:
+def _segment(planned: Planned, on_event: Listener) -> Steps:
     """The stages of a planned slide in their order, and its record."""
     if planned.plan is None:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
-    yield from _tiles(planned, choice, telling)
-    yield from telling.one("check-outside", check_outside, OutsideJob(planned.work, choice))
+    yield from _tiles(planned, telling)
+    yield from telling.one("check-outside", check_outside, OutsideJob(planned.work, planned.choice))
     yield from telling.one("stitch-slide", stitch_slide, whole)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
     yield from telling.one("label-pyramid", write_label_pyramid, whole)
@@ -111,7 +110,7 @@ def _segment(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps
     return (yield from _publish(planned, time.perf_counter() - started, telling))
 
 
-def _tiles(planned: Planned, choice: ModelChoice, telling: _Telling) -> Stages:
+def _tiles(planned: Planned, telling: _Telling) -> Stages:
     """The parts of all tiles: those that an earlier run has left, and the missing ones computed."""
     plan, work, name = planned.plan, planned.work, planned.folder.id
     assert plan is not None
@@ -134,7 +133,7 @@ def _tiles(planned: Planned, choice: ModelChoice, telling: _Telling) -> Stages:
     done = [summary for one in resumed for summary in one.summaries]
     for summary in done:
         ended(summary, computed=False)
-    missing = missing_batches(work, plan, choice, {tile for summary in done for tile in summary.tiles})
+    missing = missing_batches(work, plan, planned.choice, {tile for summary in done for tile in summary.tiles})
     yield isolated(
         "segment-batch", segment_batch, missing, lambda job, summary: ended(summary, computed=not job.lost)
     )

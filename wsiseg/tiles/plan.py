@@ -23,8 +23,10 @@ from wsiseg.core.grid import TileGrid, round_up
 from wsiseg.core.region import requested_region
 from wsiseg.core.sealed import write_sealed_json
 from wsiseg.errors import DamagedFile, SlideError, UsageError
+from wsiseg.models.automatic import ACCURATE, FAST, Pick, device_kind, pick_model
 from wsiseg.models.base import Segmenter
-from wsiseg.models.resident import resident_segmenter
+from wsiseg.models.registry import AUTO
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
 from wsiseg.results.job import once_alone
 from wsiseg.results.notes import image_notes
@@ -67,10 +69,11 @@ class PlanJob:
 class Planned:
     """A plan to carry out in ``work``, or the record of a finished result that is still valid.
 
-    ``notes``: what of an earlier run was not taken over, and why.
+    ``choice``: the segmenter, of a model by name. ``notes``: what of an earlier run was not taken over, and why.
     """
 
     folder: SlideFolder
+    choice: ModelChoice
     plan: SlidePlan | None = None
     unchanged: SegmentedRecord | None = None
     notes: tuple[str, ...] = ()
@@ -91,18 +94,19 @@ def plan_or_reuse(job: PlanJob) -> Planned:
     EnvironmentFault
         The result cannot be replaced without losing what is not wsiseg's.
     """
-    request, options = job.request, job.request.options
-    with open_slide(request.path, mpp=options.mpp, mpp_table=options.mpp_table, guarded=job.alone) as slide:
+    options = job.request.options
+    with open_slide(job.request.path, mpp=options.mpp, mpp_table=options.mpp_table, guarded=job.alone) as slide:
+        folder = _own_folder(slide, job)
+        request, said = _with_model(slide, job.request, folder)
         specification = specify(slide, options, resident_segmenter(request.choice))
         key = result_key(slide.fingerprint(), specification)
-        folder = _own_folder(slide, job)
         record = folder.record()
         notes: list[str] = []
         if isinstance(record, SegmentedRecord):
             stale = _stale(folder, record, key, slide, specification, options)
             if stale is None:
                 folder.clean()
-                return Planned(folder, unchanged=_at_home(folder, record, slide))
+                return Planned(folder, request.choice, unchanged=_at_home(folder, record, slide))
             notes += [stale] if stale else []
         folder.require_replaceable()
         source = SlideSource(os.path.abspath(slide.path), slide.require_mpp())
@@ -112,9 +116,36 @@ def plan_or_reuse(job: PlanJob) -> Planned:
             if (work.path / PLAN).exists():
                 notes.append("what an earlier run had begun is damaged or of another version: begun again")
             work.discard()
-            plan = plan_slide(slide, request, specification, key, work)
+            plan = plan_slide(slide, request, specification, key, work, said)
         work.create()
-        return Planned(folder, plan, notes=tuple(notes))
+        return Planned(folder, request.choice, plan, notes=tuple(notes))
+
+
+def _with_model(slide: Slide, request: SlideRequest, folder: SlideFolder) -> tuple[SlideRequest, tuple[str, ...]]:
+    """The request with a model by name, and the note on it where the user leaves it to ``auto``.
+
+    What an earlier run has left under the same settings goes on with its model, whatever would be picked now.
+    """
+    choice = request.choice
+    if choice.model != AUTO:
+        return request, ()
+    pick = pick_model(slide.require_mpp().value, device_kind(choice.device, choice.precision, choice.engine))
+    earlier = (Pick(name, "an earlier run of this slide has taken it") for name in (FAST, ACCURATE))
+    requests = {
+        one: replace(request, choice=replace(choice, model=one.model))
+        for one in (pick, *(one for one in earlier if one.model != pick.model))
+    }
+    if folder.final.exists() or folder.work.exists():
+        pick = next((one for one in requests if _has_begun(slide, requests[one], folder)), pick)
+    return requests[pick], (pick.note,)
+
+
+def _has_begun(slide: Slide, request: SlideRequest, folder: SlideFolder) -> bool:
+    """Whether ``folder`` holds a result of a request, or the plan for one."""
+    key = result_key(slide.fingerprint(), specify(slide, request.options, resident_segmenter(request.choice)))
+    record = folder.record()
+    source = SlideSource(os.path.abspath(slide.path), slide.require_mpp())
+    return (record is not None and record.key == key) or _resumable(folder.in_progress(key, source)) is not None
 
 
 def _own_folder(slide: Slide, job: PlanJob) -> SlideFolder:
@@ -206,9 +237,17 @@ def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict
 
 
 def plan_slide(
-    slide: Slide, request: SlideRequest, specification: Mapping[str, Any], key: str, work: WorkFolder
+    slide: Slide,
+    request: SlideRequest,
+    specification: Mapping[str, Any],
+    key: str,
+    work: WorkFolder,
+    said: tuple[str, ...] = (),
 ) -> SlidePlan:
-    """Find the tissue, choose the tiles, calibrate the model; written to ``work``, where a resumption finds it."""
+    """Find the tissue, choose the tiles, calibrate the model; written to ``work``, where a resumption finds it.
+
+    ``said``: what is to stand in its notes first.
+    """
     started, options = time.perf_counter(), request.options
     segmenter = resident_segmenter(request.choice, specification["model"])
     mpp = slide.require_mpp()
@@ -222,7 +261,7 @@ def plan_slide(
     if len(tiles) == 0:
         _require_readable(slide)
         notes += _nothing_left(everything, options)
-    notes = (*slide.notes, *image_notes(image, everything), *notes)
+    notes = (*said, *slide.notes, *image_notes(image, everything), *notes)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     calibration = segmenter.calibrate(calibration_samples(slide, scale, everything))
     plan = SlidePlan(

@@ -17,7 +17,8 @@ class SegmentOptions:
     ----------
     model : str
         A name of :func:`wsiseg.list_models`, or the path of a weight file, a checkpoint or a manifest
-        (docs/models.md).
+        (docs/models.md); or ``auto``, which picks one for each slide (:func:`wsiseg.models.automatic.pick_model`)
+        and goes on with what an earlier call has picked.
     tile : int
         Side of a tile's core in pixels at the model's mpp.
     mpp : float or None
@@ -67,7 +68,7 @@ class SegmentOptions:
 class SlideRequest:
     """What the user asked for one slide. Paths are absolute: they travel to workers in other folders.
 
-    ``choice``: the options' segmenter, on what the executor has.
+    ``choice``: the options' segmenter, on what the executor has; its model may be ``auto``.
     """
 
     path: Path
