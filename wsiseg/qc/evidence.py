@@ -189,8 +189,8 @@ def _regions(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Means (K, N) of K planes inside each nucleus, in the ring around it, and over its outermost pixels.
 
-    And the pixels (4, N): inside, in the ring, outermost, and outermost that meet another nucleus. The rings are those
-    of :func:`wsiseg.qc.surroundings.surroundings`.
+    And the pixels (4, N): inside, in the ring, outermost, and outermost that meet another nucleus. The rings are
+    those of :func:`wsiseg.qc.surroundings.surroundings`.
     """
     kinds, height, length = planes.shape
     total = np.zeros((3, kinds, count + 1))
