@@ -184,14 +184,14 @@ def by_score(score: FloatArray, truth: Truth) -> Prediction | None:
         known = rest & truth.judged
         if not known.any():
             return None
-        expect = _isotonic(score[known], truth.aji[known])
-        off = truth.aji[known] - expect(score[known])
-        low, high = np.quantile(off, [(1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
-        said.expected[fold] = expect(score[fold])
-        said.low[fold], said.high[fold] = said.expected[fold] + low, said.expected[fold] + high
+        said.expected[fold] = _isotonic(score[known], truth.aji[known])(score[fold])
         said.p_bad[fold] = _isotonic(-score[rest], truth.bad[rest].astype(np.float64))(-score[fold])
     if not np.isfinite(said.p_bad).all():
         return None
+    off = truth.aji - said.expected  # of images that the fit had not seen: seen ones would make it too sure
+    for fold, rest in _folds(truth):
+        low, high = np.quantile(off[rest & truth.judged], [(1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
+        said.low[fold], said.high[fold] = said.expected[fold] + low, said.expected[fold] + high
     return Prediction(said.expected, said.low, said.high, said.p_bad, quality=score, badness=-score)
 
 
