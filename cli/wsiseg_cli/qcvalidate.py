@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--allow-missing", is_flag=True, help="Leave out images that only one side has.")
 @click.option("--seed", default=0, show_default=True, help="Decides the draws behind the intervals.")
+@click.option(
+    "--resamples", default=1000, show_default=True, type=click.IntRange(min=2), help="How many draws these are."
+)
 @options.output_option(
     "Folder for validation.html (reliability plots), validation.json, and the patches as CSV and Parquet.",
     required=False,
@@ -58,6 +61,7 @@ def validate(
     min_true: int,
     allow_missing: bool,
     seed: int,
+    resamples: int,
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -90,7 +94,7 @@ def validate(
         min_true=min_true,
         allow_missing=allow_missing,
     )
-    validation = validate_patches(judged, by=by, limits=limits, seed=seed)
+    validation = validate_patches(judged, by=by, limits=limits, seed=seed, resamples=resamples)
     page = write_validation(out, judged, validation) if out is not None else None
     if as_json:
         tell_json(validation.to_dict())
@@ -120,8 +124,7 @@ def _print(group: Group, by: str) -> None:
 
 
 def _print_left_out(validation: Validation) -> None:
-    if validation.few:
-        tell(f"left out: {validation.few:,} patches with too few true nuclei")
-    for names, what in ((validation.without_truth, "truth"), (validation.without_results, "results")):
-        if names:
-            tell(f"left out, no {what}: {one_line(', '.join(names))}")
+    from wsiseg.evaluate.reliability import left_out
+
+    for text in left_out(validation):
+        tell(one_line(text))

@@ -223,8 +223,8 @@ def _level0_pixels(
 
 def _judgements(path: Path) -> Columns:
     try:
-        table = pq.read_table(path, columns=[*_PLACE, *JUDGEMENT])
-    except (pa.ArrowException, OSError, KeyError) as error:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
         raise SlideError(
             f"{path}: cannot be read as judged patches ({' '.join(str(error).split())}).\n"
             f"Expected: the columns {', '.join((*_PLACE, *JUDGEMENT))}. Run `wsiseg segment` again."

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
-from scipy.stats import rankdata
 
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import BoolArray, IntArray
@@ -114,9 +113,15 @@ def measure(said: Prediction, truth: Truth) -> dict[str, float | None]:
 
 def rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
     """Spearman's ρ, ties with their mean rank; None where one side does not vary."""
-    a, b = (ranks - ranks.mean() for ranks in (rankdata(first), rankdata(second)))
+    a, b = (ranks - ranks.mean() for ranks in (mean_ranks(first), mean_ranks(second)))
     spread = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / spread) if spread > 0 else None
+
+
+def mean_ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1 on, of equal values their mean: scipy's ``rankdata``, which takes three times as long on few."""
+    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[which]
 
 
 def calibration_error(p_bad: FloatArray, bad: BoolArray, bins: int = BINS) -> float:
@@ -140,7 +145,7 @@ def equal_groups(values: FloatArray, bins: int = BINS) -> IntArray:
     Equal values are in the same group, so that groups do not depend on the order of the patches; with many of them
     sizes differ.
     """
-    return np.minimum((rankdata(values) - 0.5) / len(values) * bins, bins - 1).astype(np.int64)
+    return np.minimum((mean_ranks(values) - 0.5) / len(values) * bins, bins - 1).astype(np.int64)
 
 
 def constant(truth: Truth) -> Prediction | None:

@@ -19,6 +19,7 @@ import numpy as np
 from wsiseg.core.atomic import write_bytes, write_json
 from wsiseg.core.columnfile import as_table, csv_bytes, parquet_bytes
 from wsiseg.core.environment import environment_faults
+from wsiseg.evaluate.compare import listed
 from wsiseg.evaluate.judged import Judged
 from wsiseg.evaluate.validation import Bin, Estimate, Group, Validation
 
@@ -70,6 +71,7 @@ def render_validation(validation: Validation) -> str:
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         style=markupsafe.Markup(style),
         metrics=METRIC_WORDS,
+        left_out=left_out(validation),
         title=group_title,
         text=estimate_text,
         point=_point,
@@ -94,6 +96,15 @@ def estimate_text(estimate: Estimate | None) -> str:
     if estimate.low is None:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.low:.3f} – {estimate.high:.3f})"
+
+
+def left_out(validation: Validation) -> list[str]:
+    """What was not validated, in sentences."""
+    few = f"{validation.few:,} {_some(validation.few, 'patch', 'patches')} with too few true nuclei left out."
+    said = [few] if validation.few else []
+    for names, what in ((validation.without_truth, "truth"), (validation.without_results, "results")):
+        said += [f"Left out, without {what}: {listed(names)}."] if names else []
+    return said
 
 
 def _some(count: int, one: str, many: str) -> str:
