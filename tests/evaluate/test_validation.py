@@ -225,6 +225,13 @@ def test_a_missing_partner_is_refused_or_said(made: tuple[Path, Path], tmp_path:
         judged_patches(write_truth(tmp_path / "z", ("z",)), [made[1]], allow_missing=True)
 
 
+def test_a_slide_without_a_patch_is_said(made: tuple[Path, Path]) -> None:
+    pq.write_table(pa.table({"reason": pa.array([], pa.string())}), made[1] / "b" / "patches.parquet")
+    judged = judged_patches(*_one(made))
+    assert judged.without_patches == ("b",)
+    assert set(judged.columns["image"]) == set(NAMES) - {"b"}
+
+
 def test_results_without_a_judgement_and_damaged_ones(made: tuple[Path, Path]) -> None:
     file = made[1] / "a" / "patches.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["p_bad"]), file)

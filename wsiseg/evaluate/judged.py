@@ -66,12 +66,15 @@ class Judged:
         Patches that were left out for having too few true nuclei.
     without_truth, without_results : tuple of str
         Names that were left out because the other side has nothing of that name.
+    without_patches : tuple of str
+        Images of which a run has judged nothing, for want of tissue.
     """
 
     columns: Columns
     few: int
     without_truth: tuple[str, ...]
     without_results: tuple[str, ...]
+    without_patches: tuple[str, ...]
 
 
 def judged_patches(
@@ -117,7 +120,9 @@ def judged_patches(
     truths = {source.name: source for source in find_sources(truth)}
     said = _read_table(table) if table else _Table((), {})
     parts: list[Columns] = []
-    without, matched = [], set()
+    without: list[str] = []
+    blank: list[str] = []
+    matched: set[str] = set()
     for run, fault in [*((run, "") for run in results), *((run, _name(run)) for run in degraded)]:
         for folder, record in slide_results(run):
             row = said.row(folder, record)
@@ -133,7 +138,9 @@ def judged_patches(
                 "model": record.settings.model.name,
                 "fault": row.get("fault") or fault,
             }
-            parts.append(_patches(folder, record, truths[name], truth_mpp, named))
+            part = _patches(folder, record, truths[name], truth_mpp, named)
+            blank += [] if len(part["x"]) else [name]
+            parts.append(part)
     unused = tuple(name for name in truths if name not in matched)
     if not parts or ((without or unused) and not allow_missing):
         raise UsageError(_unmatched(truth, without, unused, bool(parts)))
@@ -145,7 +152,8 @@ def judged_patches(
             "that is complete where patches were judged; --min-true lowers the limit."
         )
     kept = {name: column[enough] for name, column in columns.items()}
-    return Judged(kept, int((~enough).sum()), tuple(sorted(set(without))), unused)
+    left_out = (tuple(sorted(set(names))) for names in (without, unused, blank))
+    return Judged(kept, int((~enough).sum()), *left_out)
 
 
 def true_scores(truth: Labels, pred: Labels) -> dict[str, float]:
@@ -229,12 +237,15 @@ def _judgements(path: Path) -> Columns:
             f"{path}: cannot be read as judged patches ({' '.join(str(error).split())}).\n"
             f"Expected: the columns {', '.join((*_PLACE, *JUDGEMENT))}. Run `wsiseg segment` again."
         ) from error
-    if missing := {*_PLACE, *JUDGEMENT} - set(table.column_names):
+    missing = {*_PLACE, *JUDGEMENT} - set(table.column_names)
+    if missing and len(table):  # of a slide without a patch there is not even a column
         raise UsageError(
             f"{path}: has no {', '.join(sorted(missing))}: the run is of before there was a judge.\n"
             "Run `wsiseg segment` again, into another folder or with --overwrite."
         )
     kinds = {**dict.fromkeys(_PLACE, np.int64), **dict.fromkeys(JUDGEMENT, np.float64)}
+    if not len(table):
+        return {name: np.empty(0, kind) for name, kind in kinds.items()}
     return {name: table.column(name).to_numpy().astype(kind) for name, kind in kinds.items()}
 
 

@@ -102,9 +102,12 @@ def left_out(validation: Validation) -> list[str]:
     """What was not validated, in sentences."""
     few = f"{validation.few:,} {_some(validation.few, 'patch', 'patches')} with too few true nuclei left out."
     said = [few] if validation.few else []
-    for names, what in ((validation.without_truth, "truth"), (validation.without_results, "results")):
-        said += [f"Left out, without {what}: {listed(names)}."] if names else []
-    return said
+    left = {
+        "truth": validation.without_truth,
+        "results": validation.without_results,
+        "a judged patch in some run": validation.without_patches,
+    }
+    return said + [f"Left out, without {what}: {listed(names)}." for what, names in left.items() if names]
 
 
 def _some(count: int, one: str, many: str) -> str:

@@ -99,6 +99,7 @@ class Validation:
     few: int
     without_truth: tuple[str, ...]
     without_results: tuple[str, ...]
+    without_patches: tuple[str, ...]
     seed: int
     resamples: int
     confidence: float = CONFIDENCE
@@ -144,7 +145,10 @@ def validate(
     groups = tuple(
         _group(columns, rows, name, value, limits, seed, resamples) for name, value, rows in _sets(columns, by)
     )
-    return Validation(groups, by, limits, judged.few, judged.without_truth, judged.without_results, seed, resamples)
+    return Validation(
+        groups, by, limits, judged.few, judged.without_truth, judged.without_results, judged.without_patches, seed,
+        resamples,
+    )  # fmt: skip
 
 
 def _sets(
