@@ -3,6 +3,7 @@
     python benchmarks/judge_cases.py --textures TILES --rendered 300 -o rendered.parquet           may be fitted on
     python benchmarks/judge_cases.py --annotated MONUSEG -o monuseg.parquet                        measures only
     python benchmarks/judge_cases.py --annotated DSB --mpp 0 -o dsb.parquet
+    python benchmarks/judge_cases.py --annotated MONUSEG --degrade --faults blur -o degraded       images alone
 
 A case is what one of the models finds in one image, as it is or with one fault:
 
@@ -13,7 +14,8 @@ A case is what one of the models finds in one image, as it is or with one fault:
 Rendered images are those of `wsiseg.synth.render` on the textures, whose truth is exact. Annotated ones lie in the
 folders `images` and `labels`, with an `index.json` that may name a split; `--mpp 0`: unknown, taken such that the
 median annotated nucleus has 30 µm². Fields of 200 µm and more are also cut into four (column `part`). The work
-depends on no order: every case has its own seed.
+depends on no order: every case has its own seed. `--degrade` writes the images with their faults, a folder for each
+fault, for `wsiseg segment` and `wsiseg qc validate --degraded`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from scipy import ndimage
 
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import largest_components, rasterize, trace
-from wsiseg.evaluate.scores import evaluate
+from wsiseg.evaluate.compare import find_sources
+from wsiseg.evaluate.judged import true_scores
+from wsiseg.interop.labelimage import read_labels
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import load_segmenter
 from wsiseg.qc.agreement import calibrate, measure_patch, reason
@@ -83,9 +87,9 @@ def annotated(folder: Path, mpp: float) -> Iterator[Field]:
     splits = {
         entry["id"]: entry.get("split", "") for entry in json.loads((folder / "index.json").read_text())["images"]
     }
-    truths = find_files(folder / "labels", IMAGE_SUFFIXES)
+    truths = {source.name: source.path for source in find_sources(folder / "labels")}
     for name, path in find_files(folder / "images", IMAGE_SUFFIXES).items():
-        truth = np.asarray(Image.open(truths[name])).astype(np.int32)
+        truth = read_labels(truths[name]).astype(np.int32)
         areas = np.bincount(truth.ravel())[1:]
         own = mpp or float(np.clip(np.sqrt(30 / np.median(areas[areas > 0])), 0.1, 1.0))
         yield Field(name, splits.get(Path(name).stem, ""), read_image(path), truth, own)
@@ -237,10 +241,8 @@ def cases_of(field: Field, image: Pixels, nuclei: Nuclei, mpp: float) -> Iterato
         moved = nuclei.translate(-x, -y)
         bounds = moved.bounds()
         kept = moved.take((bounds[:, 2] > 0) & (bounds[:, 3] > 0) & (bounds[:, 0] < w) & (bounds[:, 1] < h))
-        scores = evaluate(field.truth[window], pred[window])
         yield {
-            "part": part, "aji": scores.aji, "f1": scores.f1, "precision": scores.precision,
-            "recall": scores.recall,
+            "part": part, **true_scores(field.truth[window], pred[window]),
             "nuclei": len(kept), "true_nuclei": len(np.unique(field.truth[window])) - 1,
             **evidence(np.ascontiguousarray(image[window]), kept, mpp, part == 0),
         }  # fmt: skip
@@ -282,12 +284,24 @@ def cases(
                 yield {**about, "fault": fault, "strength": strength, **case}
 
 
+def write_degraded(fields: Iterator[Field], out: Path, kinds: Sequence[str]) -> None:
+    """The images with each fault, as ``FAULT-STRENGTH/NAME.png``; a wrong scale is said with ``--mpp``."""
+    chosen = [one for one in IMAGE_FAULTS if one[0] != "scale" and (not kinds or one[0] in kinds)]
+    for field in fields:
+        for fault, strength in chosen:
+            file = out / f"{fault}-{strength:g}" / f"{field.name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng(zlib.crc32(f"{field.name} {fault} {strength:g}".encode()))
+            Image.fromarray(with_image_fault(field.image, fault, strength, field.mpp, rng)).save(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--textures", type=Path, help="folder of unlabelled tiles at 0.25 mpp, to render on")
     where.add_argument("--annotated", type=Path, help="folder of annotated images")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the table, .parquet")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="table, .parquet; with --degrade a folder")
+    parser.add_argument("--degrade", action="store_true", help="write images with faults, and judge nothing")
     parser.add_argument("--rendered", type=int, default=300, help="how many fields to render (300)")
     parser.add_argument("--size", type=int, default=720, help="their side in pixels of 0.25 µm (720)")
     parser.add_argument("--seed", type=int, default=9012, help="of the rendered fields (9012)")
@@ -296,12 +310,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--faults", nargs="+", default=[], help="only faults of these kinds")
     options = parser.parse_args()
-    models = {name: load_segmenter(name) for name in options.models}
     fields = (
         rendered(options.textures, options.rendered, options.seed, options.size)
         if options.textures
         else annotated(options.annotated, options.mpp)
     )
+    if options.degrade:
+        write_degraded(fields, options.out, options.faults)
+        return
+    models = {name: load_segmenter(name) for name in options.models}
     draw = options.draw or (1 if options.textures else None)
     rows: list[dict[str, object]] = []
     for number, field in enumerate(fields, start=1):

@@ -25,17 +25,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold
 
+from wsiseg.evaluate.judged import MIN_TRUE, BadLimits
+from wsiseg.evaluate.pixels import auc
+from wsiseg.evaluate.prediction import calibration_error
 from wsiseg.qc.evidence import EVIDENCE
 from wsiseg.qc.judge import Judge
 
 DEPTH, TREES, RATE = 3, 150, 0.06
-MIN_NUCLEI = 5
 IMAGE_FAULTS = ("blur", "scale", "stain", "fade", "deep", "jpeg")
 SCORES = ("score_mean", "score_low", "score_weak")
 NAMES = tuple(name for name in EVIDENCE if name != "blue_green")
@@ -48,11 +50,11 @@ def read_cases(path: Path) -> pd.DataFrame:
     """A table of cases that can be judged, with what is bad and of which kind a fault is."""
     cases = pd.read_parquet(path)
     cases["cohort"] = path.stem
-    cases["bad"] = (cases.aji < 0.40) | (cases.f1 < 0.60)
+    cases["bad"] = BadLimits().bad(cases.aji, cases.f1)
     cases["range"] = np.where(
         cases.fault == "", "natural", np.where(cases.fault.isin(IMAGE_FAULTS), "image", "outlines")
     )
-    return cases[(cases.true_nuclei >= MIN_NUCLEI) & (cases.nuclei >= MIN_NUCLEI)].reset_index(drop=True)
+    return cases[(cases.true_nuclei >= MIN_TRUE) & (cases.nuclei >= MIN_TRUE)].reset_index(drop=True)
 
 
 def typical(cases: pd.DataFrame, names: Sequence[str]) -> Floats:
@@ -94,7 +96,10 @@ def fit_ridge(cases: pd.DataFrame, names: Sequence[str] = NAMES) -> Predict:
     middle = typical(cases, names)
     values = filled(cases, names, middle)
     spread = (np.quantile(values, 0.84, axis=0) - np.quantile(values, 0.16, axis=0)) / 2 + 1e-6
-    steps: Callable[[pd.DataFrame], Floats] = lambda c: np.clip((filled(c, names, middle) - middle) / spread, -3, 3)  # noqa: E731
+
+    def steps(some: pd.DataFrame) -> Floats:
+        return np.clip((filled(some, names, middle) - middle) / spread, -3, 3)
+
     model = Ridge(10).fit(steps(cases), cases.aji)
     return lambda other: np.clip(model.predict(steps(other)), 0, 1)
 
@@ -117,20 +122,6 @@ def fit_bad(expected: Floats, bad: npt.ArrayLike) -> tuple[float, float]:
     model = LogisticRegression(C=100).fit(expected[:, None], np.asarray(bad))
     steepness = -float(model.coef_[0, 0])
     return steepness, float(model.intercept_[0]) / steepness
-
-
-def auroc(bad: npt.NDArray[np.bool_], score: Floats) -> float:
-    """Of a bad and a good case the bad one has the higher score; NaN without both."""
-    positive = int(bad.sum())
-    if positive in (0, len(bad)):
-        return float("nan")
-    return float((rankdata(score)[bad].sum() - positive * (positive + 1) / 2) / (positive * (len(bad) - positive)))
-
-
-def calibration_error(p: Floats, bad: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error over ten equally large groups."""
-    groups = np.array_split(np.argsort(p, kind="stable"), 10)
-    return float(sum(abs(p[g].mean() - bad[g].mean()) * len(g) for g in groups if len(g)) / len(p))
 
 
 def export(model: GradientBoostingRegressor) -> dict[str, Any]:
@@ -174,7 +165,7 @@ def fit_judge(cases: pd.DataFrame, choosing: pd.DataFrame, version: str) -> Judg
             "fitted on": "; ".join(f"{name}: {len(group)} cases" for name, group in cases.groupby("cohort")),
             "licence": "MIT; rendered cases on textures of TCGA (BSD-3 repository), dsb2018 CC0",
             "made by": "benchmarks/judge_cases.py and benchmarks/judge_fit.py",
-            "bad": "AJI < 0.40 or F1 at IoU 0.5 < 0.60",
+            "bad": f"AJI < {BadLimits().aji:.2f} or F1 at IoU 0.5 < {BadLimits().f1:.2f}",
         },
     }  # fmt: skip
     judge = msgspec.convert(plain, Judge)
@@ -215,14 +206,14 @@ def rows(cases: pd.DataFrame, judge: Judge) -> list[dict[str, Any]]:
     inside = np.mean((aji >= said["aji_low"]) & (aji <= said["aji_high"]))
     score = cases.score_mean.to_numpy(np.float64)
     gross = (cases.verdict != "").to_numpy()  # asked of whole fields alone
-    check = [{"by": "old check", "auroc": auroc(bad, gross.astype(float)), "p_bad": gross.mean()}]
+    check = [{"by": "old check", "auroc": auc(bad, gross.astype(float)), "p_bad": gross.mean()}]
     return [
         {
-            "by": "judge", "rho": spearmanr(expected, aji)[0], "auroc": auroc(bad, said["p_bad"]),
+            "by": "judge", "rho": spearmanr(expected, aji)[0], "auroc": auc(bad, said["p_bad"]),
             "mae": np.abs(expected - aji).mean(), "bias": (expected - aji).mean(),
             "ece": calibration_error(said["p_bad"], bad), "cover": inside, "p_bad": said["p_bad"].mean(),
         },
-        {"by": "mean score", "rho": spearmanr(score, aji)[0], "auroc": auroc(bad, -score)},
+        {"by": "mean score", "rho": spearmanr(score, aji)[0], "auroc": auc(bad, -score)},
         {"by": "constant", "mae": np.abs(aji - np.median(aji)).mean(), "ece": 0.0, "p_bad": bad.mean()},
         *(check if (cases.part == 0).all() else []),
     ]  # fmt: skip
@@ -274,7 +265,7 @@ def candidates(cases: pd.DataFrame, choosing: pd.DataFrame) -> pd.DataFrame:
             p = 1 / (1 + np.exp(-steepness * (even - expected)))
             out.append({
                 "by": name, "range": kind, "n": len(part), "rho": spearmanr(expected, part.aji)[0],
-                "auroc": auroc(bad, p), "ece": calibration_error(p, bad),
+                "auroc": auc(bad, p), "ece": calibration_error(p, bad),
                 "mae": np.abs(expected - part.aji).mean(), "bias": (expected - part.aji).mean(),
             })  # fmt: skip
     return pd.DataFrame(out).sort_values(["range", "by"])

@@ -236,7 +236,7 @@ def _file(path: Path) -> Source | None:
         if lower.endswith(suffix):
             return Source(_written(path.name[: -len(suffix)]), path, kind)
     if path.suffix.lower() in LABEL_SUFFIXES:
-        return Source(_stem(path.name), path, "labels")
+        return Source(match_name(path.name), path, "labels")
     return None
 
 
@@ -249,10 +249,11 @@ def _results(folder: Path) -> Source | None:
     note = "partial: some area was lost" if record.status == "partial" else None
     origin = viewer_origin(Box(*slide.bounds))
     size = (slide.height, slide.width)
-    return Source(_stem(slide.name), folder / "nuclei.parquet", "geoparquet", size, note, origin)
+    return Source(match_name(slide.name), folder / "nuclei.parquet", "geoparquet", size, note, origin)
 
 
-def _stem(name: str) -> str:
+def match_name(name: str) -> str:
+    """What an image is matched by: its file's name without suffix."""
     return _written(Path(name).stem.removesuffix(".ome"))
 
 
@@ -266,15 +267,16 @@ def _is_collection(path: Path) -> bool:
 
 
 def _unmatched(pred: Path, no_prediction: Sequence[str], no_truth: Sequence[str], some: bool) -> str:
-    parts = [f"no prediction for {_listed(no_prediction)}"] * bool(no_prediction)
-    parts += [f"no truth for {_listed(no_truth)}"] * bool(no_truth)
+    parts = [f"no prediction for {listed(no_prediction)}"] * bool(no_prediction)
+    parts += [f"no truth for {listed(no_truth)}"] * bool(no_truth)
     wrong = sum(isinstance(record, FailedRecord) for record in read_records(pred))
     parts += [f"{wrong} slides in {pred} failed to be segmented"] * bool(wrong)
     remedy = "--allow-missing scores the others." if some else "Nothing is left to score."
     return "; ".join(parts) + f". Images are matched by file name without suffix. {remedy}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """How many there are and the first of them, for a message."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"{len(names)} of the images: {', '.join(names[:_LISTED])}{more}"
 
@@ -286,10 +288,12 @@ def _maps(path: Path | None, names: Sequence[str]) -> dict[str, Path]:
         return {names[0]: path}
     if not path.is_dir():
         raise UsageError(f"{path} is not a folder of probability maps")
-    found = {_stem(file.name): file for file in sorted(path.iterdir()) if file.suffix.lower() in LABEL_SUFFIXES}
+    found = {
+        match_name(file.name): file for file in sorted(path.iterdir()) if file.suffix.lower() in LABEL_SUFFIXES
+    }
     missing = [name for name in names if name not in found]
     if missing:
-        raise UsageError(f"{path} has no probability map for {_listed(missing)}")
+        raise UsageError(f"{path} has no probability map for {listed(missing)}")
     return found
 
 

@@ -18,6 +18,7 @@ from scipy import ndimage
 from wsiseg.core.compiled import compiled
 from wsiseg.core.histogram import otsu
 from wsiseg.core.stain import hematoxylin
+from wsiseg.qc.surroundings import surroundings
 
 FloatImage = npt.NDArray[np.float32]
 BoolImage = npt.NDArray[np.bool_]
@@ -156,7 +157,8 @@ def measure_patch(
     blob_area = int(np.count_nonzero(blobs))
     mask = labels > 0
     covered = ndimage.binary_dilation(mask)
-    inner, outer, edge = _contrasts(labels, contrast, max(2, round(_RING_UM / mpp)))
+    rings = surroundings(labels, max(2, round(_RING_UM / mpp)))
+    inner, outer, edge = _contrasts(labels, contrast, rings)
     judged = np.isfinite(inner) & np.isfinite(outer)
     weak = inner[judged] - outer[judged] < limits.min_contrast * constants.spread
     steps = (edge - outer)[judged] / constants.spread
@@ -208,20 +210,21 @@ def _blobs(dark: BoolImage, size: float) -> BoolImage:
 
 @compiled
 def _contrasts(
-    labels: npt.NDArray[np.int32], contrast: FloatImage, width: int
+    labels: npt.NDArray[np.int32], contrast: FloatImage, rings: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean contrast of each nucleus, of the ring around it and of its outermost pixels, each (N,); NaN if empty.
 
-    The ring is what lies 2 to ``width`` steps from this nucleus and nearer to no other; the step next to the
-    outline is left out as a mixture of both.
+    The rings are those of :func:`wsiseg.qc.surroundings.surroundings`.
     """
     height, length = labels.shape
     count = labels.max()
     total = np.zeros((3, count + 1))
     pixels = np.zeros((3, count + 1))
-    owner = labels.copy()
     for i in range(height):
         for j in range(length):
+            name = rings[i, j]
+            total[1, name] += contrast[i, j]
+            pixels[1, name] += 1
             name = labels[i, j]
             if name == 0:
                 continue
@@ -235,22 +238,5 @@ def _contrasts(
             if rim:
                 total[2, name] += contrast[i, j]
                 pixels[2, name] += 1
-    before = owner.copy()
-    for step in range(1, width + 1):
-        for i in range(height):
-            for j in range(length):
-                if before[i, j] != 0:
-                    continue
-                name = 0
-                for di, dj in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                    y, x = i + di, j + dj
-                    if 0 <= y < height and 0 <= x < length and before[y, x] > name:
-                        name = before[y, x]
-                if name != 0:
-                    owner[i, j] = name
-                    if step > 1:
-                        total[1, name] += contrast[i, j]
-                        pixels[1, name] += 1
-        before[:] = owner
     means = total[:, 1:] / pixels[:, 1:]
     return means[0], means[1], means[2]

@@ -15,6 +15,7 @@ from scipy import ndimage
 from wsiseg.core.compiled import compiled
 from wsiseg.core.stain import FloatImage, eosin, hematoxylin, optical_density_table
 from wsiseg.qc.agreement import local_contrast, sharpness
+from wsiseg.qc.surroundings import surroundings
 
 COLUMNS = ("score", "area_um2", "eccentricity", "solidity")
 """What is asked of each nucleus, where it is there."""
@@ -86,9 +87,8 @@ def measure_evidence(
     red, green = table[image[..., 0]], table[image[..., 1]]
     ratio = red / np.maximum(green, _FAINT_OD)
     spots = _spots(stain, mpp)
-    found = _regions(
-        labels, np.stack([stain, pink, ratio, stain * stain, spots]), count, max(2, round(_RING_UM / mpp))
-    )
+    rings = surroundings(labels, max(2, round(_RING_UM / mpp)))
+    found = _regions(labels, np.stack([stain, pink, ratio, stain * stain, spots]), count, rings)
     inside, ring, rim, counts = found
     seen = counts[0] > 0
     area = int(np.count_nonzero(tissue))
@@ -185,18 +185,23 @@ def _quartiles(values: npt.NDArray[np.floating]) -> float:
 
 @compiled
 def _regions(
-    labels: npt.NDArray[np.int32], planes: npt.NDArray[np.float32], count: int, width: int
+    labels: npt.NDArray[np.int32], planes: npt.NDArray[np.float32], count: int, rings: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Means (K, N) of K planes inside each nucleus, in the ring around it, and over its outermost pixels.
 
-    And the pixels (4, N): inside, in the ring, outermost, and outermost that meet another nucleus. The ring is what
-    lies 2 to ``width`` steps from this nucleus and is reached from no other before.
+    And the pixels (4, N): inside, in the ring, outermost, and outermost that meet another nucleus. The rings are
+    those of :func:`wsiseg.qc.surroundings.surroundings`.
     """
     kinds, height, length = planes.shape
     total = np.zeros((3, kinds, count + 1))
     pixels = np.zeros((4, count + 1), dtype=np.int64)
     for i in range(height):
         for j in range(length):
+            name = rings[i, j]
+            if name > 0:
+                pixels[1, name] += 1
+                for k in range(kinds):
+                    total[1, k, name] += planes[k, i, j]
             name = labels[i, j]
             if name <= 0:
                 continue
@@ -216,25 +221,6 @@ def _regions(
                     total[2, k, name] += planes[k, i, j]
             if meets:
                 pixels[3, name] += 1
-    owner = labels.copy()
-    before = owner.copy()
-    for step in range(1, width + 1):
-        for i in range(height):
-            for j in range(length):
-                if before[i, j] != 0:
-                    continue
-                name = 0
-                for di, dj in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                    y, x = i + di, j + dj
-                    if 0 <= y < height and 0 <= x < length and before[y, x] > name:
-                        name = before[y, x]
-                if name != 0:
-                    owner[i, j] = name
-                    if step > 1:
-                        pixels[1, name] += 1
-                        for k in range(kinds):
-                            total[1, k, name] += planes[k, i, j]
-        before[:] = owner
     means = np.full((3, kinds, count), np.nan)
     for part in range(3):
         for name in range(1, count + 1):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsiseg.core.atomic import write_bytes
+from wsiseg.core.columnfile import as_table, parquet_bytes
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box
 from wsiseg.core.sealed import read_sealed, write_sealed
@@ -154,15 +155,8 @@ def write_table(path: Path, columns: Columns) -> None:
 
 
 def _parquet(columns: Columns, seconds: float = 0.0) -> bytes:
-    sink = pa.BufferOutputStream()
-    # Arrow knows Python's strings, not numpy's.
-    plain = {name: column.tolist() if column.dtype.kind == "U" else column for name, column in columns.items()}
-    table = pa.table(plain)
-    if seconds:
-        table = table.replace_schema_metadata({_SECONDS: repr(seconds)})
-    pq.write_table(table, sink, compression="zstd")
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    table = as_table(columns)
+    return parquet_bytes(table.replace_schema_metadata({_SECONDS: repr(seconds)}) if seconds else table)
 
 
 @dataclass(frozen=True)

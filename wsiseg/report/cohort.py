@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wsiseg.core.atomic import write_bytes
+from wsiseg.core.columnfile import csv_bytes, parquet_bytes
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 
 #: Columns in file order: name and type.
@@ -60,10 +57,8 @@ def write_cohort(out: Path, records: Sequence[SlideRecord]) -> tuple[Path, Path]
     """
     table = cohort_table(records)
     csv_path, parquet_path = out / "cohort.csv", out / "cohort.parquet"
-    write_bytes(csv_path, _csv(table))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(parquet_path, sink.getvalue().to_pybytes())
+    write_bytes(csv_path, csv_bytes(table))
+    write_bytes(parquet_path, parquet_bytes(table))
     return csv_path, parquet_path
 
 
@@ -132,21 +127,3 @@ def _results(record: SegmentedRecord) -> dict[str, Any]:
         "weights_sha256": settings.model.weights_sha256,
         "seconds": record.seconds.get("total"),
     }
-
-
-def _csv(table: pa.Table) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(table.column_names)
-    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        writer.writerow([_cell(value) for value in row])
-    return b"\xef\xbb\xbf" + text.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    """Numbers with six digits, Parquet has them all. Text that a spreadsheet would run as a formula gets a leading
-    apostrophe, as OWASP advises."""
-    if isinstance(value, str):
-        value = value.replace("\x00", "")
-        return f"'{value}" if value.startswith(_FORMULA) else value
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -344,8 +344,16 @@ def nuclei_file(folder: Path, record: SegmentedRecord) -> Path:
     SlideError
         They are missing, or not as they were written.
     """
-    path = folder / "nuclei.parquet"
-    noted = record.files.get(path.name)
+    return _noted_file(folder, record, "nuclei.parquet")
+
+
+def patches_file(folder: Path, record: SegmentedRecord) -> Path:
+    """The verdicts on the patches of a slide's results; raises as :func:`nuclei_file`."""
+    return _noted_file(folder, record, "patches.parquet")
+
+
+def _noted_file(folder: Path, record: SegmentedRecord, name: str) -> Path:
+    path, noted = folder / name, record.files.get(name)
     if noted is not None and not is_intact(path, noted):
         raise SlideError(
             f"{path}: is missing, or not as it was written.\n"
