@@ -44,6 +44,7 @@ from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.rings import plainly_simple
 from wsiseg.errors import UsageError
+from wsiseg.interop.segmentation import Contents, Segmentation
 from wsiseg.interop.slideexport import SlideExport
 from wsiseg.interop.text import LARGEST, Texts, content, joined, number_texts, ring_texts, uuid5_texts
 from wsiseg.results.nuclei import TYPE, count_nuclei, iter_nuclei, read_metadata
@@ -198,10 +199,29 @@ def read_geojson(path: Path) -> Nuclei:
 
 def read_objects(path: Path) -> tuple[Nuclei, tuple[str, ...]]:
     """:func:`read_geojson`, and what the file holds beside them: a few words, or nothing."""
+    held: Counter[str] = Counter()
+    nuclei = _read_counting(path, held)
+    return nuclei, (f"passed over: {listed(held)}",) if held else ()
+
+
+def describe_outlines(segmentation: Segmentation) -> Contents:
+    """GeoJSON says nothing of itself; see :mod:`wsiseg.interop.segmentation`."""
+    return Contents(from_bounds=True)
+
+
+def iter_outlines(segmentation: Segmentation, passed: Counter[str]) -> Iterator[Nuclei]:
+    """The outlines of one file after the other, each of which is read whole."""
+    for path in segmentation.paths:
+        yield _read_counting(path, passed)
+
+
+def _read_counting(path: Path, held: Counter[str]) -> Nuclei:
+    """:func:`read_geojson`; what the file holds beside is added to ``held``."""
     features = read_features(path, "The file", most_bytes=_MOST_BYTES, most_values=_MOST_VALUES)
     found = [feature for feature in features if feature.kind in _FOUND]
-    passed = Counter(feature.kind or "other object" for feature in features if feature.kind not in _FOUND)
-    chosen, held = (found, passed) if found else (features, Counter[str]())
+    chosen = found or features
+    if found:
+        held.update(feature.kind or "other object" for feature in features if feature.kind not in _FOUND)
     try:
         rings, owner = _exteriors(chosen, held)
         vertices, offsets = ring_arrays(rings)
@@ -222,7 +242,7 @@ def read_objects(path: Path) -> tuple[Nuclei, tuple[str, ...]]:
     identities = columns.get("id")
     if identities is not None and np.all(np.abs(identities) < 2**53):
         columns["id"] = identities.astype(np.int64)
-    return Nuclei(vertices, offsets, columns), (f"passed over: {listed(held)}",) if held else ()
+    return Nuclei(vertices, offsets, columns)
 
 
 def _exteriors(features: Sequence[Feature], passed: Counter[str]) -> tuple[list[list[Any]], list[int]]:

@@ -19,6 +19,7 @@ from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyrami
 from wsiseg.results.moved import Moved
 from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
+from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.publish import publish_job, publish_slide, published_record
@@ -26,7 +27,7 @@ from wsiseg.run.schedule import Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
 from wsiseg.tiles.outside import OutsideJob, check_outside
-from wsiseg.tiles.plan import PlanJob, Planned, plan_or_reuse
+from wsiseg.tiles.plan import PlanJob, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
 from wsiseg.tiles.work import segment_batch
 
