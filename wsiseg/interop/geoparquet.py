@@ -1,4 +1,4 @@
-"""GeoParquet with polygons, ours or another's, as a source of outlines; what wsiseg writes is ``results.nuclei``'s."""
+"""GeoParquet with polygons, ours or another's, as a source of outlines."""
 
 from __future__ import annotations
 

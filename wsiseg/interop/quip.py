@@ -189,7 +189,7 @@ def describe_outlines(segmentation: Segmentation) -> Contents:
     sizes = [size for path in segmentation.paths if (size := slide_size(path, segmentation.name))]
     oblong = [table for table in found if table.width != table.height]
     early = [table for table in oblong if table.modified < ALIGNED_SINCE.timestamp()]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if early:
         notes = (
             f"Tables of before {ALIGNED_SINCE:%Y-%m-%d}: nuclei of that version are misaligned in tiles that are "
