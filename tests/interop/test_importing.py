@@ -1,4 +1,4 @@
-"""What is to be imported: found by name, paired with slides, read from archives; laid on a slide, sorted by tile."""
+"""What is to be imported: found, paired with slides, read from archives; laid on a slide, sorted by tile."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def discs() -> Nuclei:
 
 
 def cut(nuclei: Nuclei, x: float, y: float, gap: float = 0.0) -> Nuclei:
-    """The pieces of nuclei in tiles with a corner at x, y; the tiles end ``gap`` before their right and lower edge."""
+    """The pieces of nuclei in tiles with a corner at x, y, which end ``gap`` before their right and lower edge."""
     polygons, pieces = nuclei.geometry(), []
     tree = shapely.STRtree(polygons)
     for top in np.arange(y % PITCH - PITCH, SIDE, PITCH):
