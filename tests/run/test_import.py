@@ -131,9 +131,13 @@ def test_the_folder_is_as_of_a_run_that_segments(imported: tuple[Path, Path], dr
     assert found["grade"]["patches"] > 0
     assert found["outside"] is None
     assert found["seams"]["straight_edge_ratio"] is None
-    assert found["specification"]["import"]["name"] == "s"
+    assert found["specification"]["imported_from"]["name"] == "s"
     assert len(found["specification"]["imported"]["sha256"]) == 64
     assert "import:geoparquet" in (out / "cohort.csv").read_text()
+    assert (
+        f"s as geoparquet, SHA-256 {found['specification']['imported']['sha256']}"
+        in (out / "report.html").read_text()
+    )
 
 
 def test_what_the_file_does_not_say_is_not_invented(imported: tuple[Path, Path]) -> None:
@@ -151,7 +155,7 @@ def test_again_computes_nothing_and_other_settings_are_refused(
     done, events = bring(source, slide, out)
     assert Unchanged("s") in events
     assert done.tiles_computed == 0
-    with pytest.raises(UsageError, match=r"other settings: import.offset .* instead of"):
+    with pytest.raises(UsageError, match=r"other settings: imported_from.offset .* instead of"):
         bring(source, slide, out, offset=(1.0, 0.0))
     with pytest.raises(UsageError, match="other settings"):
         run([slide], out)
@@ -337,6 +341,19 @@ def test_tables_of_the_misaligned_version_are_said(drawn: tuple[Path, Nuclei], t
     text = " ".join(planned.plan.notes)
     assert "misaligned in tiles that are not square, here 1 of 2" in text
     assert "of a slide of 4,000 × 1,024 pixels" in text
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_misalignment_in_oblong_tiles_is_seen(aligned: bool, drawn: tuple[Path, Nuclei], tmp_path: Path) -> None:
+    """Tiles of 600 leave oblong ones at the edges, in which height and width are exchanged."""
+    slide, nuclei = drawn
+    start = np.floor(nuclei.centroids() / 600) * 600
+    size = np.minimum(600, SIDE - start)
+    owner = np.repeat(np.arange(len(nuclei)), np.diff(nuclei.offsets))
+    exchanged = start[owner] + (nuclei.vertices - start[owner]) / size[owner] * size[owner][:, ::-1]
+    given = nuclei if aligned else Nuclei(exchanged, nuclei.offsets)
+    _, stitched = joined(parquet(given, tmp_path / "s.parquet"), slide, tmp_path, seams=(600, 0.0, 0.0))
+    assert any("misaligned" in note for note in stitched.notes) is not aligned
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
 from wsiseg.errors import SlideError, UsageError
-from wsiseg.interop.placing import GLASS, Placement, placing_notes, with_attributes
+from wsiseg.interop.placing import GLASS, Placement, alignment_notes, placing_notes, with_attributes
 from wsiseg.interop.segmentation import Contents, Segmentation, describe_outlines, iter_outlines
 from wsiseg.interop.spill import append_outlines, read_outlines
 from wsiseg.results.folder import SlideFolder, WorkFolder
@@ -40,7 +40,7 @@ from wsiseg.results.record import LostBox, Tiles
 from wsiseg.results.reuse import Planned, Wanted, reuse_or_plan
 from wsiseg.results.stages import Stitched
 from wsiseg.slide import Slide, open_slide
-from wsiseg.stitch.cuts import NO_SEAMS, CutLines, audit_cuts
+from wsiseg.stitch.cuts import NO_SEAMS, CutLines, audit_cuts, edge_contrast
 from wsiseg.stitch.stage import join_parts
 from wsiseg.tiles.batch import empty_candidates
 from wsiseg.tiles.candidates import BAND_UM
@@ -271,19 +271,19 @@ def join_outlines(job: WorkJob) -> Stitched:
 
     def amend(plan: SlidePlan, stitched: Stitched) -> Stitched:
         found, imported = work.require_stage(SORTED, Sorted), _of(plan)
-        seams = NO_SEAMS
+        seams, contrast, made = NO_SEAMS, None, work.result / "nuclei.parquet"
         if imported.lines is not None:
             with open_planned(work, plan, guarded=job.alone) as slide:
                 whole = Box(0.0, 0.0, slide.width, slide.height)
-            parts = iter_nuclei(work.result / "nuclei.parquet", columns=())
-            seams = audit_cuts(parts, imported.lines, whole, BAND_UM / plan.mpp)
+            seams = audit_cuts(iter_nuclei(made, columns=()), imported.lines, whole, BAND_UM / plan.mpp)
+            contrast = edge_contrast(iter_nuclei(made, columns=["hematoxylin_od"]), imported.lines, whole)
         total, done = len(plan.grid), len(found.tiles)
         return replace(
             stitched,
             seams=seams,
             tiles=Tiles(total, done, total - done, 0),
             segment_s={"sort": found.seconds, **stitched.segment_s},
-            notes=tuple(placing_notes(found.counts, found.passed)),
+            notes=(*placing_notes(found.counts, found.passed), *alignment_notes(contrast)),
         )
 
     return join_parts(work, amend)
@@ -300,7 +300,7 @@ def _specify(
             "name": f"import:{segmentation.format}",
             **({"types": list(contents.types)} if contents.types else {}),
         },
-        "import": {
+        "imported_from": {
             "format": segmentation.format,
             "name": segmentation.name,
             "input_mpp": options.input_mpp,

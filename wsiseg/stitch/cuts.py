@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from wsiseg.core.geometry import Box, Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import Nuclei
@@ -16,6 +18,9 @@ NO_SEAMS = Seams(0, 0, 0, None, None)
 
 _NEAR_PX = 1.0
 """An outline through the centres of pixels ends up to one pixel before the line that cut it."""
+
+_ENOUGH = 100
+"""Nuclei that a mean is of."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,36 @@ def audit_cuts(parts: Iterable[Nuclei], lines: CutLines, slide: Box, band_px: fl
         centroids = moved.centroids()
         tally.result(moved.with_columns(tile=grid.owner(centroids)), centroids)
     return tally.audit()
+
+
+def edge_contrast(parts: Iterable[Nuclei], lines: CutLines, slide: Box) -> float | None:
+    """Haematoxylin of nuclei in tiles that the slide's edge makes oblong, over that in square ones.
+
+    Parameters
+    ----------
+    parts : iterable of Nuclei
+        In level-0 coordinates, with the column ``hematoxylin_od``.
+    lines : CutLines
+    slide : Box
+        The whole of level 0.
+
+    Returns
+    -------
+    float or None
+        About 1 where nuclei lie on nuclei in both; None where either has fewer than 100.
+    """
+    sums, counts = np.zeros(2), np.zeros(2, dtype=np.int64)
+    for part in parts:
+        density = part.columns["hematoxylin_od"].astype(np.float64)
+        start = np.floor((part.centroids() - (lines.x, lines.y)) / lines.pitch) * lines.pitch + (lines.x, lines.y)
+        sides = np.minimum(start + lines.pitch, (slide.x1, slide.y1)) - np.maximum(start, 0.0)
+        oblong = (np.abs(sides[:, 0] - sides[:, 1]) > _NEAR_PX).astype(np.int64)
+        known = np.isfinite(density)
+        sums += np.bincount(oblong[known], weights=density[known], minlength=2)
+        counts += np.bincount(oblong[known], minlength=2)
+    if counts.min() < _ENOUGH or sums[0] <= 0:
+        return None
+    return float(sums[1] / counts[1] / (sums[0] / counts[0]))
 
 
 def _first(at: float, pitch: int) -> float:
