@@ -21,6 +21,7 @@ from wsiseg_cli.terminal import note, output_fault
 # `wsiseg --help` starts neither torch nor Dask.
 _COMMANDS = {
     "segment": "Segment nuclei of slides, stitch, grade and report them.",
+    "import": "Grade and report segmentations that were made elsewhere.",
     "info": "Show what a slide is: levels, microns per pixel, properties.",
     "tile": "Copy slides lazily into OME-Zarr.",
     "export": "Write a slide's nuclei in a format other tools read.",
@@ -34,9 +35,16 @@ _COMMANDS = {
     "demo": "Make a synthetic slide, segment it and compare with the truth.",
     "doctor": "Check the installation: libraries, cores, memory, GPU.",
 }
+_MODULES = {"import": "importing"}
+"""Where a command's module cannot have its name."""
 
 _NO_FOLDER = "the current folder was removed. Change to one that exists and run the same command."
-_RESUMABLE = (("segment",), ("tile",), ("train",), ("synth", "hou"), ("synth", "export"), ("demo",))
+_RESUMABLE = (("segment",), ("import",), ("tile",), ("train",), ("synth", "hou"), ("synth", "export"), ("demo",))
+
+
+def module_of(command: str) -> str:
+    """The name of a command's module in this package."""
+    return _MODULES.get(command, command)
 
 
 class _LazyGroup(click.Group):
@@ -46,7 +54,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"wsiseg_cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"wsiseg_cli.{module_of(cmd_name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

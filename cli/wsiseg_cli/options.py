@@ -71,6 +71,20 @@ def mpp_options(function: F) -> F:
     )(function)
 
 
+def grade_options(function: F) -> F:
+    """--qc-all and --min-grade: how much is judged, and what grade is good enough."""
+    function = click.option(
+        "--min-grade",
+        type=click.Choice(["Best", "Good", "Adequate", "Problematic"], case_sensitive=False),
+        help="End with exit code 6 where a slide has a worse grade than this; one that is not assessed has none.",
+    )(function)
+    return click.option(
+        "--qc-all",
+        is_flag=True,
+        help="Judge all patches of a slide for its grade; without it a random sample of 400 where there are more.",
+    )(function)
+
+
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where the tasks run: options that reach the command as one argument, ``cluster`` (ClusterOptions)."""
 

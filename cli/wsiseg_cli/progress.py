@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wsiseg_cli.interrupt import heed_interrupt
-from wsiseg_cli.terminal import is_terminal, note, one_line, printable, terminal_file
+from wsiseg_cli.terminal import is_terminal, mention, note, one_line, printable, tell_json, terminal_file
 
 if TYPE_CHECKING:
     from wsiseg.run.events import Event, Listener, Note, SlideEnded
+    from wsiseg.run.outcome import CohortResult
 
+BELOW_MIN_GRADE = 6
+"""Exit code where all slides are complete and one has a worse grade than --min-grade."""
 _PLAIN_INTERVAL_S = 15.0
 
 
@@ -115,6 +118,21 @@ def _bars() -> Iterator[Listener]:
                     progress.console.print(escape(outcome_line(event)))
 
         yield listen
+
+
+def conclude(result: CohortResult, min_grade: str | None, *, as_json: bool) -> int:
+    """Tell what became of a run's slides; the exit code."""
+    if as_json:
+        tell_json(result.to_dict())
+    else:
+        counts = ", ".join(f"{result.count(status)} {status}" for status in ("complete", "partial", "failed"))
+        tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
+        mention(f"{len(result.records)} slides: {counts}; {tiles}")
+        mention(f"report: {one_line(str(result.report))}")
+    below = result.below(min_grade) if min_grade else ()
+    if below and not as_json:
+        mention(f"worse than {min_grade}: {one_line(', '.join(below))}")
+    return result.exit_code or (BELOW_MIN_GRADE if below else 0)
 
 
 def note_line(event: Note) -> str:

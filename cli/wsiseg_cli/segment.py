@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from wsiseg_cli import options
-from wsiseg_cli.terminal import mention, one_line, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.run.cluster import ClusterOptions
-
-BELOW_MIN_GRADE = 6
-"""Exit code where all slides are complete and one has a worse grade than --min-grade."""
 
 
 class Roi(click.ParamType):
@@ -70,16 +66,7 @@ class Roi(click.ParamType):
     is_flag=True,
     help="Average the network over the four mirror images of each tile: four times the time, slightly better.",
 )
-@click.option(
-    "--qc-all",
-    is_flag=True,
-    help="Judge all patches of a slide for its grade; without it a random sample of 400 where there are more.",
-)
-@click.option(
-    "--min-grade",
-    type=click.Choice(["Best", "Good", "Adequate", "Problematic"], case_sensitive=False),
-    help="End with exit code 6 where a slide has a worse grade than this. A slide that is not assessed has none.",
-)
+@options.grade_options
 @click.option("--retry-partial", is_flag=True, help="Compute slides again of which some area was lost.")
 @click.option(
     "--overwrite",
@@ -128,7 +115,7 @@ def command(
     from wsiseg.run.pipeline import segment_slides
     from wsiseg.slide.discover import find_slides
     from wsiseg.tiles.request import SegmentOptions
-    from wsiseg_cli.progress import watch
+    from wsiseg_cli.progress import conclude, watch
 
     paths = find_slides(slides)
     settings = SegmentOptions(
@@ -137,14 +124,4 @@ def command(
     )  # fmt: skip
     with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
         result = segment_slides(paths, out, settings, executor, on_event)
-    if as_json:
-        tell_json(result.to_dict())
-    else:
-        counts = ", ".join(f"{result.count(status)} {status}" for status in ("complete", "partial", "failed"))
-        tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
-        mention(f"{len(result.records)} slides: {counts}; {tiles}")
-        mention(f"report: {one_line(str(result.report))}")
-    below = result.below(min_grade) if min_grade else ()
-    if below and not as_json:
-        mention(f"worse than {min_grade}: {one_line(', '.join(below))}")
-    return result.exit_code or (BELOW_MIN_GRADE if below else 0)
+    return conclude(result, min_grade, as_json=as_json)

@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
 
 from wsiseg.core.atomic import replacing_all
 from wsiseg.core.featurefile import (
@@ -42,8 +41,9 @@ from wsiseg.core.featurefile import (
 )
 from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
-from wsiseg.core.rings import plainly_simple
 from wsiseg.errors import UsageError
+from wsiseg.interop.mending import mend
+from wsiseg.interop.segmentation import Contents, Segmentation
 from wsiseg.interop.slideexport import SlideExport
 from wsiseg.interop.text import LARGEST, Texts, content, joined, number_texts, ring_texts, uuid5_texts
 from wsiseg.results.nuclei import TYPE, count_nuclei, iter_nuclei, read_metadata
@@ -198,10 +198,29 @@ def read_geojson(path: Path) -> Nuclei:
 
 def read_objects(path: Path) -> tuple[Nuclei, tuple[str, ...]]:
     """:func:`read_geojson`, and what the file holds beside them: a few words, or nothing."""
+    held: Counter[str] = Counter()
+    nuclei = _read_counting(path, held)
+    return nuclei, (f"passed over: {listed(held)}",) if held else ()
+
+
+def describe_outlines(segmentation: Segmentation) -> Contents:
+    """GeoJSON says nothing of itself; see :mod:`wsiseg.interop.segmentation`."""
+    return Contents(from_bounds=True)
+
+
+def iter_outlines(segmentation: Segmentation, passed: Counter[str]) -> Iterator[Nuclei]:
+    """The outlines of one file after the other, each of which is read whole."""
+    for path in segmentation.paths:
+        yield _read_counting(path, passed)
+
+
+def _read_counting(path: Path, held: Counter[str]) -> Nuclei:
+    """:func:`read_geojson`; what the file holds beside is added to ``held``."""
     features = read_features(path, "The file", most_bytes=_MOST_BYTES, most_values=_MOST_VALUES)
     found = [feature for feature in features if feature.kind in _FOUND]
-    passed = Counter(feature.kind or "other object" for feature in features if feature.kind not in _FOUND)
-    chosen, held = (found, passed) if found else (features, Counter[str]())
+    chosen = found or features
+    if found:
+        held.update(feature.kind or "other object" for feature in features if feature.kind not in _FOUND)
     try:
         rings, owner = _exteriors(chosen, held)
         vertices, offsets = ring_arrays(rings)
@@ -222,7 +241,7 @@ def read_objects(path: Path) -> tuple[Nuclei, tuple[str, ...]]:
     identities = columns.get("id")
     if identities is not None and np.all(np.abs(identities) < 2**53):
         columns["id"] = identities.astype(np.int64)
-    return Nuclei(vertices, offsets, columns), (f"passed over: {listed(held)}",) if held else ()
+    return Nuclei(vertices, offsets, columns)
 
 
 def _exteriors(features: Sequence[Feature], passed: Counter[str]) -> tuple[list[list[Any]], list[int]]:
@@ -292,35 +311,7 @@ def _measurements(nuclei: Nuclei) -> Texts:
 
 def _valid(nuclei: Nuclei) -> Nuclei:
     """The nuclei as they will be written, rounded, with invalid rings repaired and empty ones left out."""
-    rounded = Nuclei(np.round(nuclei.vertices, COORDINATE_DECIMALS), nuclei.offsets, nuclei.columns)
-    doubtful = np.flatnonzero(~plainly_simple(rounded.vertices, rounded.offsets))
-    doubtful = doubtful[np.diff(rounded.offsets)[doubtful] >= 3]
-    judged = rounded.take(doubtful).geometry()
-    wrong = doubtful[~shapely.is_valid(judged)]
-    short = np.diff(rounded.offsets) < 3
-    if len(wrong) == 0 and not short.any():
-        return rounded
-    repaired = _largest_polygons(shapely.make_valid(judged[~shapely.is_valid(judged)]))
-    mended = repaired != np.array(None)
-    whole = ~short
-    whole[wrong] = False
-    columns = {name: column[wrong[mended]] for name, column in nuclei.columns.items()}
-    both = Nuclei.concatenate([rounded.take(whole), Nuclei.from_geometry(repaired[mended], columns)])
-    return both.take(np.argsort(np.concatenate([np.flatnonzero(whole), wrong[mended]]), kind="stable"))
-
-
-def _largest_polygons(geometries: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    """For each geometry its largest polygon, or None where it has none with an area."""
-    parts, owner = shapely.get_parts(geometries, return_index=True)
-    while np.any(shapely.get_type_id(parts) > 3):  # collections in collections
-        parts, inner = shapely.get_parts(parts, return_index=True)
-        owner = owner[inner]
-    area = np.where(shapely.get_type_id(parts) == 3, shapely.area(parts), 0.0)
-    order = np.lexsort((area, owner))
-    order = order[area[order] > 0]
-    largest = np.full(len(geometries), None, dtype=object)
-    largest[owner[order]] = parts[order]  # the last one assigned is the largest
-    return largest
+    return mend(Nuclei(np.round(nuclei.vertices, COORDINATE_DECIMALS), nuclei.offsets, nuclei.columns)).nuclei
 
 
 def _class_choice(nuclei: Nuclei, classes: Mapping[int, Classification]) -> npt.NDArray[np.int64]:

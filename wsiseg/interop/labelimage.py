@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.plainfile import require_plain_file
+from wsiseg.core.raster import trace
 from wsiseg.errors import UsageError
+from wsiseg.interop.segmentation import Contents, Segmentation
 from wsiseg.slide.readers.image import MAX_PIXELS
 
 SUFFIXES = frozenset((".png", ".tif", ".tiff", ".npy", ".mat"))
@@ -54,6 +58,31 @@ def read_labels(path: Path) -> npt.NDArray[np.integer]:
     if high > np.iinfo(np.int64).max:
         raise UsageError(f"{path}: label {high}; expected 0 for background and numbers below 2⁶³")
     return image
+
+
+def describe_outlines(segmentation: Segmentation) -> Contents:
+    """The size of a label image; see :mod:`wsiseg.interop.segmentation`.
+
+    Raises
+    ------
+    UsageError
+        There are several: they would lie on top of each other.
+    """
+    if len(segmentation.paths) > 1:
+        names = ", ".join(path.name for path in segmentation.paths)
+        raise UsageError(f"{len(segmentation.paths)} label images for one slide: {names}. Expected one.")
+    height, width = read_labels(segmentation.paths[0]).shape
+    return Contents(size=(width, height))
+
+
+def iter_outlines(segmentation: Segmentation, passed: Counter[str]) -> Iterator[Nuclei]:
+    """The outer outline of every label; of one in several pieces that of the largest."""
+    for path in segmentation.paths:
+        labels = read_labels(path)
+        if labels.size and labels.max() > np.iinfo(np.int32).max:
+            labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape) + (labels.min() > 0)
+        traced = trace(labels)
+        yield Nuclei(traced.vertices, traced.offsets)
 
 
 def read_probabilities(path: Path) -> npt.NDArray[np.generic]:

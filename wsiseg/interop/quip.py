@@ -17,9 +17,10 @@ References
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +32,20 @@ import pyarrow.csv as pacsv
 from wsiseg.core.atomic import replacing_folder
 from wsiseg.core.featurefile import LARGEST_COORDINATE
 from wsiseg.core.nuclei import Nuclei
-from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import UsageError
+from wsiseg.interop.quiptables import TABLE_NAME, Table, slide_size, tables
+from wsiseg.interop.segmentation import Contents, Segmentation
 from wsiseg.interop.slideexport import SlideExport
 from wsiseg.interop.text import content, joined, ring_texts
 from wsiseg.results.nuclei import iter_nuclei
+from wsiseg.stitch.cuts import CutLines
 
 TILE_PX = 4000
 ORIGIN_PX = 1
 HEADER = b"AreaInPixels,PhysicalSize,Polygon\n"
 _UPSAMPLED_FROM_MPP = 0.375
-_NAME = re.compile(
-    r"(?P<x>\d{1,9})_(?P<y>\d{1,9})_(?P<w>\d{1,9})_(?P<h>\d{1,9})_(?P<mpp>[\d.eE+-]+)_(?P<factor>[\d.]+)-features\.csv",
-    re.ASCII,
-)
+ALIGNED_SINCE = datetime(2019, 12, 7, tzinfo=UTC)
+"""Of earlier tables those of tiles that are not square are misaligned."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def read_quip(folder: Path) -> Nuclei:
     Parameters
     ----------
     folder : Path
-        As :func:`export_quip` writes it or as published.
+        As :func:`export_quip` writes it or as published; or a tar archive of it.
 
     Returns
     -------
@@ -160,33 +161,72 @@ def read_quip(folder: Path) -> Nuclei:
     return Nuclei.concatenate(list(iter_quip(folder)))
 
 
-def iter_quip(folder: Path) -> Iterator[Nuclei]:
-    """The nuclei of one file after the other, by the tiles' rows and columns; see :func:`read_quip`."""
-    found = [(match, path) for path in Path(folder).glob("*.csv") if (match := _NAME.fullmatch(path.name))]
-    if not found:
-        raise UsageError(
-            f"{folder} holds no <x>_<y>_<w>_<h>_<mpp>_<factor>-features.csv. Expected the folder of one slide, "
-            "such as brca_polygon/TCGA-….svs."
+def iter_quip(folder: Path, slide: str = "", passed: Counter[str] | None = None) -> Iterator[Nuclei]:
+    """The nuclei of one file after the other, by the tiles' rows and columns; see :func:`read_quip`.
+
+    Parameters
+    ----------
+    folder : Path
+        The tables' folder or a tar archive, in which they come in its own order.
+    slide : str
+        Of an archive of several slides only the tables in folders of this name.
+    passed : Counter, optional
+        Rows with fewer than three vertices are counted here.
+    """
+    passed = Counter() if passed is None else passed
+    for table in tables(Path(folder), slide):
+        nuclei = _read_table(table, passed)
+        tile = {"tile_x": table.x, "tile_y": table.y, "tile_w": table.width, "tile_h": table.height}
+        yield nuclei.with_columns(**{name: np.full(len(nuclei), value) for name, value in tile.items()})
+
+
+def describe_outlines(segmentation: Segmentation) -> Contents:
+    """What the tables' names and the notes beside them say; see :mod:`wsiseg.interop.segmentation`.
+
+    Tables are of before :data:`ALIGNED_SINCE`, and so may be misaligned, if their files are.
+    """
+    found = [table for path in segmentation.paths for table in tables(path, segmentation.name)]
+    sizes = [size for path in segmentation.paths if (size := slide_size(path, segmentation.name))]
+    oblong = [table for table in found if table.width != table.height]
+    early = [table for table in oblong if table.modified < ALIGNED_SINCE.timestamp()]
+    notes: tuple[str, ...] = ()
+    if early:
+        notes = (
+            f"Tables of before {ALIGNED_SINCE:%Y-%m-%d}: nuclei of that version are misaligned in tiles that are "
+            f"not square, here {len(early)} of {len(found)}. Expected: the version since. What lies there is "
+            "imported as it is; the thumbnail and the grades of its patches show whether it is misaligned.",
         )
-    for match, path in sorted(found, key=lambda item: (int(item[0]["y"]), int(item[0]["x"]))):
-        tile = {f"tile_{name}": int(match[name]) for name in "xywh"}
-        nuclei = _read_file(path)
-        yield nuclei.with_columns(**{name: np.full(len(nuclei), v) for name, v in tile.items()})
+    return Contents(lines=_lines(found), size=sizes[0] if sizes else None, mpp=found[0].mpp, notes=notes)
 
 
-def _read_file(path: Path) -> Nuclei:
-    require_plain_file(path, "The file")
+def iter_outlines(segmentation: Segmentation, passed: Counter[str]) -> Iterator[Nuclei]:
+    """The nuclei of one table after the other."""
+    for path in segmentation.paths:
+        yield from iter_quip(path, segmentation.name, passed)
+
+
+def _lines(found: Sequence[Table]) -> CutLines | None:
+    """The tiles' lattice; None where there is one tile, or they do not lie on one."""
+    pitch = max(max(table.width, table.height) for table in found)
+    x, y = min(table.x for table in found), min(table.y for table in found)
+    regular = all((table.x - x) % pitch == 0 and (table.y - y) % pitch == 0 for table in found)
+    return CutLines(pitch, x, y) if regular and len(found) > 1 else None
+
+
+def _read_table(table: Table, passed: Counter[str]) -> Nuclei:
     columns = ("AreaInPixels", "Polygon")
     options = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
+    path = table.label
     try:
         # One thread: only that one counts rows, which errors are to name.
-        table = pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), convert_options=options)
+        content = pa.BufferReader(table.content())
+        rows = pacsv.read_csv(content, pacsv.ReadOptions(use_threads=False), convert_options=options)
     except (pa.ArrowException, KeyError) as error:
         raise UsageError(
             f"{path} cannot be read: {error}.\nExpected the columns AreaInPixels,PhysicalSize,Polygon with "
             "[x0:y0:x1:y1:…] polygons."
         ) from error
-    area, text = (pa.concat_arrays([pa.array([], pa.string()), *table.column(name).chunks]) for name in columns)
+    area, text = (pa.concat_arrays([pa.array([], pa.string()), *rows.column(name).chunks]) for name in columns)
     numbers = pc.split_pattern(pc.utf8_trim(text, "[] "), ":")
     counts = np.diff(numbers.offsets.to_numpy()).astype(np.int64)
     if np.any(counts % 2):
@@ -195,12 +235,12 @@ def _read_file(path: Path) -> Nuclei:
     areas = _numbers(path, area, np.ones(len(area), dtype=np.int64), "an area")
     offsets = np.concatenate([[0], np.cumsum(counts // 2)]).astype(np.int64)
     nuclei = Nuclei(flat.reshape(-1, 2), offsets, {"area_px": areas})
-    return nuclei.take(counts >= 6)
+    polygons = counts >= 6
+    passed["row of fewer than three corners"] += int(np.count_nonzero(~polygons))
+    return nuclei.take(polygons)
 
 
-def _numbers(
-    path: Path, texts: pa.StringArray, counts: npt.NDArray[np.int64], what: str
-) -> npt.NDArray[np.float64]:
+def _numbers(path: str, texts: pa.StringArray, counts: npt.NDArray[np.int64], what: str) -> npt.NDArray[np.float64]:
     """Texts as numbers; an error says the row, each of which has ``counts`` of the texts."""
     try:
         values = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
@@ -221,7 +261,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _bad_row(path: Path, row: int, problem: str) -> UsageError:
+def _bad_row(path: str, row: int, problem: str) -> UsageError:
     """``row`` counts from 0; for people the header is line 1."""
     return UsageError(
         f"{path}: line {row + 2} {problem}.\nExpected numbers, in the column Polygon as [x0:y0:x1:y1:…]."
@@ -261,7 +301,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     foreign = not folder.is_dir() or any(
-        not (_NAME.fullmatch(path.name) or path.name.endswith("-algmeta.json")) for path in folder.iterdir()
+        not (TABLE_NAME.fullmatch(path.name) or path.name.endswith("-algmeta.json")) for path in folder.iterdir()
     )
     if foreign:
         raise UsageError(f"{folder} exists and holds other files. Choose a new folder for the export.")

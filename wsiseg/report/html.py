@@ -36,7 +36,7 @@ _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so
 _SMALLEST_PX = 256
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
-_VARYING = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256")
+_VARYING = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256", "imported_from", "imported")
 """What of a specification may differ from slide to slide."""
 _STAGES = ("tissue", "segment", "stitch", "labels", "grade", "publish")
 

@@ -18,6 +18,7 @@ from wsiseg.results.record import (
     Outside,
     Seams,
     SegmentedRecord,
+    Settings,
     SlideRecord,
 )
 
@@ -195,6 +196,7 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Size", f"{slide.width:,} × {slide.height:,} px"),
         ("Read by", " · ".join(text for text in (slide.reader, slide.vendor) if text)),
         ("Microns per pixel", f"{slide.mpp:.4g} from {slide.mpp_source}"),
+        ("Imported from", _import_text(settings)),
         ("Segmented at", f"{settings.mpp_effective:.4g} µm/px"),
         ("Types of nuclei", _counts(record.types or {})),
         ("Grade in words", grade.words),
@@ -219,6 +221,13 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _import_text(settings: Settings) -> str:
+    if settings.imported_from is None or settings.imported is None:
+        return ""
+    source = settings.imported_from
+    return f"{source.name} as {source.format}, SHA-256 {settings.imported.sha256}"
 
 
 def _outside_text(outside: Outside | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.results.record import Lost, LostBox, Outside, Tiles
+from wsiseg.results.record import Lost, LostBox, Outside, Seams, Tiles
 from wsiseg.tissue import Tissue
 
 _SAMPLE_PX = 500_000
@@ -18,6 +18,7 @@ _DARK = 215  # glass is lighter
 _SHOWN = 0.01  # share of dark pixels from which on there is something to see
 _WHOLE = 0.98  # share of the field from which on tissue is everywhere
 _WORTH_MM2 = 0.01  # on less tissue no nuclei are no surprise
+_CUT = 3.0  # straight_edge_ratio above which seams cut nuclei
 _OUTSIDE = 5  # nuclei outside the tissue from which on it is no chance
 _OUTSIDE_PER_MM2 = 20.0  # and so many per mm²
 
@@ -54,6 +55,17 @@ def run_notes(nuclei: int, tissue_mm2: float, tiles: Tiles, lost: Lost) -> list[
             f"the tissue ({_most_frequent(lost.boxes)})."
         )
     return notes
+
+
+def seam_notes(seams: Seams) -> list[str]:
+    """On nuclei that seams have cut."""
+    ratio = seams.straight_edge_ratio
+    if ratio is None or ratio < _CUT:
+        return []
+    return [
+        f"Nuclei are cut at the seams: along the lines between tiles straight edges are {ratio:.1f} times as "
+        "frequent as elsewhere. There one nucleus is two, and both are too small."
+    ]
 
 
 def outside_notes(outside: Outside | None) -> list[str]:

@@ -276,6 +276,13 @@ def count_nuclei(path: str | os.PathLike[str]) -> int:
         return file.metadata.num_rows
 
 
+def numeric_columns(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of a file's columns of numbers."""
+    with _open(path) as file:
+        numbers = (pa.types.is_integer, pa.types.is_floating)
+        return tuple(field.name for field in file.schema_arrow if any(of(field.type) for of in numbers))
+
+
 def to_wkb(nuclei: Nuclei) -> pa.BinaryArray:
     """The polygons as little-endian WKB with closed rings.
 

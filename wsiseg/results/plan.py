@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wsiseg.core.geometry import Scale
 from wsiseg.core.grid import TileGrid
-from wsiseg.core.sealed import read_sealed_json
+from wsiseg.core.sealed import read_sealed_json, write_sealed_json
 from wsiseg.core.typed import Misfit, as_plain, as_typed
 from wsiseg.errors import SlideError
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.stages import LETHAL, LethalPlaces
+from wsiseg.results.tissuefile import save_tissue
 from wsiseg.slide import Slide, SlideSource
 from wsiseg.slide.lethal import Lethal
+from wsiseg.tissue import Tissue
 
 PLAN = "plan.json"
 TISSUE = "tissue.npz"
@@ -72,6 +74,14 @@ def read_plan(work: WorkFolder) -> SlidePlan | None:
         return as_typed({**value, "source": as_plain(work.source)}, SlidePlan)
     except Misfit:
         return None
+
+
+def write_plan(work: WorkFolder, plan: SlidePlan, tissue: Tissue, lethal: Iterable[Lethal] = ()) -> None:
+    """Begin an attempt: the tissue and what is known to kill, then the plan, which makes the attempt one."""
+    work.create()
+    save_tissue(work.path / TISSUE, tissue)
+    note_lethal(work, lethal)
+    write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
 
 
 def require_plan(work: WorkFolder) -> SlidePlan:

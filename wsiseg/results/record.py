@@ -185,6 +185,21 @@ class ModelNote:
     licence: str | None = None
 
 
+@dataclass(frozen=True)
+class ImportNote:
+    """What a specification says of imported outlines: their format, and what their files call the slide."""
+
+    format: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ContentNote:
+    """What a specification says of the files of an import."""
+
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a specification says that others rely on. The whole of it is hashed, and stays as it was written."""
@@ -195,6 +210,8 @@ class Settings:
     mpp_requested: Number | None = None
     tile_px: Count | None = None
     halo_px: Count | None = None
+    imported_from: ImportNote | None = None
+    imported: ContentNote | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

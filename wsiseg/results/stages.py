@@ -19,7 +19,10 @@ OUTSIDE = "outside"
 
 @dataclass(frozen=True, kw_only=True)
 class Stitched:
-    """``stitch``: what lies in ``nuclei.parquet``, and what became of the tiles; ``segment_s`` by activity."""
+    """``stitch``: what lies in ``nuclei.parquet``, and what became of the tiles; ``segment_s`` by activity.
+
+    ``notes``: sentences on what nobody would expect of the nuclei.
+    """
 
     nuclei: int
     types: Mapping[str, int] | None = None
@@ -29,6 +32,7 @@ class Stitched:
     segment_s: Mapping[str, float]
     file: FileNote
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

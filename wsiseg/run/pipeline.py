@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.core.environment import absolute
 from wsiseg.core.region import requested_region
 from wsiseg.errors import UsageError
+from wsiseg.interop.importing import ImportOptions
+from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.registry import locate_model
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
@@ -26,7 +28,7 @@ from wsiseg.run.events import (
 )
 from wsiseg.run.outcome import CohortResult
 from wsiseg.run.schedule import Executor, run_stages
-from wsiseg.run.steps import slide_steps
+from wsiseg.run.steps import Making, importing, segmenting, slide_steps
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 
 
@@ -53,11 +55,65 @@ def segment_slides(
     """
     if not paths:
         raise UsageError("no slides given")
-    shown, out = out, absolute(out)
     options = _located(options)
     choice = options.choice(executor.device, executor.torch_threads)
     requested_region(options.roi, options.mask)  # refused before anything is computed
-    started = time.perf_counter()
+
+    def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
+        return segmenting(SlideRequest(path, options, choice), folder, moved)
+
+    return _run(paths, out, executor, making, on_event)
+
+
+def import_outlines(
+    pairs: Mapping[Path, Segmentation],
+    out: Path,
+    options: ImportOptions,
+    executor: Executor,
+    on_event: Listener = ignore,
+) -> CohortResult:
+    """Make results of outlines from elsewhere: measured, graded and reported in ``out`` like those of our own.
+
+    Parameters
+    ----------
+    pairs : mapping of Path to Segmentation
+        Slides and their outlines (:func:`wsiseg.interop.pairing.pair`). Relative paths are those of this process.
+    out : Path
+        The results folder; each slide gets a folder in it.
+    options : ImportOptions
+    executor : Executor
+    on_event : Listener
+
+    Raises
+    ------
+    UsageError
+        If options contradict each other, or if ``out`` holds results of other settings or of a newer format.
+    EnvironmentFault
+        If the disk or the cluster gives out, the same call goes on from there; or if something is in the way that
+        is not wsiseg's.
+    """
+    if options.scale is not None and options.input_mpp is not None:
+        raise UsageError("--scale and --input-mpp say the same in two ways: give one of them")
+    options = replace(options, mpp_table=absolute(options.mpp_table) if options.mpp_table else None)
+    outlines = {absolute(path): replace(one, paths=tuple(map(absolute, one.paths))) for path, one in pairs.items()}
+
+    def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
+        return importing(path, outlines[path], options, folder, moved)
+
+    return _run(list(pairs), out, executor, making, on_event)
+
+
+def _run(
+    paths: Sequence[Path],
+    shown: Path,
+    executor: Executor,
+    making: Callable[[Path, SlideFolder, Moved], Making],
+    on_event: Listener,
+) -> CohortResult:
+    """Slides through their stages into a results folder, and the report over it."""
+    if not paths:
+        raise UsageError("no slides given")
+    out, started = absolute(shown), time.perf_counter()
     computed: dict[str, int] = {}
 
     def tell(event: Event) -> None:
@@ -76,7 +132,7 @@ def segment_slides(
             folder.require_ours()
         moved = Moved(folders, out)
         steps = (
-            slide_steps(SlideRequest(path, options, choice), moved.home(path, folder), moved, tell)
+            slide_steps(making(path, moved.home(path, folder), moved), moved, tell)
             for path, folder in folders.items()
         )
         ended = dict(run_stages(executor, steps))

@@ -23,7 +23,7 @@ from wsiseg.results import maps
 from wsiseg.results.describe import describe_slide, now, versions
 from wsiseg.results.folder import SlideFolder, WorkFolder, describe_files
 from wsiseg.results.job import once_alone
-from wsiseg.results.notes import outside_notes, run_notes
+from wsiseg.results.notes import outside_notes, run_notes, seam_notes
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.record import RECORD_NAME, Lost, LostBox, Outside, SegmentedRecord, write_record
@@ -89,7 +89,9 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         status="partial" if lost.boxes else "complete",
         notes=(
             *plan.notes,
+            *stitched.notes,
             *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost),
+            *seam_notes(stitched.seams),
             *scale_notes(verdicts.columns),
             *outside_notes(outside),
         ),

@@ -5,11 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsiseg.core.environment import environment_fault
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
+from wsiseg.interop.importing import (
+    ImportJob,
+    ImportOptions,
+    Sorted,
+    SortJob,
+    join_outlines,
+    measure_jobs,
+    measure_outlines,
+    plan_import,
+    sort_outlines,
+)
+from wsiseg.interop.segmentation import Segmentation
+from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
@@ -18,6 +32,7 @@ from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyrami
 from wsiseg.results.moved import Moved
 from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
+from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.publish import publish_job, publish_slide, published_record
@@ -25,7 +40,7 @@ from wsiseg.run.schedule import Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
 from wsiseg.tiles.outside import OutsideJob, check_outside
-from wsiseg.tiles.plan import PlanJob, Planned, plan_or_reuse
+from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
 from wsiseg.tiles.work import segment_batch
 
@@ -56,23 +71,60 @@ class _Telling:
         yield self.stage(*stage, jobs)
 
 
-def slide_steps(request: SlideRequest, folder: SlideFolder, moved: Moved, on_event: Listener) -> Steps:
+@dataclass(frozen=True)
+class Making:
+    """How a slide's nuclei come about.
+
+    Attributes
+    ----------
+    path : Path
+        The slide.
+    plan : callable
+        The task that plans it, or finds its result.
+    job : PlanJob or ImportJob
+        That task's.
+    nuclei : callable
+        The stages from there to ``nuclei.parquet``.
+    """
+
+    path: Path
+    plan: Callable[[Any], Planned]
+    job: PlanJob | ImportJob
+    nuclei: Callable[[Planned, _Telling], Stages]
+
+
+def segmenting(request: SlideRequest, folder: SlideFolder, moved: Moved) -> Making:
+    """The nuclei that a segmenter finds."""
+    job = PlanJob(folder, request, moved.candidates(request.path, folder))
+    return Making(request.path, plan_or_reuse, job, partial(_segment, choice=request.choice))
+
+
+def importing(
+    path: Path, segmentation: Segmentation, options: ImportOptions, folder: SlideFolder, moved: Moved
+) -> Making:
+    """The nuclei that another program has found."""
+    job = ImportJob(folder, path, segmentation, options, moved.candidates(path, folder))
+    return Making(path, plan_import, job, partial(_import, segmentation=segmentation))
+
+
+def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
     record: SlideRecord
     planned: Planned | None = None
+    folder = making.job.folder
     try:
-        planned = yield from _plan(request, folder, moved, on_event)
+        planned = yield from _plan(making, moved, on_event)
         folder = planned.folder
-        record = yield from _segment(planned, on_event)
+        record = yield from _make(making, planned, on_event)
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
-        record = _failed(request.path, folder, error)
+        record = _failed(making.path, folder, error)
     except Exception as error:  # a fault of ours in one slide must not cost the others
         fault = environment_fault(error, folder.work)
         if fault is not None:
             raise fault from error
-        record = _failed(request.path, folder, error)
+        record = _failed(making.path, folder, error)
     on_event(SlideEnded(folder.id, record))
     said = planned.plan.notes if planned and planned.plan else ()
     for text in record.notes or ():
@@ -81,42 +133,71 @@ def slide_steps(request: SlideRequest, folder: SlideFolder, moved: Moved, on_eve
     return record
 
 
-def _plan(
-    request: SlideRequest, folder: SlideFolder, moved: Moved, on_event: Listener
-) -> Generator[Stage, list[Any], Planned]:
-    telling = _Telling(folder.id, on_event)
-    job = PlanJob(folder, request, moved.candidates(request.path, folder))
-    planned: Planned = yield from telling.one("plan-slide", plan_or_reuse, job)
-    if planned.folder != folder and not moved.take(planned.folder):
+def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage, list[Any], Planned]:
+    job = making.job
+    telling = _Telling(job.folder.id, on_event)
+    planned: Planned = yield from telling.one("plan-slide", making.plan, job)
+    if planned.folder != job.folder and not moved.take(planned.folder):
         # Another slide with the same content was there first: this one is a copy.
-        planned = yield from telling.one("plan-slide", plan_or_reuse, replace(job, moved=()))
+        planned = yield from telling.one("plan-slide", making.plan, replace(job, moved=()))
     for text in (*planned.notes, *(planned.plan.notes if planned.plan else ())):
         on_event(Note(planned.folder.id, text))
     return planned
 
 
-def _segment(planned: Planned, on_event: Listener) -> Steps:
+def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
     """The stages of a planned slide in their order, and its record."""
     if planned.plan is None:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
-    yield from _tiles(planned, telling)
-    yield from telling.one("check-outside", check_outside, OutsideJob(planned.work, planned.choice))
-    yield from telling.one("stitch-slide", stitch_slide, whole)
+    yield from making.nuclei(planned, telling)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
     yield from telling.one("label-pyramid", write_label_pyramid, whole)
     yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole)
     return (yield from _publish(planned, time.perf_counter() - started, telling))
 
 
-def _tiles(planned: Planned, telling: _Telling) -> Stages:
-    """The parts of all tiles: those that an earlier run has left, and the missing ones computed."""
+def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Stages:
+    """From the plan to ``nuclei.parquet`` by a segmenter."""
+    plan, work = planned.plan, planned.work
+    assert plan is not None
+    choice = named(choice, plan)
+    stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice))
+    failed = yield from _tiles(planned, telling, len(plan.tiles), stage)
+    if failed and len(failed) == len(plan.tiles):
+        planned.folder.clean()
+        raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
+    yield from telling.one("check-outside", check_outside, OutsideJob(work, choice))
+    yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
+
+
+def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Stages:
+    """From the plan to ``nuclei.parquet`` by what another program has found."""
+    plan, work = planned.plan, planned.work
+    assert plan is not None
+    found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
+    stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
+    yield from _tiles(planned, telling, len(found.tiles), stage)
+    yield from telling.one("join-outlines", join_outlines, WorkJob(work))
+
+
+def _tiles(
+    planned: Planned,
+    telling: _Telling,
+    total: int,
+    stage: tuple[str, Callable[[Any], BatchSummary], Callable[[set[int]], Sequence[Job]]],
+) -> Generator[Stage, list[Any], list[tuple[int, str]]]:
+    """The parts of all tiles: those that an earlier run has left, and the missing ones computed.
+
+    ``stage``: its name and function, and the jobs that are missing where some tiles are done. Gives the tiles that
+    failed and why.
+    """
     plan, work, name = planned.plan, planned.work, planned.folder.id
     assert plan is not None
     failed: list[tuple[int, str]] = []
-    so_far = TilesDone(name, 0, len(plan.tiles), nuclei=0, computed=0)
-    telling.on_event(Begun(name, len(plan.tiles)))
+    so_far = TilesDone(name, 0, total, nuclei=0, computed=0)
+    telling.on_event(Begun(name, total))
 
     def ended(summary: BatchSummary, *, computed: bool) -> None:
         nonlocal so_far
@@ -133,13 +214,10 @@ def _tiles(planned: Planned, telling: _Telling) -> Stages:
     done = [summary for one in resumed for summary in one.summaries]
     for summary in done:
         ended(summary, computed=False)
-    missing = missing_batches(work, plan, planned.choice, {tile for summary in done for tile in summary.tiles})
-    yield isolated(
-        "segment-batch", segment_batch, missing, lambda job, summary: ended(summary, computed=not job.lost)
-    )
-    if failed and len(failed) == len(plan.tiles):
-        planned.folder.clean()
-        raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
+    task, function, missing = stage
+    jobs = missing({tile for summary in done for tile in summary.tiles})
+    yield isolated(task, function, jobs, lambda job, summary: ended(summary, computed=not job.lost))
+    return failed
 
 
 def _publish(planned: Planned, seconds: float, telling: _Telling) -> Generator[Stage, list[Any], SegmentedRecord]:

@@ -22,16 +22,20 @@ _SOUND_EDGES = 20
 
 @dataclass
 class Tally:
-    """Counts for :class:`Seams`, part by part."""
+    """Counts for :class:`Seams`, part by part.
+
+    ``near_px``: so far from a seam, in lattice pixels, an edge still lies on it.
+    """
 
     grid: TileGrid
     scale: Scale
     band_px: float
+    near_px: float = 1e-3
     duplicates: int = 0
     adopted: int = 0
     # Index 0: the band, or seams. Index 1: beside the band, or control lines.
     counts: IntArray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
-    areas: FloatArray = field(default_factory=lambda: np.zeros(2))
+    tiles: set[int] = field(default_factory=set)
     touching: IntArray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     straight: IntArray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
 
@@ -43,25 +47,30 @@ class Tally:
     def result(self, kept: Nuclei, centroids: FloatArray) -> None:
         distance = self.grid.seam_distance(centroids)
         self.counts += [(distance < self.band_px).sum(), (distance < 3 * self.band_px).sum()]
-        for tile in np.unique(kept.columns["tile"]):
-            self.areas += [_area_near_seams(self.grid, int(tile), k * self.band_px) for k in (1, 3)]
+        self.tiles.update(np.unique(kept.columns["tile"]).tolist())
         _count_edges(
             kept.vertices,
             kept.offsets,
             self.scale.downsample,
             (self.grid.tile, self.grid.columns, self.grid.rows),
+            self.near_px,
             self.touching,
             self.straight,
         )
 
     def audit(self) -> Seams:
         band, beside = int(self.counts[0]), int(self.counts[1] - self.counts[0])
-        band_area, beside_area = self.areas[0], self.areas[1] - self.areas[0]
+        band_area, wide_area = (self._area(k * self.band_px) for k in (1, 3))
+        beside_area = wide_area - band_area
         density = None
         if beside >= _FEW and band_area > 0 and beside_area > 0:
             expected = beside / beside_area * band_area
             density = float((band + _SOUND_NUCLEI) / (expected + _SOUND_NUCLEI))
         return Seams(band, self.duplicates, self.adopted, density, self._straight_edge_ratio())
+
+    def _area(self, distance: float) -> float:
+        """Lattice area within ``distance`` of the seams of the tiles that hold nuclei."""
+        return sum(_area_near_seams(self.grid, tile, distance) for tile in sorted(self.tiles))
 
     def _straight_edge_ratio(self) -> float | None:
         if self.touching.min() < _FEW:
@@ -83,13 +92,12 @@ def _area_near_seams(grid: TileGrid, tile: int, distance: float) -> float:
 
 
 @compiled
-def _count_edges(vertices, offsets, downsample, grid, touching, straight):  # type: ignore[no-untyped-def]
+def _count_edges(vertices, offsets, downsample, grid, near, touching, straight):  # type: ignore[no-untyped-def]
     """Count nuclei that touch a seam (0) or a control line (1), and those with a straight edge on it.
 
     Control lines are parallel to the seams at a quarter, half and three quarters of the way.
     """
     tile, columns, rows = grid
-    near = 1e-3
     for n in range(len(offsets) - 1):
         first, last = offsets[n], offsets[n + 1]
         enough = -1.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from wsiseg.core.sealed import describe_file, is_intact
+from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.nuclei import NucleiWriter
 from wsiseg.results.partfile import BatchSummary, covering_parts, part_summary, read_part
@@ -16,7 +18,11 @@ from wsiseg.stitch.stream import stitch
 
 def stitch_slide(job: WorkJob) -> Stitched:
     """Join the parts into ``nuclei.parquet``, each nucleus once."""
-    work = job.work
+    return join_parts(job.work)
+
+
+def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched] | None = None) -> Stitched:
+    """Join the parts that are there into ``nuclei.parquet``, and note what came of it, as ``amend`` puts it."""
     finished, result = work.stage(STITCH, Stitched), work.result / "nuclei.parquet"
     if finished is not None and is_intact(result, finished.file):
         return finished
@@ -44,6 +50,8 @@ def stitch_slide(job: WorkJob) -> Stitched:
         file=describe_file(result),
         seconds=time.perf_counter() - started,
     )
+    if amend is not None:
+        stitched = amend(plan, stitched)
     # What an earlier stitching was the ground of is not this one's.
     for stage in (LABELS, MAPS, GRADING):
         (work.path / f"{stage}.json").unlink(missing_ok=True)

@@ -8,11 +8,9 @@ of its pixels is of the run that asks, and travels with its tasks.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,26 +19,21 @@ from wsiseg.core.featurefile import viewer_origin
 from wsiseg.core.geometry import Scale, Window
 from wsiseg.core.grid import TileGrid, round_up
 from wsiseg.core.region import requested_region
-from wsiseg.core.sealed import write_sealed_json
-from wsiseg.errors import DamagedFile, SlideError, UsageError
+from wsiseg.errors import SlideError
 from wsiseg.models.automatic import ACCURATE, FAST, Pick, device_kind, pick_model
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import AUTO
 from wsiseg.models.resident import ModelChoice, resident_segmenter
-from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
+from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.job import once_alone
 from wsiseg.results.notes import image_notes
-from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, note_lethal, read_plan
-from wsiseg.results.record import SegmentedRecord, write_record
-from wsiseg.results.tissuefile import load_tissue, save_tissue
-from wsiseg.slide import Slide, SlideSource, open_slide
+from wsiseg.results.plan import SlidePlan, write_plan
+from wsiseg.results.reuse import Planned, Wanted, has_begun, own_folder, reuse_or_plan
+from wsiseg.slide import Slide, open_slide
 from wsiseg.tiles.calibration import calibration_samples
 from wsiseg.tiles.candidates import BAND_UM
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 from wsiseg.tissue import TISSUE_MPP, Tissue, make_tissue
-
-_OF_THE_SLIDE = ("slide_mpp", "mpp_effective", "downsample")
-"""What of a specification follows from the slide."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +58,6 @@ class PlanJob:
         return once_alone(self)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A plan to carry out in ``work``, or the record of a finished result that is still valid.
-
-    ``choice``: the segmenter, of a model by name. ``notes``: what of an earlier run was not taken over, and why.
-    """
-
-    folder: SlideFolder
-    choice: ModelChoice
-    plan: SlidePlan | None = None
-    unchanged: SegmentedRecord | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def work(self) -> WorkFolder:
-        assert self.plan is not None
-        return self.folder.in_progress(self.plan.key, self.plan.source)
-
-
 def plan_or_reuse(job: PlanJob) -> Planned:
     """Open the slide and see whether its result is there already; plan it if not.
 
@@ -96,37 +70,26 @@ def plan_or_reuse(job: PlanJob) -> Planned:
     """
     options = job.request.options
     with open_slide(job.request.path, mpp=options.mpp, mpp_table=options.mpp_table, guarded=job.alone) as slide:
-        folder = _own_folder(slide, job)
-        request, said = _with_model(slide, job.request, folder)
-        specification = specify(slide, options, resident_segmenter(request.choice))
-        key = result_key(slide.fingerprint(), specification)
-        record = folder.record()
-        notes: list[str] = []
-        if isinstance(record, SegmentedRecord):
-            stale = _stale(folder, record, key, slide, specification, options)
-            if stale is None:
-                folder.clean()
-                return Planned(folder, request.choice, unchanged=_at_home(folder, record, slide))
-            notes += [stale] if stale else []
-        folder.require_replaceable()
-        source = SlideSource(os.path.abspath(slide.path), slide.require_mpp())
-        work = folder.in_progress(key, source)
-        plan = _resumable(work)
-        if plan is None:
-            if (work.path / PLAN).exists():
-                notes.append("what an earlier run had begun is damaged or of another version: begun again")
-            work.discard()
-            plan = plan_slide(slide, request, specification, key, work, said)
-        work.create()
-        return Planned(folder, request.choice, plan, notes=tuple(notes))
+        request, said = _with_model(slide, job)
+        specification = _specified(slide, request)
+        wanted = Wanted(specification, options.overwrite, options.retry_partial)
+        return reuse_or_plan(
+            slide, job.folder, job.moved, wanted,
+            lambda key, work: plan_slide(slide, request, specification, key, work, said),
+        )  # fmt: skip
 
 
-def _with_model(slide: Slide, request: SlideRequest, folder: SlideFolder) -> tuple[SlideRequest, tuple[str, ...]]:
+def named(choice: ModelChoice, plan: SlidePlan) -> ModelChoice:
+    """The segmenter of a plan: the choice, of a model by name where it was left to ``auto``."""
+    return replace(choice, model=plan.specification["model"]["name"]) if choice.model == AUTO else choice
+
+
+def _with_model(slide: Slide, job: PlanJob) -> tuple[SlideRequest, tuple[str, ...]]:
     """The request with a model by name, and the note on it where the user leaves it to ``auto``.
 
     What an earlier run has left under the same settings goes on with its model, whatever would be picked now.
     """
-    choice = request.choice
+    request, choice = job.request, job.request.choice
     if choice.model != AUTO:
         return request, ()
     pick = pick_model(slide.require_mpp().value, device_kind(choice.device, choice.precision, choice.engine))
@@ -135,78 +98,14 @@ def _with_model(slide: Slide, request: SlideRequest, folder: SlideFolder) -> tup
         one: replace(request, choice=replace(choice, model=one.model))
         for one in (pick, *(one for one in earlier if one.model != pick.model))
     }
+    folder = own_folder(slide, job.folder, job.moved)
     if folder.final.exists() or folder.work.exists():
-        pick = next((one for one in requests if _has_begun(slide, requests[one], folder)), pick)
+        pick = next((one for one in requests if has_begun(slide, folder, _specified(slide, requests[one]))), pick)
     return requests[pick], (pick.note,)
 
 
-def _has_begun(slide: Slide, request: SlideRequest, folder: SlideFolder) -> bool:
-    """Whether ``folder`` holds a result of a request, or the plan for one."""
-    key = result_key(slide.fingerprint(), specify(slide, request.options, resident_segmenter(request.choice)))
-    record = folder.record()
-    source = SlideSource(os.path.abspath(slide.path), slide.require_mpp())
-    return (record is not None and record.key == key) or _resumable(folder.in_progress(key, source)) is not None
-
-
-def _own_folder(slide: Slide, job: PlanJob) -> SlideFolder:
-    """Where the slide's results are: under its name, or where they were put before it was moved."""
-    for other in job.moved:
-        record = other.record()
-        if isinstance(record, SegmentedRecord) and record.slide.fingerprint == slide.fingerprint():
-            return other
-    return job.folder
-
-
-def _at_home(folder: SlideFolder, record: SegmentedRecord, slide: Slide) -> SegmentedRecord:
-    """The record of a finished result, with the place that the slide has now."""
-    moved = record.moved(os.path.abspath(slide.path), slide.name)
-    if moved != record:
-        write_record(folder.final, moved)
-    return moved
-
-
-def _stale(
-    folder: SlideFolder,
-    record: SegmentedRecord,
-    key: str,
-    slide: Slide,
-    specification: Mapping[str, Any],
-    options: SegmentOptions,
-) -> str | None:
-    """Why a finished result is to be computed again; None if it is valid, "" if there is nothing to say."""
-    if record.key == key:
-        if record.status == "partial" and options.retry_partial:
-            return ""
-        damage = folder.damage(record.files)
-        return f"its finished result is not whole, {damage}: computed again" if damage else None
-    changed = record.slide.fingerprint != slide.fingerprint()
-    varying = ("calibration", *(_OF_THE_SLIDE if changed else ()))
-    # As JSON: what was read has lists where there are tuples.
-    wanted, held = (
-        {name: value for name, value in settings.items() if name not in varying}
-        for settings in (json.loads(json.dumps(specification)), record.specification)
-    )
-    if held != wanted and not options.overwrite:
-        raise UsageError(
-            f"{folder.final}: holds results of other settings: {_difference(held, wanted)}.\n"
-            "Give --overwrite to replace them, or another -o to keep them."
-        )
-    return "the slide's content has changed since it was segmented: computed again" if changed else ""
-
-
-def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first settings that differ, in words."""
-    was, now = _flat(held), _flat(wanted)
-    names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
-    texts = [f"{name} {was.get(name)} instead of {now.get(name)}"[:120] for name in names[:2]]
-    return ", ".join(texts) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        found |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
-    return found
+def _specified(slide: Slide, request: SlideRequest) -> dict[str, Any]:
+    return specify(slide, request.options, resident_segmenter(request.choice))
 
 
 def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict[str, Any]:
@@ -279,21 +178,7 @@ def plan_slide(
         seconds=time.perf_counter() - started,
         notes=notes,
     )
-    work.create()
-    save_tissue(work.path / TISSUE, tissue)
-    note_lethal(work, slide.lethal)
-    write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
-    return plan
-
-
-def _resumable(work: WorkFolder) -> SlidePlan | None:
-    """The plan of an earlier run, if it and the tissue beside it are whole."""
-    plan = read_plan(work)
-    if plan is not None:
-        try:
-            load_tissue(work.path / TISSUE)
-        except DamagedFile:
-            return None
+    write_plan(work, plan, tissue, slide.lethal)
     return plan
 
 
