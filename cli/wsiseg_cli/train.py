@@ -41,8 +41,13 @@ class Named(click.ParamType):
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Threads that make batches and processes that make patches."
-)
+    "--workers", type=click.IntRange(min=1),
+    help="What makes batches, threads or, on a GPU, processes; and processes that make patches.",
+)  # fmt: skip
+@click.option(
+    "--compile", "compiled", is_flag=True,
+    help="Let torch compile the network: minutes at first, and on a GPU faster steps. It needs a C++ compiler.",
+)  # fmt: skip
 @click.option(
     "--pools", type=click.Path(file_okay=False, path_type=Path),
     help="Where the patches of the data are kept; trainings can share it. By default in OUTPUT.",
@@ -58,6 +63,7 @@ def command(
     device: str,
     threads: int | None,
     workers: int | None,
+    compiled: bool,
     pools: Path | None,
     as_json: bool,
 ) -> int:
@@ -90,7 +96,7 @@ def command(
     from wsiseg_cli.trainprogress import watch_training
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools)
+    settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools, compile=compiled)
     with watch_training(quiet=as_json) as on_event:
         _mention_tensorboard(on_event)
         result = train_recipe(tables, text, _unique(data), out, settings, on_event)

@@ -164,7 +164,7 @@ def test_it_learns_and_segments(discs: Path, tmp_path: Path) -> None:
 def test_stopped_and_resumed_is_as_if_nothing_had_happened(
     discs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    steps, step = [], loop._step
+    steps, step = [], loop.take_step
 
     def stops(*arguments: Any) -> dict[str, Any]:
         if len(steps) == after:
@@ -172,10 +172,10 @@ def test_stopped_and_resumed_is_as_if_nothing_had_happened(
         steps.append(arguments[-1])
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", stops)
+    monkeypatch.setattr(loop, "take_step", stops)
     with pytest.raises(KeyboardInterrupt):
         run(TABLES, discs, tmp_path)
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
     run(TABLES, discs, tmp_path)
     for name in ("checkpoint.pt", "kept.pt"):
         assert same(weights(whole / name), weights(tmp_path / name)), name
@@ -365,7 +365,7 @@ def test_rounds_train_students_on_what_their_teacher_labels(discs: Path, tmp_pat
 def test_rounds_go_on_where_they_were_stopped(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = changed(rounds=ROUNDS, optimise={"steps": 4})
     run(tables, discs, tmp_path / "whole")
-    step = loop._step
+    step = loop.take_step
     for limit in (2, 3, 5, 4):  # within the teacher, the first and the second student
         taken = []
 
@@ -375,12 +375,12 @@ def test_rounds_go_on_where_they_were_stopped(discs: Path, tmp_path: Path, monke
             taken.append(1)
             return step(*arguments)
 
-        monkeypatch.setattr(loop, "_step", stops)
+        monkeypatch.setattr(loop, "take_step", stops)
         try:
             run(tables, discs, tmp_path / "stopped")
         except KeyboardInterrupt:
             continue
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
     run(tables, discs, tmp_path / "stopped")
     for folder in ("teacher", "round-1", "round-2"):
         a, b = (weights(tmp_path / name / folder / "checkpoint.pt") for name in ("whole", "stopped"))
@@ -412,17 +412,17 @@ def test_dropout_is_the_same_after_a_stop(discs: Path, tmp_path: Path, monkeypat
     network = {"name": "joyce", "widths": [4, 8], "dropout": [0.5, 0.5]}
     tables = {**TABLES, "network": network, "head": {"name": "foreground"}}
     run(tables, discs, tmp_path / "whole")
-    step = loop._step
+    step = loop.take_step
 
     def stops(*arguments: Any) -> dict[str, Any]:
         if arguments[-1] == 4:
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", stops)
+    monkeypatch.setattr(loop, "take_step", stops)
     with pytest.raises(KeyboardInterrupt):
         run(tables, discs, tmp_path / "stopped")
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
     run(tables, discs, tmp_path / "stopped")
     assert same(*(weights(tmp_path / name / "checkpoint.pt") for name in ("whole", "stopped")))
 

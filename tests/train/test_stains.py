@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wsiseg.errors import UsageError
 from wsiseg.testing.training import TABLES as RECIPE
 from wsiseg.train.batches import BatchMaker
-from wsiseg.train.colour import mix_densities
+from wsiseg.train.colour import Restaining, restain
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.pools import Portion
 from wsiseg.train.recipe import data_names, parse_recipe, resolve
@@ -70,7 +70,7 @@ def test_transport_gives_the_moments_of_the_other(seed: int) -> None:
 
 
 def test_an_image_takes_the_stains_of_another_and_glass_stays() -> None:
-    other = mix_densities(PURPLE, transport(moments(PURPLE), moments(BLUE)))
+    other = restain(PURPLE, Restaining.by(transport(moments(PURPLE), moments(BLUE))))
     np.testing.assert_allclose(moments(other), moments(BLUE), atol=0.02)
     assert np.abs(moments(PURPLE) - moments(BLUE)).max() > 0.1
     np.testing.assert_array_equal(other[:8, :8], PURPLE[:8, :8])

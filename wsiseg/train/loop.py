@@ -25,8 +25,10 @@ from wsiseg.run.events import Begun, Listener, StepsDone, Validated
 from wsiseg.train.batches import Batch, BatchMaker, batches
 from wsiseg.train.checkpoint import Progress, load_average, load_checkpoint, save_average, save_checkpoint
 from wsiseg.train.curves import draw_curves, draw_samples
+from wsiseg.train.device import deterministic
 from wsiseg.train.interrupt import Interrupt, deferred_interrupt
 from wsiseg.train.journal import Journal
+from wsiseg.train.loader import loaded_batches
 from wsiseg.train.losses import loss_terms
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.plan import Plan
@@ -39,7 +41,7 @@ KEPT, CHECKPOINT = "kept.pt", "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training runs on; only ``placement`` and ``threads`` can change its result, in the last digits.
+    """What a training runs on. ``workers`` and ``checkpoint_s`` change no weights, the others their last digits.
 
     Attributes
     ----------
@@ -47,15 +49,28 @@ class Machine:
     threads : int
         Of torch.
     workers : int
-        Threads that make batches.
+        Threads that make batches, or processes.
     checkpoint_s : float
         Seconds between checkpoints, besides those at validations.
+    offload : bool
+        Processes make the batches, and the device varies their colours; otherwise threads do both. The noise of the
+        colours is then the device's.
+    compile : bool
+        Whether torch compiles the network.
     """
 
     placement: Placement
     threads: int = 1
     workers: int = 1
     checkpoint_s: float = 60.0
+    offload: bool = False
+    compile: bool = False
+
+    @property
+    def words(self) -> str:
+        """What computes, as the journal says it."""
+        kind = self.placement.device.partition(":")[0]
+        return f"{kind} {self.placement.precision}{', compiled' if self.compile else ''}"
 
 
 @dataclass(frozen=True)
@@ -113,13 +128,15 @@ def fit(job: Job, network: nn.Module, on_event: Listener) -> tuple[nn.Module, Pr
     device = job.machine.placement.device
     network = network.to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = _optimiser(network, job.optimise)
+    optimiser = new_optimiser(network, job.optimise)
+    if job.machine.compile:
+        network.compile()
     progress = load_checkpoint(job.folder / CHECKPOINT, network, average, optimiser)
     if not progress.finished:
         journal = Journal(job.folder, progress.step)
         on_event(Begun(job.folder.name, job.steps, progress.step))
         try:
-            with deferred_interrupt() as interrupt:
+            with deterministic(device), deferred_interrupt() as interrupt:
                 progress = _run(job, network, average, optimiser, progress, journal, interrupt, on_event)
         finally:
             journal.close()
@@ -144,15 +161,18 @@ def _run(
         card = {**job.card, "scores": {"validation": dict(progress.scores)}}
         save_checkpoint(job.folder / CHECKPOINT, network, average, optimiser, progress, card)
 
-    made = batches(job.maker, progress.step, job.steps, job.machine.workers)
+    make = loaded_batches if job.machine.offload else batches
+    made = make(job.maker, progress.step, job.steps, job.machine.workers)
     with contextlib.closing(made):
         for batch in made:
             step = progress.step
-            row = _step(job, network, optimiser, batch, step)
+            row = take_step(job, network, optimiser, batch, step)
             update_average(average, network, min(job.optimise.average, (step + 1) / (step + 10)))
             progress = dataclasses.replace(progress, step=step + 1)
             if step % LOG_EVERY == 0 or progress.step == job.steps:
-                journal.write({"step": step, "s": round(time.monotonic() - began, 1), **row})
+                journal.write(
+                    {"step": step, "s": round(time.monotonic() - began, 1), "on": job.machine.words, **row}
+                )
             on_event(StepsDone(job.folder.name, progress.step, job.steps, row["loss"]["total"]))
             if progress.step % job.stop.every == 0 or progress.step == job.steps:
                 progress = _validated(job, average, progress, journal, on_event)
@@ -167,7 +187,7 @@ def _run(
     return progress
 
 
-def _step(
+def take_step(
     job: Job, network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, step: int
 ) -> dict[str, Any]:
     """One step of the optimiser; what the journal is to know of it."""
@@ -185,14 +205,17 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     terms["total"].backward()
     norm = nn.utils.clip_grad_norm_(network.parameters(), optimise.clip or math.inf)
-    if not bool(torch.isfinite(terms["total"]) & torch.isfinite(norm)):
-        values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+    # All at once: each number that is asked for waits for the device.
+    *found, length = torch.stack([*(value.detach() for value in terms.values()), norm]).tolist()
+    losses = dict(zip(terms, found, strict=True))
+    if not (math.isfinite(losses["total"]) and math.isfinite(length)):
+        values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
         raise TrainingError(
             f"step {step}: the loss or its gradient is not finite ({values}). The checkpoint in {job.folder} is of "
             "before. Train in another folder with a lower optimise.rate, or with optimise.precision = 'fp32'."
         )
     optimiser.step()
-    return {"rate": rate, "loss": {name: round(float(value.detach()), 5) for name, value in terms.items()}}
+    return {"rate": rate, "loss": {name: round(value, 5) for name, value in losses.items()}}
 
 
 def _validated(job: Job, average: nn.Module, progress: Progress, journal: Journal, on_event: Listener) -> Progress:
@@ -242,7 +265,8 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
             mean.copy_(value)
 
 
-def _optimiser(network: nn.Module, optimise: Optimise) -> torch.optim.Optimizer:
+def new_optimiser(network: nn.Module, optimise: Optimise) -> torch.optim.Optimizer:
+    """The optimiser of a training that has made no step."""
     if optimise.optimiser == "adam":
         return torch.optim.Adam(network.parameters(), optimise.rate)
     return torch.optim.AdamW(network.parameters(), optimise.rate, weight_decay=optimise.weight_decay)

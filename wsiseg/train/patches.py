@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,9 +83,29 @@ class PatchPool:
         with environment_faults(folder):
             return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A mapped pool travels to another process as its folder."""
+        folder = _mapped_from(self)
+        if folder is not None:
+            return PatchPool.load, (folder,)
+        return PatchPool, tuple(getattr(self, name) for name in NAMES)
+
     def part(self, which: slice | npt.NDArray[np.integer]) -> PatchPool:
         """The patches ``which`` names, in its order."""
         return PatchPool(*(getattr(self, name)[which] for name in NAMES))
+
+
+def _mapped_from(pool: PatchPool) -> Path | None:
+    """The folder whose files all of a pool's arrays are, whole; None where one is in memory or a part."""
+    folders: set[Path | None] = set()
+    for name in NAMES:
+        array = getattr(pool, name)
+        # What is a part of a mapped array has that array for its base.
+        if not isinstance(array, np.memmap) or not isinstance(array.base, mmap) or array.filename is None:
+            return None
+        path = Path(os.path.abspath(array.filename))
+        folders.add(path.parent if path.name == f"{name}.npy" else None)
+    return folders.pop() if len(folders) == 1 else None
 
 
 def is_complete(folder: Path) -> bool:

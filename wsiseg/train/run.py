@@ -33,7 +33,7 @@ _MOST_STYLES = 1000
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a training runs on. Results do not depend on it, but for the last digits.
+    """What a training runs on. Results depend on it in the last digits only, and in the noise that a device draws.
 
     Attributes
     ----------
@@ -42,11 +42,15 @@ class TrainOptions:
     threads : int
         Of torch.
     workers : int
-        Threads that make batches, and processes that make patches.
+        Threads that make batches, or processes, and processes that make patches.
     pools : Path or None
         Where the patches of sources are kept; by default in the run's folder. Trainings can share it.
     checkpoint_s : float
         Seconds between checkpoints.
+    offload : bool or None
+        Processes make the batches and the device varies their colours, as for a CUDA device; None: if it is one.
+    compile : bool
+        Let torch compile the network.
     """
 
     device: str = "auto"
@@ -54,6 +58,8 @@ class TrainOptions:
     workers: int = 1
     pools: Path | None = None
     checkpoint_s: float = 60.0
+    offload: bool | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,8 @@ def train_recipe(
     recipe = resolve(parse_recipe(tables), data)
     plan = plan_training(recipe)
     placement = place(options.device, recipe.optimise.precision)
-    machine = Machine(placement, options.threads, options.workers, options.checkpoint_s)
+    offload = placement.device != "cpu" if options.offload is None else options.offload
+    machine = Machine(placement, options.threads, options.workers, options.checkpoint_s, offload, options.compile)
     frame = Frame(recipe.data.mpp, recipe.data.side, max(options.threads, options.workers))
     sources = {
         "train": recipe.data.train,

@@ -57,6 +57,7 @@ def fit_on(
         recipe.data.mpp,
         seed,
         training.styles,
+        defer=training.machine.offload,
     )
     network = fresh_network(training.plan, recipe)
     if start is not None:
