@@ -110,6 +110,7 @@ def test_a_judge_that_is_right_is_found_right(made: tuple[Path, Path]) -> None:
     (group,) = validation.groups
     assert (group.range, group.value, group.patches, group.images) == ("natural", None, 24, 6)
     assert group.bad == of_bad(made)
+    assert group.expected_bad == pytest.approx(np.sum(judged_patches(*_one(made)).columns["p_bad"]))
     judge = group.figures[JUDGE]
     assert judge["mae"].value is not None
     assert judge["mae"].value < 0.05
@@ -274,7 +275,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     code, said = command(truth, run, "-o", out, "--resamples", 20)
     assert code == 0
     assert "natural, all: 28 patches of 7 images" in said
-    assert "natural, model <b>=1+1: 4 patches of 1 image, 0 bad" in said
+    assert "natural, model <b>=1+1: 4 patches of 1 image, 0 bad (0.3 expected)" in said
     page = (out / "validation.html").read_text()
     assert hostile not in page
     assert page.count("<circle") >= 4

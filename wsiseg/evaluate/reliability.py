@@ -81,11 +81,11 @@ def render_validation(validation: Validation) -> str:
 
 
 def group_title(group: Group, by: str) -> str:
-    """ "natural, model unet-0.5: 64 patches of 16 images, 12 bad"."""
+    """ "natural, model unet-0.5: 64 patches of 16 images, 12 bad (10.3 expected)"."""
     which = "all" if group.value is None else f"{by} {group.value or 'none'}"
     return (
         f"{group.range}, {which}: {group.patches:,} {_some(group.patches, 'patch', 'patches')} of {group.images:,} "
-        f"{_some(group.images, 'image', 'images')}, {group.bad:,} bad"
+        f"{_some(group.images, 'image', 'images')}, {group.bad:,} bad ({group.expected_bad:,.1f} expected)"
     )
 
 
