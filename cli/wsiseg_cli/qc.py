@@ -9,7 +9,7 @@ from wsiseg_cli.qcvalidate import validate
 
 @click.group("qc")
 def command() -> None:
-    """Quality control by itself: how far a judgement can be trusted."""
+    """Quality of slides and of segmentations."""
 
 
 command.add_command(validate)

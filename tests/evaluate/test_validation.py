@@ -110,6 +110,7 @@ def test_a_judge_that_is_right_is_found_right(made: tuple[Path, Path]) -> None:
     (group,) = validation.groups
     assert (group.range, group.value, group.patches, group.images) == ("natural", None, 24, 6)
     assert group.bad == of_bad(made)
+    assert group.expected_bad == pytest.approx(np.sum(judged_patches(*_one(made)).columns["p_bad"]))
     judge = group.figures[JUDGE]
     assert judge["mae"].value is not None
     assert judge["mae"].value < 0.05
@@ -248,6 +249,7 @@ def test_results_without_a_judgement_and_damaged_ones(made: tuple[Path, Path]) -
         ("name,fault\na,blur\n", "header with slide"),
         ("slide,fault\na,blur\na,stain\n", "two rows"),
         ("slide,p_bad\na,1\n", "'p_bad' has a meaning of its own"),
+        ("slide,fault\nA,blur\n", "no results for 1 of the images: A"),
     ],
 )
 def test_a_table_that_makes_no_sense(text: str, says: str, made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     code, said = command(truth, run, "-o", out, "--resamples", 20)
     assert code == 0
     assert "natural, all: 28 patches of 7 images" in said
-    assert "natural, model <b>=1+1: 4 patches of 1 image, 0 bad" in said
+    assert "natural, model <b>=1+1: 4 patches of 1 image, 0 bad (0.3 expected)" in said
     page = (out / "validation.html").read_text()
     assert hostile not in page
     assert page.count("<circle") >= 4
@@ -282,10 +284,10 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     written = json.loads((out / "validation.json").read_text())
     code, said = command(truth, run, "--json", "--resamples", 20)
     assert json.loads(said) == written
-    table = pq.read_table(out / "patches.parquet").to_pandas()
+    table = pq.read_table(out / "validation.parquet").to_pandas()
     assert len(table) == 28
     assert (table.bad == ((table.aji < 0.4) | (table.f1 < 0.6))).all()
-    rows = (out / "patches.csv").read_text(encoding="utf-8-sig").splitlines()
+    rows = (out / "validation.csv").read_text(encoding="utf-8-sig").splitlines()
     assert len(rows) == 29
     assert rows[0].split(",")[:4] == ["image", "run", "model", "fault"]
 

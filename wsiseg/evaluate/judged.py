@@ -31,6 +31,9 @@ TRUE = ("aji", "f1", "precision", "recall")
 NAMED = ("image", "run", "model", "fault")
 """What a patch is called and belongs to, besides the columns of a user's table."""
 
+_PLACE = ("x", "y", "width", "height")
+_MEASURED = {"score": np.float64, **dict.fromkeys(TRUE, np.float64), "nuclei": np.int64, "true_nuclei": np.int64}
+
 Columns = dict[str, npt.NDArray[np.generic]]
 
 
@@ -123,9 +126,11 @@ def judged_patches(
     without: list[str] = []
     blank: list[str] = []
     matched: set[str] = set()
+    named_slides: set[str] = set()
     for run, fault in [*((run, "") for run in results), *((run, _name(run)) for run in degraded)]:
         for folder, record in slide_results(run):
             row = said.row(folder, record)
+            named_slides.add(row.get("slide", ""))
             name = match_name(row.get("truth") or record.slide.name)
             if name not in truths:
                 without.append(name)
@@ -144,6 +149,12 @@ def judged_patches(
     unused = tuple(name for name in truths if name not in matched)
     if not parts or ((without or unused) and not allow_missing):
         raise UsageError(_unmatched(truth, without, unused, bool(parts)))
+    strangers = sorted(said.rows.keys() - named_slides)
+    if strangers and not allow_missing:
+        raise UsageError(
+            f"{table}: no results for {listed(strangers)}. Expected the names of slides that were segmented; "
+            "--allow-missing takes the others."
+        )
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     enough = np.asarray(columns["true_nuclei"]) >= min_true
     if not enough.any():
@@ -167,7 +178,7 @@ def _patches(
 ) -> Columns:
     """The patches of one slide."""
     table = _judgements(patches_file(folder, record))
-    nuclei = read_nuclei(nuclei_file(folder, record), columns=None)
+    nuclei = read_nuclei(nuclei_file(folder, record))
     known = truth.read(viewer_origin(Box(*record.slide.bounds)))[0]
     factor = _level0_pixels(known, record, truth, truth_mpp)
     boxes = [Box(x, y, x + w, y + h) for x, y, w, h in zip(*(table[n].tolist() for n in _PLACE), strict=True)]
@@ -175,10 +186,6 @@ def _patches(
     measured = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in _MEASURED.items()}
     texts = {name: np.full(len(rows), text) for name, text in named.items()}
     return {**texts, **table, **measured}
-
-
-_PLACE = ("x", "y", "width", "height")
-_MEASURED = {"score": np.float64, **dict.fromkeys(TRUE, np.float64), "nuclei": np.int64, "true_nuclei": np.int64}
 
 
 def _compared(truth: Labels | Nuclei, factor: float, nuclei: Nuclei, box: Box) -> dict[str, float]:

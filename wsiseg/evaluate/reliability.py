@@ -36,7 +36,7 @@ METRIC_WORDS = {
 
 
 def write_validation(out: Path, judged: Judged, validation: Validation) -> Path:
-    """Write ``validation.html``, ``validation.json`` and ``patches.csv`` and ``.parquet`` into a folder.
+    """Write ``validation.html``, ``.json`` and, of the patches, ``.csv`` and ``.parquet`` into a folder.
 
     Each is written atomically; the folder is made.
 
@@ -55,8 +55,8 @@ def write_validation(out: Path, judged: Judged, validation: Validation) -> Path:
     columns = judged.columns
     bad = validation.limits.bad(np.asarray(columns["aji"], np.float64), np.asarray(columns["f1"], np.float64))
     table = as_table({**columns, "bad": bad})
-    write_bytes(out / "patches.parquet", parquet_bytes(table))
-    write_bytes(out / "patches.csv", csv_bytes(table))
+    write_bytes(out / "validation.parquet", parquet_bytes(table))
+    write_bytes(out / "validation.csv", csv_bytes(table))
     write_json(out / "validation.json", validation.to_dict())
     write_bytes(out / "validation.html", render_validation(validation).encode("utf-8", "replace"))
     return out / "validation.html"
@@ -81,11 +81,11 @@ def render_validation(validation: Validation) -> str:
 
 
 def group_title(group: Group, by: str) -> str:
-    """ "natural, model unet-0.5: 64 patches of 16 images, 12 bad"."""
+    """ "natural, model unet-0.5: 64 patches of 16 images, 12 bad (10.3 expected)"."""
     which = "all" if group.value is None else f"{by} {group.value or 'none'}"
     return (
         f"{group.range}, {which}: {group.patches:,} {_some(group.patches, 'patch', 'patches')} of {group.images:,} "
-        f"{_some(group.images, 'image', 'images')}, {group.bad:,} bad"
+        f"{_some(group.images, 'image', 'images')}, {group.bad:,} bad ({group.expected_bad:,.1f} expected)"
     )
 
 

@@ -65,6 +65,8 @@ class Group:
     value : str or None
         Of the column that was grouped by; None: all of the range.
     patches, images, bad : int
+    expected_bad : float
+        The sum of P(bad): how many a grade would expect.
     judged : int
         Patches of which an AJI was expected; the others have too few nuclei, or nothing readable.
     figures : mapping of str to mapping of str to Estimate
@@ -82,6 +84,7 @@ class Group:
     patches: int
     images: int
     bad: int
+    expected_bad: float
     judged: int
     figures: Mapping[str, Mapping[str, Estimate]]
     better: Mapping[str, Mapping[str, Estimate]]
@@ -178,9 +181,10 @@ def _group(
     truth = Truth(part["aji"], bad, np.isfinite(part["expected_aji"]), image)
     predictions = _predictions(part, truth)
     figures, better = _estimates(predictions, truth, seed, resamples)
+    expected, aji = (part[column][truth.judged] for column in ("expected_aji", "aji"))
     return Group(
-        name, value, len(rows), len(np.unique(image)), int(bad.sum()), int(truth.judged.sum()), figures, better,
-        _reliability(part["p_bad"], bad), _agreement(part["expected_aji"][truth.judged], part["aji"][truth.judged]),
+        name, value, len(rows), len(np.unique(image)), int(bad.sum()), float(part["p_bad"].sum()),
+        int(truth.judged.sum()), figures, better, _reliability(part["p_bad"], bad), _agreement(expected, aji),
     )  # fmt: skip
 
 
