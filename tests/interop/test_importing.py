@@ -87,8 +87,9 @@ def test_names_pair_with_slides_with_and_without_suffix() -> None:
     }  # fmt: skip
     # What wsiseg exports has the slide's name as it is among the results.
     assert pair([Segmentation("geojson", "b_c", ())], slides)[slides[1]].name == "b_c"
-    with pytest.raises(UsageError, match="has a slide"):
-        pair(segmentations[3:], slides)
+    for stranger in (segmentations[3], Segmentation("geojson", "TCGA-A1.2", ())):
+        with pytest.raises(UsageError, match="has a slide"):
+            pair([stranger], slides)
     with pytest.raises(UsageError, match="could be of"):
         pair(segmentations[2:3], [Path("x/d.e.svs"), Path("y/d.e.tif")])
     assert of_one(segmentations[3:], slides[0])[slides[0]].name == "unknown"

@@ -305,6 +305,23 @@ def test_what_does_not_fit_is_counted_and_said(drawn: tuple[Path, Nuclei], tmp_p
         assert said in text
 
 
+def test_no_outlines_are_no_fault(drawn: tuple[Path, Nuclei], tmp_path: Path) -> None:
+    (tmp_path / "s.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    nuclei, stitched = joined(tmp_path / "s.geojson", drawn[0], tmp_path, seams=(PITCH, 0.0, 0.0))
+    assert (len(nuclei), stitched.nuclei, stitched.notes) == (0, 0, ())
+    assert stitched.seams.straight_edge_ratio is None
+
+
+def test_what_was_sorted_and_is_gone_is_sorted_again(drawn: tuple[Path, Nuclei], tmp_path: Path) -> None:
+    slide, nuclei = drawn
+    source = parquet(nuclei, tmp_path / "s.parquet")
+    before, _ = joined(source, slide, tmp_path / "out")
+    for path in (tmp_path / "out").rglob("outlines/*"):
+        path.unlink()
+    after, _ = joined(source, slide, tmp_path / "out")
+    np.testing.assert_array_equal(after.vertices, before.vertices)
+
+
 def test_the_wrong_slide_is_said(drawn: tuple[Path, Nuclei], tmp_path: Path) -> None:
     slide, nuclei = drawn
     _, stitched = joined(parquet(nuclei, tmp_path / "s.parquet"), slide, tmp_path, scale=4.0)

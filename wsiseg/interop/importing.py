@@ -28,7 +28,7 @@ from wsiseg.core.typed import as_plain
 from wsiseg.errors import SlideError, UsageError
 from wsiseg.interop.placing import GLASS, Placement, alignment_notes, placing_notes, with_attributes
 from wsiseg.interop.segmentation import Contents, Segmentation, describe_outlines, iter_outlines
-from wsiseg.interop.spill import append_outlines, read_outlines
+from wsiseg.interop.spill import append_outlines, read_outlines, spilled_bytes
 from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.job import WorkJob, once_alone
 from wsiseg.results.notes import image_notes
@@ -133,9 +133,13 @@ class Imported:
 
 @dataclass(frozen=True)
 class Sorted:
-    """``outlines``: the tiles that hold nuclei, what was counted on the way, and what was no outline."""
+    """``outlines``: the tiles that hold nuclei, what was counted on the way, and what was no outline.
+
+    ``bytes``: of the files of all tiles together, by which it is seen that they are there.
+    """
 
     tiles: tuple[int, ...]
+    bytes: int
     counts: Mapping[str, int]
     passed: str
     seconds: float
@@ -208,11 +212,11 @@ def sort_outlines(job: SortJob) -> Sorted:
         The files are not as their format asks, or have changed.
     """
     work = job.work
-    finished = work.stage(SORTED, Sorted)
-    if finished is not None:
+    finished, folder = work.stage(SORTED, Sorted), work.path / SORTED
+    if finished is not None and spilled_bytes(folder) == finished.bytes:
         return finished
     started = time.perf_counter()
-    (plan, tissue), folder = read_planned(work), work.path / SORTED
+    plan, tissue = read_planned(work)
     imported = _of(plan)
     with environment_faults(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -232,9 +236,12 @@ def sort_outlines(job: SortJob) -> Sorted:
                     tiles.add(tile)
     except UsageError as error:
         raise SlideError(str(error)) from error
-    passed = +passed
     found = Sorted(
-        tuple(sorted(tiles)), dict(counts), listed(passed) if passed else "", time.perf_counter() - started
+        tiles=tuple(sorted(tiles)),
+        bytes=spilled_bytes(folder),
+        counts=dict(counts),
+        passed=listed(+passed),
+        seconds=time.perf_counter() - started,
     )
     work.finish_stage(SORTED, found)
     return found

@@ -11,11 +11,13 @@ from wsiseg.errors import UsageError, shown
 from wsiseg.interop import labelimage, quiptables
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.results.folder import EXPORTS
+from wsiseg.slide.discover import SLIDE_SUFFIXES
 
 _GEOJSON = (".geojson", ".geojson.gz", ".json", ".json.gz")
 _GEOPARQUET = (".parquet", ".geoparquet")
 _PART = re.compile(r"\.\d+-of-\d+$")
 """What ``wsiseg export --split`` adds to a name."""
+_SLIDES = (".ome.zarr", ".ome.tif", ".ome.tiff", ".zarr", *sorted(SLIDE_SUFFIXES))
 _NUCLEI, _COHORT = "nuclei.parquet", "cohort.parquet"
 _LISTED = 5
 
@@ -97,10 +99,12 @@ def of_one(segmentations: Sequence[Segmentation], slide: Path) -> dict[Path, Seg
 
 
 def _names(name: str) -> Iterator[str]:
-    """What a slide or a segmentation may be called, the whole name first; what wsiseg makes of it last."""
-    stem = re.sub(r"\.ome\.(zarr|tiff?)$", "", name, flags=re.IGNORECASE)
-    stem = Path(name).stem if stem == name else stem
-    for text in (name, stem):
+    """What a slide or a segmentation may be called: the whole name, and without a slide's suffix.
+
+    Each also as wsiseg writes it among results. Other suffixes belong to a name: TCGA-A1.2 is not TCGA-A1.
+    """
+    ending = next((end for end in _SLIDES if name.lower().endswith(end)), "")
+    for text in dict.fromkeys((name, name[: len(name) - len(ending)])):
         yield text
         yield re.sub(r"[^\w.\-]", "_", text)
 

@@ -6,6 +6,7 @@ is. What a kill leaves here is no decision and is never taken up: the input is r
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,3 +29,8 @@ def read_outlines(path: Path) -> Nuclei:
             with pa.ipc.open_stream(source) as reader:
                 parts.append(Nuclei.from_arrow(reader.read_all()))
         return Nuclei.concatenate(parts)  # copies, before the mapping ends
+
+
+def spilled_bytes(folder: Path) -> int:
+    """Size of all files in the folder together; 0 where there is none."""
+    return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.is_dir() else 0
