@@ -27,6 +27,7 @@ _COMMANDS = {
     "overlay": "Draw a region of a slide with its nuclei.",
     "report": "Make the cohort tables and report.html of a results folder again.",
     "evaluate": "Score segmentations against a truth: label images or nuclei.",
+    "qc": "Check slides for artefacts, focus and stain without segmenting them.",
     "models": "List the segmentation models that are installed.",
     "train": "Train a network as a recipe says.",
     "synth": "Make synthetic training patches whose nuclei are all known.",

@@ -65,6 +65,11 @@ def write_thumbnail(
         nuclei=outlines,
         lost=lost,
     )
+    save_picture(path, image)
+
+
+def save_picture(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG, atomically."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     write_bytes(path, buffer.getvalue())

@@ -18,6 +18,8 @@ from wsiseg.slide.lethal import Lethal
 
 PLAN = "plan.json"
 TISSUE = "tissue.npz"
+WHOLE = "whole.npz"
+"""The tissue of the whole slide, where less or more of it than that is segmented."""
 _BATCH_PX = 2048 * 2048
 """Core pixels of a batch: a second or more of computing, against two milliseconds of scheduling."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from wsiseg.core.environment import environment_fault
 from wsiseg.errors import EnvironmentFault, ModelError, SlideError, UsageError, WorkerDied, WsisegError
 from wsiseg.models.resident import ModelChoice
+from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
 from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
@@ -103,6 +104,8 @@ def _segment(planned: Planned, choice: ModelChoice, on_event: Listener) -> Steps
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
     yield from _tiles(planned, choice, telling)
+    yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
+    yield from telling.one("join-artefacts", join_blocks, whole)
     yield from telling.one("check-outside", check_outside, OutsideJob(planned.work, choice))
     yield from telling.one("stitch-slide", stitch_slide, whole)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)

@@ -28,7 +28,7 @@ from wsiseg.models.resident import resident_segmenter
 from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
 from wsiseg.results.job import once_alone
 from wsiseg.results.notes import image_notes
-from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, note_lethal, read_plan
+from wsiseg.results.plan import PLAN, TISSUE, WHOLE, SlidePlan, note_lethal, read_plan
 from wsiseg.results.record import SegmentedRecord, write_record
 from wsiseg.results.tissuefile import load_tissue, save_tissue
 from wsiseg.slide import Slide, SlideSource, open_slide
@@ -242,6 +242,8 @@ def plan_slide(
     )
     work.create()
     save_tissue(work.path / TISSUE, tissue)
+    if tissue is not everything:
+        save_tissue(work.path / WHOLE, everything)
     note_lethal(work, slide.lethal)
     write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
     return plan
@@ -253,6 +255,8 @@ def _resumable(work: WorkFolder) -> SlidePlan | None:
     if plan is not None:
         try:
             load_tissue(work.path / TISSUE)
+            if (work.path / WHOLE).exists():
+                load_tissue(work.path / WHOLE)
         except DamagedFile:
             return None
     return plan
