@@ -42,6 +42,8 @@ LEAST_DETAIL_OD = 0.002
 """With less detail in the third band there is nothing that could be sharp: no statement."""
 FOCUS_UM = 72.0
 """Side of the square that focus is told in."""
+FOCUS_RIM_UM = 24.0
+"""Within so much of its border a blurred place is outshone by the sharp tissue beside it: what is found grows."""
 LEAST_TISSUE = 0.25
 """Of a square so much must be tissue."""
 NEAR_BLACK = 75
@@ -159,7 +161,7 @@ def _blurred(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
     first, second, third = (np.sqrt(_mean(np.where(count > 0, band, 0), side)) for band in cells.bands)
     enough = (seen > LEAST_TISSUE * count.max(initial=0)) & (third > LEAST_DETAIL_OD * np.sqrt(seen))
     blurred: BoolImage = enough & ((first < SHARP[0] * second) | (second < SHARP[1] * third))
-    return blurred
+    return np.asarray(ndimage.binary_dilation(blurred, iterations=max(1, round(FOCUS_RIM_UM / mpp))))
 
 
 def _acellular(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
