@@ -23,7 +23,7 @@ FOLD_SIGMA_UM = 250.0
 """Standard deviation of the Gaussian that says what is around."""
 FOLD_HUE = 0.02
 """The share of red in a fold's optical density differs by less from that of the tissue beside it: it is the same
-tissue, twice, and as much darker as its quarter is than what is around. Crowded nuclei have more red, blood less."""
+tissue, twice, and darker than that as the quarter is than what is around. Crowded nuclei have more, blood less."""
 FOLD_SIDE_UM = 48.0
 """How far beside a fold that is looked at."""
 FOLD_UM2 = 6_000.0
