@@ -64,6 +64,7 @@ PALE_OD = 0.18
 """Where nothing within ``STAIN_UM`` is so dark, tissue is too pale, or has no nuclei."""
 STAIN_UM = 256.0
 
+_SPECK = 3
 _MARGIN_PX = 8
 """How far the bands reach, in pixels."""
 
@@ -161,7 +162,9 @@ def _blurred(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
     first, second, third = (np.sqrt(_mean(np.where(count > 0, band, 0), side)) for band in cells.bands)
     enough = (seen > LEAST_TISSUE * count.max(initial=0)) & (third > LEAST_DETAIL_OD * np.sqrt(seen))
     blurred: BoolImage = enough & ((first < SHARP[0] * second) | (second < SHARP[1] * third))
-    return np.asarray(ndimage.binary_dilation(blurred, iterations=max(1, round(FOCUS_RIM_UM / mpp))))
+    return np.asarray(
+        ndimage.binary_dilation(_without_specks(blurred), iterations=max(1, round(FOCUS_RIM_UM / mpp)))
+    )
 
 
 def _acellular(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
@@ -169,13 +172,20 @@ def _acellular(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
     seen = count > 0
     red = _mean(np.where(seen, cells.red, 0), side) > RED_SHARE * _mean(count, side)
     held = _mean(seen & (cells.nucleus > NUCLEUS_OD), side)
-    return np.asarray(red & (held <= NUCLEUS_SHARE * _mean(seen, side)))
+    return _without_specks(np.asarray(red & (held <= NUCLEUS_SHARE * _mean(seen, side))))
 
 
 def _pale(cells: Cells, count: FloatImage, mpp: float) -> BoolImage:
     side = _side(STAIN_UM, mpp)
     darkest = ndimage.maximum_filter(np.where(count > 0, cells.nucleus, 0), side, mode="constant")
     return np.asarray((darkest < PALE_OD) & (_mean(count, side) > LEAST_TISSUE * count.max(initial=0)))
+
+
+def _without_specks(mask: BoolImage) -> BoolImage:
+    """``mask`` without what no square of ``_SPECK`` cells fits into: chance. Local, so that blocks agree."""
+    padded = np.pad(mask, _SPECK, mode="edge")  # what the slide's border cuts may go on beyond it
+    opened = ndimage.binary_opening(padded, np.ones((_SPECK, _SPECK)))
+    return np.asarray(opened[_SPECK:-_SPECK, _SPECK:-_SPECK])
 
 
 def _side(microns: float, mpp: float) -> int:

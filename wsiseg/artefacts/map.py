@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from wsiseg.artefacts.coarse import find_coarse
 from wsiseg.artefacts.fine import blocks, find_fine
-from wsiseg.artefacts.kinds import KINDS, SPOILING, bit, bits
+from wsiseg.artefacts.kinds import KINDS, SPOILING, bits
 from wsiseg.core.geometry import FloatArray, Scale, Window
 from wsiseg.core.region import touched_cells
 from wsiseg.tissue import Tissue
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
-
-LEAST_UM2 = {"out_of_focus": 10_000.0, "acellular": 2_000.0, "dark": 300.0}
-"""Smaller pieces of what is found cell by cell are chance."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +100,6 @@ def join_artefacts(
     fine = np.zeros(tissue.core.shape, dtype=np.uint16)
     for block, part in found:
         fine[block.y : block.y1, block.x : block.x1] = part
-    for name, least in LEAST_UM2.items():
-        fine[_small(fine & bit(name) > 0, least / mpp**2)] &= ~np.uint16(bit(name))
     return ArtefactMap(find_coarse(image, tissue, mpp) | fine, tissue.scale)
 
 
@@ -119,11 +113,3 @@ def artefact_shares(artefacts: ArtefactMap, tissue: Tissue, slide_mpp: float) ->
     kinds = {name: int(np.count_nonzero(artefacts.mask(name) & seen)) / cells for name in KINDS}
     usable = int(np.count_nonzero(seen & tissue.core & ~artefacts.mask(*SPOILING)))
     return ArtefactShares(kinds, usable / cells, usable * (tissue.scale.downsample * slide_mpp / 1000) ** 2)
-
-
-def _small(mask: npt.NDArray[np.bool_], least: float) -> npt.NDArray[np.bool_]:
-    """The pieces of ``mask`` of fewer than ``least`` cells."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    small = np.bincount(labels.ravel(), minlength=count + 1) < least
-    small[0] = False
-    return np.asarray(small[labels])

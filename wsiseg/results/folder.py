@@ -276,7 +276,8 @@ def read_records(out: Path) -> list[SlideRecord]:
 def describe_files(result: Path) -> dict[str, FileNote]:
     """The record's ``files``: size and checksum of each, so that damage can be told later."""
     return {
-        **{name: describe_file(result / name) for name in (*RESULT_FILES, ARTEFACTS_PNG)},
+        **{name: describe_file(result / name) for name in RESULT_FILES},
+        **{name: describe_file(result / name) for name in (ARTEFACTS_PNG,) if (result / name).exists()},
         RESULT_STORE: describe_store(result / RESULT_STORE),
     }
 
