@@ -31,6 +31,7 @@ def check(slides: tuple[str, ...], mpp: float | None, mpp_csv: Path | None, out:
     from wsiseg.errors import SlideError
     from wsiseg.qc.slidecheck import check_slide
     from wsiseg.report.artefactmap import write_picture
+    from wsiseg.report.thumbnail import overview_mpp
     from wsiseg.results.folder import assign_ids
     from wsiseg.slide import open_slide
     from wsiseg.slide.discover import find_slides
@@ -42,13 +43,15 @@ def check(slides: tuple[str, ...], mpp: float | None, mpp_csv: Path | None, out:
         try:
             with open_slide(path, mpp=mpp, mpp_table=mpp_csv) as slide:
                 checked = check_slide(slide)
+                if out is not None:
+                    picture = out / f"{names[path]}.png"
+                    overview = slide.overview(overview_mpp(slide))
+                    write_picture(picture, *overview, checked.artefacts, checked.shares)
         except SlideError as error:
             shown.append({"path": str(path), "error": str(error)})
         else:
             shown.append({"path": str(path), **checked.check.to_dict()})
             if out is not None:
-                picture = out / f"{names[path]}.png"
-                write_picture(picture, checked.overview, checked.scale, checked.artefacts, checked.shares)
                 shown[-1]["picture"] = str(picture)
         if not as_json:
             words = checked.check.words if "error" not in shown[-1] else (f"cannot be used: {shown[-1]['error']}",)

@@ -30,8 +30,8 @@ FOLD_UM2 = 6_000.0
 """Smaller ones are no folds."""
 EDGE_OD = 0.08
 """Summed optical density, against the glass, of the edges of coverslips and bubbles."""
-EDGE_GREY = 0.08
-"""The green optical density of an edge exceeds that of the palest channel by less than this share of the sum."""
+EDGE_GREY = 0.12
+"""The channels of an edge differ in optical density by less than this share of the sum."""
 EDGE_UM = 200.0
 """Edges are at least so long."""
 EDGE_THIN = 4.0
@@ -79,8 +79,7 @@ def _edges(density: FloatImage, glass: BoolImage, mpp: float) -> BoolImage:
     """Long thin lines of grey, and what they enclose."""
     total = density.sum(axis=2)
     base = float(np.median(total[glass])) if glass.any() else 0.0
-    excess = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
-    grey = (total - base > EDGE_OD) & (np.abs(excess) < EDGE_GREY * total)
+    grey = (total - base > EDGE_OD) & (np.ptp(density, axis=2) < EDGE_GREY * total)
     labels, count = ndimage.label(grey, np.ones((3, 3)))
     if count == 0:
         return grey

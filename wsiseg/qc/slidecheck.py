@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from wsiseg.artefacts.kinds import KINDS
 from wsiseg.artefacts.map import ArtefactMap, ArtefactShares, artefact_shares, find_artefacts
-from wsiseg.core.geometry import Scale
 from wsiseg.core.stain import eosin, hematoxylin
 from wsiseg.core.typed import as_plain
 from wsiseg.results.notes import artefact_notes, image_notes
@@ -96,11 +95,9 @@ class SlideCheck:
 
 @dataclass(frozen=True)
 class Checked:
-    """A check, and what a picture of it is made of: the overview (H, W, 3) at 8 µm, its lattice, the map."""
+    """A check, and the map that it rests on."""
 
     check: SlideCheck
-    overview: npt.NDArray[np.uint8]
-    scale: Scale
     artefacts: ArtefactMap
     shares: ArtefactShares
 
@@ -134,7 +131,7 @@ def check_slide(slide: Slide) -> Checked:
         notes=(*slide.notes, *image_notes(image, tissue), *artefact_notes(shares)),
         seconds=time.perf_counter() - started,
     )
-    return Checked(check, image, scale, artefacts, shares)
+    return Checked(check, artefacts, shares)
 
 
 def summarise_stain(image: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_]) -> StainSummary | None:

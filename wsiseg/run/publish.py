@@ -20,7 +20,7 @@ from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.report.artefactmap import write_picture
-from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
+from wsiseg.report.thumbnail import overview_mpp, write_thumbnail
 from wsiseg.results import maps
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.describe import describe_slide, now, versions
@@ -31,7 +31,6 @@ from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned, read_whole
 from wsiseg.results.record import RECORD_NAME, Lost, LostBox, Outside, SegmentedRecord, write_record
 from wsiseg.results.stages import ARTEFACTS, MAPS, OUTSIDE, STITCH, FoundOutside, Stitched, Timed
-from wsiseg.slide import Slide
 from wsiseg.slide.types import MISSING
 from wsiseg.tissue import Tissue
 
@@ -68,7 +67,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     outside = _outside(work, stitched.nuclei)
     with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
-        overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
+        overview, overview_scale = slide.overview(overview_mpp(slide))
     maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
     lost = _lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
@@ -185,8 +184,3 @@ def _lost(boxes: Sequence[LostBox], tissue: Tissue, mpp: float) -> Lost:
         fraction_of_tissue=float(np.count_nonzero(mask) / seen) if seen else 0.0,
         boxes=kept,
     )
-
-
-def _overview_mpp(slide: Slide, mpp: float) -> float:
-    """The mpp at which the slide is about as large as its thumbnail."""
-    return mpp * max(1.0, max(slide.width, slide.height) / LONG_SIDE_PX)
