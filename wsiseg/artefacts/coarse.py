@@ -30,8 +30,9 @@ FOLD_UM2 = 6_000.0
 """Smaller ones are no folds."""
 EDGE_OD = 0.08
 """Summed optical density, against the glass, of the edges of coverslips and bubbles."""
-EDGE_GREY = 0.12
-"""The channels of an edge differ in optical density by less than this share of the sum."""
+EDGE_GREY = (0.08, 0.12)
+"""Less than this share of the summed optical density of an edge is the excess of green, which stain has, and the
+difference of green and red, which ink has."""
 EDGE_UM = 200.0
 """Edges are at least so long."""
 EDGE_THIN = 4.0
@@ -79,7 +80,9 @@ def _edges(density: FloatImage, glass: BoolImage, mpp: float) -> BoolImage:
     """Long thin lines of grey, and what they enclose."""
     total = density.sum(axis=2)
     base = float(np.median(total[glass])) if glass.any() else 0.0
-    grey = (total - base > EDGE_OD) & (np.ptp(density, axis=2) < EDGE_GREY * total)
+    red, green, blue = np.moveaxis(density, 2, 0)
+    stained, inked = np.abs(green - np.minimum(red, blue)), np.abs(green - red)
+    grey = (total - base > EDGE_OD) & (stained < EDGE_GREY[0] * total) & (inked < EDGE_GREY[1] * total)
     labels, count = ndimage.label(grey, np.ones((3, 3)))
     if count == 0:
         return grey
