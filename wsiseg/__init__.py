@@ -12,6 +12,7 @@ The folders stand in the order in which a slide goes through them; each imports 
     core       geometry, polygons, rasters, files: values and arithmetic
     slide      a file → Slide: levels, microns per pixel, pixels at any scale          open_slide
     tissue     Slide → where there is tissue
+    artefacts  Slide → what spoils its tissue, a map at 8 µm
     models     an image → nuclei: networks, decoders, engines, weights                 load_segmenter
     results    the folder that all is written to, and what is read from it             read_nuclei
     tiles      Slide → TileGrid → parts: a batch of tiles is read, segmented, measured

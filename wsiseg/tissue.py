@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -123,6 +123,8 @@ class Tissue:
         The whole slide, or the region of interest, in level-0 coordinates; decides membership exactly.
     artefacts : mapping of str to float
         Each of ``ARTEFACTS`` as a fraction of all that is not glass.
+    marks : mapping of str to bool array (H, W)
+        Each of ``ARTEFACTS`` apart; :attr:`artefact` is all of them.
     """
 
     mask: BoolImage
@@ -131,6 +133,7 @@ class Tissue:
     scale: Scale
     region: Region
     artefacts: Mapping[str, float]
+    marks: Mapping[str, BoolImage] = field(default_factory=dict)
 
     def area_mm2(self, slide_mpp: float) -> float:
         """Area of the tissue in the region, mm².
@@ -244,7 +247,7 @@ def make_tissue(
     seen = max(1, int(np.count_nonzero(found.tissue) + np.count_nonzero(artefact)))
     fractions = {name: float(np.count_nonzero(mask)) / seen for name, mask in found.artefacts.items()}
     mask = _dilate(found.tissue, margin_um / mpp)
-    return Tissue(mask, found.tissue, artefact, scale, Box(0.0, 0.0, width, height), fractions)
+    return Tissue(mask, found.tissue, artefact, scale, Box(0.0, 0.0, width, height), fractions, found.artefacts)
 
 
 def stained(colours: npt.NDArray[np.uint8]) -> BoolImage:

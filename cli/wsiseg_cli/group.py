@@ -27,7 +27,7 @@ _COMMANDS = {
     "export": "Write a slide's nuclei in a format other tools read.",
     "overlay": "Draw a region of a slide with its nuclei.",
     "report": "Make the cohort tables and report.html of a results folder again.",
-    "qc": "Quality of slides and of segmentations: how far their judgement can be trusted.",
+    "qc": "Check slides without segmenting them; measure how far judgements can be trusted.",
     "evaluate": "Score segmentations against a truth: label images or nuclei.",
     "models": "List the segmentation models that are installed.",
     "train": "Train a network as a recipe says.",

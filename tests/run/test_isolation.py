@@ -131,6 +131,9 @@ def _die(argument: Any) -> None:
 STAGES = (
     "plan-slide",
     "segment-batch",
+    "plan-artefacts",
+    "find-artefacts",
+    "join-artefacts",
     "check-outside",
     "stitch-slide",
     "plan-labels",
@@ -156,6 +159,12 @@ def test_patches_that_kill_whatever_is_done_are_lost(slide: Path, tmp_path: Path
     record = run(slide, tmp_path, Dies("grade-patches", until_alone=False))
     assert record["status"] == "complete"
     assert record["grade"]["reasons"] == {"lost": record["grade"]["patches"]}
+
+
+def test_a_block_that_kills_whatever_is_done_has_no_artefacts(slide: Path, tmp_path: Path) -> None:
+    record = run(slide, tmp_path, Dies("find-artefacts", until_alone=False))
+    assert record["status"] == "complete"
+    assert record["artefacts"]["out_of_focus"] == 0
 
 
 def test_a_check_of_the_tissue_that_kills_whatever_is_done_is_left_out(slide: Path, tmp_path: Path) -> None:

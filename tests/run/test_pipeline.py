@@ -74,7 +74,7 @@ def test_other_tile_sizes_find_the_same_nuclei(
     assert abs(len(first) - len(other)) <= 0.001 * len(first) + 1
 
 
-@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 6, 7, 8, 11])
 def test_a_stopped_run_goes_on_and_ends_the_same(
     finished: Path, drawn: tuple[Path, Truth], tmp_path: Path, tasks: int
 ) -> None:

@@ -378,7 +378,7 @@ def _plan(
         seconds=time.perf_counter() - started,
         notes=(*slide.notes, *image_notes(image, tissue), *contents.notes, *_contradictions(slide, contents)),
     )
-    write_plan(work, plan, tissue, slide.lethal)
+    write_plan(work, plan, tissue, tissue, slide.lethal)
     return plan
 
 

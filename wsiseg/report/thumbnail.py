@@ -21,6 +21,7 @@ from wsiseg.core.geometry import Scale
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.report.overlay import OUTLINE, draw_outlines
 from wsiseg.results.nuclei import read_nuclei
+from wsiseg.slide import Slide
 
 LONG_SIDE_PX = 1024
 _OUTLINES_FROM_UM = 1.5  # µm per pixel: a nucleus of 8 µm is then at least 5 pixels wide
@@ -65,9 +66,19 @@ def write_thumbnail(
         nuclei=outlines,
         lost=lost,
     )
+    save_picture(path, image)
+
+
+def save_picture(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG, atomically."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     write_bytes(path, buffer.getvalue())
+
+
+def overview_mpp(slide: Slide) -> float:
+    """The microns per pixel at which a slide is about as large as its thumbnail."""
+    return slide.require_mpp().value * max(1.0, max(slide.width, slide.height) / LONG_SIDE_PX)
 
 
 def render_thumbnail(

@@ -53,9 +53,11 @@ from wsiseg.slide import SlideSource
 
 EXPORTS = "exports"
 RESULT_FILES = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
+ARTEFACTS_PNG = "artefacts.png"
+"""Results of before there were artefact maps lack it, and are whole without."""
 RESULT_STORE = "maps.zarr"
 T = TypeVar("T")
-_OURS = frozenset((RECORD_NAME, RESULT_STORE, *RESULT_FILES))
+_OURS = frozenset((RECORD_NAME, RESULT_STORE, ARTEFACTS_PNG, *RESULT_FILES))
 _MAX_ID_BYTES = 80
 _RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", EXPORTS))
 """What the folder holds beside the slides' results."""
@@ -131,7 +133,7 @@ class SlideFolder:
 
     def damage(self, noted: Mapping[str, FileNote]) -> str:
         """What of the finished result is missing or not as its record notes it; ``""`` if nothing is."""
-        for name in (*RESULT_FILES, RESULT_STORE):
+        for name in dict.fromkeys((*RESULT_FILES, RESULT_STORE, *(_OURS & noted.keys()))):
             path = self.final / name
             if not path.exists():
                 return f"{name} is missing"
@@ -275,6 +277,7 @@ def describe_files(result: Path) -> dict[str, FileNote]:
     """The record's ``files``: size and checksum of each, so that damage can be told later."""
     return {
         **{name: describe_file(result / name) for name in RESULT_FILES},
+        **{name: describe_file(result / name) for name in (ARTEFACTS_PNG,) if (result / name).exists()},
         RESULT_STORE: describe_store(result / RESULT_STORE),
     }
 

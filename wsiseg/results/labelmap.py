@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Window
 from wsiseg.results import maps
+from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob, once_alone
 from wsiseg.results.plan import require_plan
@@ -61,7 +62,7 @@ def draw_labels(job: LabelJob) -> maps.ShardSummary:
 
 
 def write_label_pyramid(job: WorkJob) -> float:
-    """The label map's coarser levels, the tissue and the lost area; the seconds that the whole map has taken."""
+    """The label map's coarser levels, tissue, lost area and artefacts; the seconds that the whole map has taken."""
     work = job.work
     finished = work.stage(MAPS, Timed)
     if finished is not None:
@@ -72,6 +73,7 @@ def write_label_pyramid(job: WorkJob) -> float:
     path = work.result / "maps.zarr"
     maps.write_label_levels(path)
     maps.write_masks(path, tissue.core, tissue.scale, plan.mpp, work.require_stage(STITCH, Stitched).lost)
+    maps.write_artefacts(path, load_artefacts(work.path / ARTEFACT_MAP), plan.mpp)
     drawn = (work.stage(job.name, Timed) for job in _label_jobs(work, planned_labels))
     seconds = planned_labels.seconds + sum(shard.seconds for shard in drawn if shard is not None)
     seconds += time.perf_counter() - started

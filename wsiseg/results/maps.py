@@ -4,6 +4,7 @@
       labels/nuclei/0 1 2 …     int32, the value is the nucleus's id; level 0 on the run's lattice
       labels/tissue/0 …         uint8, 1 where there is tissue
       labels/lost/0 …           uint8, 1 where pixels could not be read or were given up
+      labels/artefacts/0 …      uint16, the kinds of artefacts as bits; the first of them gives the colour
 
 The frame of every array is that of the slide converted to OME-Zarr without a translation [1]_: micrometres, the
 origin at the centre of the slide's level-0 pixel (0, 0). A pixel that is s µm wide therefore has its first centre
@@ -26,7 +27,7 @@ References
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
+from wsiseg.artefacts.kinds import COLOURS, KINDS, names_of
+from wsiseg.artefacts.map import ArtefactMap
 from wsiseg.core import ngff
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box, Scale, Window
@@ -50,7 +53,11 @@ SHARD_PX = 4096
 _SHARDED_LEVELS = 3  # 4096 halved down to one chunk
 _TOP_PX = 1024  # the coarsest level is no longer than this
 _MASK_CHUNK_PX = 1024
-_COLORS = {"tissue": {1: (31, 119, 180, 96)}, "lost": {1: (214, 39, 40, 160)}}
+_ARTEFACT_OPACITY = 160
+_COLORS: Mapping[str, Mapping[int, Sequence[int]]] = {
+    "tissue": {1: (31, 119, 180, 96)},
+    "lost": {1: (214, 39, 40, 160)},
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def plan_labels(
     with environment_faults(path):
         shutil.rmtree(path / "labels" / "nuclei", ignore_errors=True)
         depth = _own_depth(width, height)
-        group = _label_group(path, "nuclei", depth, scale, mpp)
+        group = _label_group(path, "nuclei", depth, scale, mpp, {})
         for level, (h, w) in enumerate(_pyramid_shapes(height, width, depth)):
             _create_array(group, str(level), (h, w), np.dtype(np.int32), _shard_side(level), CHUNK_PX)
     shards = _shards_with(read_row_groups_bounds(nuclei_parquet), size, scale)
@@ -182,14 +189,45 @@ def write_masks(
     masks = {"tissue": tissue.astype(np.uint8), "lost": lost_mask(lost, tissue.shape, scale)}
     with environment_faults(path):
         for name, mask in masks.items():
-            shutil.rmtree(path / "labels" / name, ignore_errors=True)
-            height, width = mask.shape
-            depth = _depth(path, width, height)
-            group = _label_group(path, name, depth, scale, mpp)
-            for level, shape in enumerate(_pyramid_shapes(height, width, depth)):
-                array = _create_array(group, str(level), shape, mask.dtype, None, _MASK_CHUNK_PX)
-                step = 2**level
-                array[:] = mask[::step, ::step]
+            _write_mask(path, name, mask, scale, mpp, _COLORS[name])
+
+
+def write_artefacts(path: Path, artefacts: ArtefactMap, mpp: float) -> None:
+    """Write ``labels/artefacts``.
+
+    Parameters
+    ----------
+    path : Path
+        ``maps.zarr``.
+    artefacts : ArtefactMap
+    mpp : float
+        Of level 0.
+    """
+    present = [int(value) for value in np.unique(artefacts.bits) if value]
+    colors = {value: (*COLOURS[names_of(value)[0]], _ARTEFACT_OPACITY) for value in present}
+    with environment_faults(path):
+        group = _write_mask(path, "artefacts", artefacts.bits, artefacts.scale, mpp, colors)
+        about: Any = group.attrs["wsiseg"]
+        group.attrs.update({"wsiseg": {**about, "kinds": list(KINDS)}})
+
+
+def _write_mask(
+    path: Path,
+    name: str,
+    mask: npt.NDArray[np.unsignedinteger],
+    scale: Scale,
+    mpp: float,
+    colors: Mapping[int, Sequence[int]],
+) -> zarr.Group:
+    shutil.rmtree(path / "labels" / name, ignore_errors=True)
+    height, width = mask.shape
+    depth = _depth(path, width, height)
+    group = _label_group(path, name, depth, scale, mpp, colors)
+    for level, shape in enumerate(_pyramid_shapes(height, width, depth)):
+        array = _create_array(group, str(level), shape, mask.dtype, None, _MASK_CHUNK_PX)
+        step = 2**level
+        array[:] = mask[::step, ::step]
+    return group
 
 
 def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: float) -> None:
@@ -295,11 +333,13 @@ def _root(path: Path) -> zarr.Group:
     return zarr.open_group(str(path), mode="a", zarr_format=3)
 
 
-def _label_group(path: Path, name: str, depth: int, scale: Scale, mpp: float) -> zarr.Group:
+def _label_group(
+    path: Path, name: str, depth: int, scale: Scale, mpp: float, colors: Mapping[int, Sequence[int]]
+) -> zarr.Group:
     labels = _root(path).require_group("labels")
     labels.attrs.update({"ome": ngff.labels_metadata({*(key for key, _ in labels.groups()), name})})
     group = labels.require_group(name)
-    ome = ngff.label_metadata(name, _halved(scale, depth), mpp, _COLORS.get(name, {}))
+    ome = ngff.label_metadata(name, _halved(scale, depth), mpp, colors)
     group.attrs.update({"ome": ome, "wsiseg": {"downsample": scale.downsample, "mpp": mpp, "version": __version__}})
     return group
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.artefacts.kinds import KINDS, SPOILING
+from wsiseg.artefacts.map import ArtefactShares
 from wsiseg.results.record import Lost, LostBox, Outside, Seams, Tiles
 from wsiseg.tissue import Tissue
 
@@ -21,6 +23,9 @@ _WORTH_MM2 = 0.01  # on less tissue no nuclei are no surprise
 _CUT = 3.0  # straight_edge_ratio above which seams cut nuclei
 _OUTSIDE = 5  # nuclei outside the tissue from which on it is no chance
 _OUTSIDE_PER_MM2 = 20.0  # and so many per mm²
+_USABLE = 0.8  # share of the tissue below which it is said what spoils the rest
+_WORTH_SAYING = 0.01
+_BADLY_STAINED = 0.5
 
 
 def image_notes(image: npt.NDArray[np.uint8], tissue: Tissue) -> list[str]:
@@ -77,6 +82,19 @@ def outside_notes(outside: Outside | None) -> list[str]:
         f"{outside.per_mm2:.0f} per mm². The mask may have missed {outside.share:.1%} of the nuclei; "
         "the thumbnail shows it, and --all segments the whole slide."
     ]
+
+
+def artefact_notes(shares: ArtefactShares) -> list[str]:
+    """On tissue that artefacts spoil, and on what is stained badly."""
+    spoiled = {name: share for name, share in shares.kinds.items() if name in SPOILING and share >= _WORTH_SAYING}
+    notes = []
+    if shares.usable < _USABLE and spoiled:
+        listed = ", ".join(f"{KINDS[name]} {share:.0%}" for name, share in spoiled.items())
+        notes.append(f"Of the tissue {shares.usable:.0%} is usable: {listed}. artefacts.png shows where.")
+    for name in ("understained", "overstained"):
+        if shares.kinds[name] >= _BADLY_STAINED:
+            notes.append(f"Of the tissue {shares.kinds[name]:.0%} is {KINDS[name]}: the stain is unusual.")
+    return notes
 
 
 def _most_frequent(boxes: Sequence[LostBox]) -> str:

@@ -49,6 +49,8 @@ ATTRIBUTES: Mapping[str, str] = {
 }
 #: What follows them where the model tells types of nuclei apart: the type's name, and its share of the nucleus.
 TYPE, TYPE_PROB = "type", "type_prob"
+#: Of a slide whose artefacts are mapped, the kinds at the nucleus' centroid as bits (uint16).
+ARTEFACT = "artefact"
 FORMAT_VERSION = 1
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

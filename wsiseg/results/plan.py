@@ -20,6 +20,8 @@ from wsiseg.tissue import Tissue
 
 PLAN = "plan.json"
 TISSUE = "tissue.npz"
+WHOLE = "whole.npz"
+"""The tissue of the whole slide, where less or more of it than that is segmented."""
 _BATCH_PX = 2048 * 2048
 """Core pixels of a batch: a second or more of computing, against two milliseconds of scheduling."""
 
@@ -76,10 +78,17 @@ def read_plan(work: WorkFolder) -> SlidePlan | None:
         return None
 
 
-def write_plan(work: WorkFolder, plan: SlidePlan, tissue: Tissue, lethal: Iterable[Lethal] = ()) -> None:
-    """Begin an attempt: the tissue and what is known to kill, then the plan, which makes the attempt one."""
+def write_plan(
+    work: WorkFolder, plan: SlidePlan, tissue: Tissue, whole: Tissue, lethal: Iterable[Lethal] = ()
+) -> None:
+    """Begin an attempt: the tissue and what is known to kill, then the plan, which makes the attempt one.
+
+    ``whole``: the whole slide's tissue, whatever region of it is segmented.
+    """
     work.create()
     save_tissue(work.path / TISSUE, tissue)
+    if whole is not tissue:
+        save_tissue(work.path / WHOLE, whole)
     note_lethal(work, lethal)
     write_sealed_json(work.path / PLAN, {k: v for k, v in asdict(plan).items() if k != "source"})
 

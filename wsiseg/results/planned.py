@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from wsiseg.errors import SlideError
 from wsiseg.results.folder import WorkFolder
-from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, note_lethal, read_lethal, require_plan
+from wsiseg.results.plan import PLAN, TISSUE, WHOLE, SlidePlan, note_lethal, read_lethal, require_plan
 from wsiseg.results.tissuefile import load_tissue
 from wsiseg.slide import Slide
 from wsiseg.slide.held import Held, Identity, identity
@@ -27,6 +27,18 @@ def read_planned(work: WorkFolder) -> tuple[SlidePlan, Tissue]:
     except OSError as error:
         raise SlideError(f"{work.path} was removed during the run. Run the same command again.") from error
     return _PLANS.get(key, lambda: (require_plan(work), load_tissue(work.path / TISSUE)))
+
+
+def read_whole(work: WorkFolder) -> Tissue:
+    """The tissue of the whole slide, whatever region of it is segmented.
+
+    Raises
+    ------
+    SlideError
+        It is gone, or damaged.
+    """
+    _, tissue = read_planned(work)
+    return load_tissue(work.path / WHOLE) if (work.path / WHOLE).exists() else tissue
 
 
 @contextlib.contextmanager

@@ -219,6 +219,7 @@ class SegmentedRecord:
     """The record of a slide that was segmented, with or without losses.
 
     ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
+    ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"
@@ -236,6 +237,7 @@ class SegmentedRecord:
     types: Mapping[str, Count] | None = None
     tissue_mm2: Number
     artefacts: Mapping[str, Number | None]
+    usable_mm2: Number | None = None
     outside: Outside | None = None
     seams: Seams
     grade: GradeRecord

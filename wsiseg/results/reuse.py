@@ -10,7 +10,7 @@ from typing import Any
 
 from wsiseg.errors import DamagedFile, UsageError
 from wsiseg.results.folder import SlideFolder, WorkFolder, result_key
-from wsiseg.results.plan import PLAN, TISSUE, SlidePlan, read_plan
+from wsiseg.results.plan import PLAN, TISSUE, WHOLE, SlidePlan, read_plan
 from wsiseg.results.record import SegmentedRecord, write_record
 from wsiseg.results.tissuefile import load_tissue
 from wsiseg.slide import Slide, SlideSource
@@ -184,6 +184,8 @@ def _resumable(work: WorkFolder) -> SlidePlan | None:
     if plan is not None:
         try:
             load_tissue(work.path / TISSUE)
+            if (work.path / WHOLE).exists():
+                load_tissue(work.path / WHOLE)
         except DamagedFile:
             return None
     return plan

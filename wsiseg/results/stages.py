@@ -15,6 +15,7 @@ MAPS = "maps"
 GRADING = "grading"
 LETHAL = "lethal"
 OUTSIDE = "outside"
+ARTEFACTS = "artefacts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,6 @@ class PlannedLabels:
 
 @dataclass(frozen=True)
 class Timed:
-    """Of a stage whose result lies in files: ``maps``, and each shard of the label map."""
+    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``."""
 
     seconds: float

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 
 from wsiseg.core.geometry import Box, Scale
@@ -25,8 +26,10 @@ def save_tissue(path: Path, tissue: Tissue) -> None:
         "box": [region.x0, region.y0, region.x1, region.y1] if box else None,
         "artefacts": dict(tissue.artefacts),
         "shape": list(tissue.mask.shape),
+        "marks": list(tissue.marks),
     }
     arrays = {name: np.packbits(getattr(tissue, name)) for name in _MASKS}
+    arrays |= {f"mark_{name}": np.packbits(mask) for name, mask in tissue.marks.items()}
     wkb = b"" if box else shapely.to_wkb(region)
     buffer = io.BytesIO()
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
@@ -46,8 +49,13 @@ def load_tissue(path: Path) -> Tissue:
     with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
         shape = tuple(about["shape"])
-        bits = {name: np.unpackbits(file[name], count=shape[0] * shape[1]) for name in _MASKS}
-        masks = {name: flat.astype(bool).reshape(shape) for name, flat in bits.items()}
+
+        def mask(name: str) -> npt.NDArray[np.bool_]:
+            return np.unpackbits(file[name], count=shape[0] * shape[1]).astype(bool).reshape(shape)
+
+        masks = {name: mask(name) for name in _MASKS}
+        marks = {name: mask(f"mark_{name}") for name in about["marks"]}
         box = about["box"]
         region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
-    return Tissue(**masks, scale=Scale(about["downsample"]), region=region, artefacts=about["artefacts"])
+    scale = Scale(about["downsample"])
+    return Tissue(**masks, scale=scale, region=region, artefacts=about["artefacts"], marks=marks)

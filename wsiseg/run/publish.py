@@ -9,26 +9,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wsiseg.artefacts.map import artefact_shares
 from wsiseg.core.atomic import remove_unfinished
 from wsiseg.core.geometry import Box
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
-from wsiseg.report.thumbnail import LONG_SIDE_PX, write_thumbnail
+from wsiseg.report.artefactmap import write_picture
+from wsiseg.report.thumbnail import overview_mpp, write_thumbnail
 from wsiseg.results import maps
+from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.describe import describe_slide, now, versions
-from wsiseg.results.folder import SlideFolder, WorkFolder, describe_files
+from wsiseg.results.folder import ARTEFACTS_PNG, SlideFolder, WorkFolder, describe_files
 from wsiseg.results.job import once_alone
-from wsiseg.results.notes import outside_notes, run_notes, seam_notes
+from wsiseg.results.notes import artefact_notes, outside_notes, run_notes, seam_notes
 from wsiseg.results.plan import SlidePlan
-from wsiseg.results.planned import open_planned, read_planned
+from wsiseg.results.planned import open_planned, read_planned, read_whole
 from wsiseg.results.record import RECORD_NAME, Lost, LostBox, Outside, SegmentedRecord, write_record
-from wsiseg.results.stages import MAPS, OUTSIDE, STITCH, FoundOutside, Stitched, Timed
-from wsiseg.slide import Slide
+from wsiseg.results.stages import ARTEFACTS, MAPS, OUTSIDE, STITCH, FoundOutside, Stitched, Timed
 from wsiseg.slide.types import MISSING
 from wsiseg.tissue import Tissue
 
@@ -65,7 +67,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     outside = _outside(work, stitched.nuclei)
     with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
-        overview, overview_scale = slide.overview(_overview_mpp(slide, plan.mpp))
+        overview, overview_scale = slide.overview(overview_mpp(slide))
     maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
     lost = _lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
@@ -81,6 +83,9 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         nuclei_parquet=work.result / "nuclei.parquet",
         lost=lost.boxes,
     )
+    whole, artefacts = replace(read_whole(work), region=tissue.region), load_artefacts(work.path / ARTEFACT_MAP)
+    shares = artefact_shares(artefacts, whole, plan.mpp)
+    write_picture(work.result / ARTEFACTS_PNG, overview, overview_scale, artefacts, shares)
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds, "publish": seconds}
@@ -94,6 +99,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
             *seam_notes(stitched.seams),
             *scale_notes(verdicts.columns),
             *outside_notes(outside),
+            *artefact_notes(shares),
         ),
         key=plan.key,
         slide=described,
@@ -103,7 +109,8 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         nuclei=stitched.nuclei,
         types=stitched.types,
         tissue_mm2=plan.tissue_mm2,
-        artefacts=dict(tissue.artefacts),
+        artefacts=shares.kinds,
+        usable_mm2=shares.usable_mm2,
         outside=outside,
         seams=stitched.seams,
         grade=grade.record(),
@@ -145,8 +152,10 @@ def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:
 def _timings(work: WorkFolder, plan: SlidePlan, stitched: Stitched) -> dict[str, float | Mapping[str, float]]:
     """Seconds by stage, all workers together, over all attempts."""
     drawn, outside = work.stage(MAPS, Timed), work.stage(OUTSIDE, FoundOutside)
+    mapped = work.stage(ARTEFACTS, Timed)
     return {
         "tissue": plan.seconds,
+        "artefacts": mapped.seconds if mapped else 0.0,
         "segment": sum(stitched.segment_s.values()),
         "segment_by_activity": stitched.segment_s,
         "outside": outside.seconds if outside else 0.0,
@@ -177,8 +186,3 @@ def _lost(boxes: Sequence[LostBox], tissue: Tissue, mpp: float) -> Lost:
         fraction_of_tissue=float(np.count_nonzero(mask) / seen) if seen else 0.0,
         boxes=kept,
     )
-
-
-def _overview_mpp(slide: Slide, mpp: float) -> float:
-    """The mpp at which the slide is about as large as its thumbnail."""
-    return mpp * max(1.0, max(slide.width, slide.height) / LONG_SIDE_PX)

@@ -24,6 +24,7 @@ from wsiseg.interop.importing import (
 )
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.resident import ModelChoice
+from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
 from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
@@ -168,6 +169,7 @@ def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Stages
     if failed and len(failed) == len(plan.tiles):
         planned.folder.clean()
         raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
+    yield from _artefacts(telling, WorkJob(work))
     yield from telling.one("check-outside", check_outside, OutsideJob(work, choice))
     yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
 
@@ -179,7 +181,14 @@ def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> 
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
     yield from _tiles(planned, telling, len(found.tiles), stage)
+    yield from _artefacts(telling, WorkJob(work))
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
+
+
+def _artefacts(telling: _Telling, whole: WorkJob) -> Stages:
+    """The map by which nuclei are flagged."""
+    yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
+    yield from telling.one("join-artefacts", join_blocks, whole)
 
 
 def _tiles(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from wsiseg.artefacts.kinds import KINDS
+from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.sealed import describe_file, is_intact
+from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import WorkJob
-from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES, NucleiWriter
 from wsiseg.results.partfile import BatchSummary, covering_parts, part_summary, read_part
 from wsiseg.results.plan import SlidePlan, require_plan
 from wsiseg.results.record import Tiles
@@ -30,13 +33,19 @@ def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched
     plan = require_plan(work)
     parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
     metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample}
-    with NucleiWriter(result, metadata, types=plan.types) as writer:
+    artefacts = load_artefacts(work.path / ARTEFACT_MAP)
+    attributes = {**ATTRIBUTES, ARTEFACT: "uint16"}
+
+    def write(nuclei: Nuclei) -> None:
+        writer.write(nuclei.with_columns(artefact=artefacts.at(nuclei.centroids())))
+
+    with NucleiWriter(result, {**metadata, "artefacts": list(KINDS)}, attributes, plan.types) as writer:
         seams = stitch(
             lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
             [(part[0], part[-1]) for part in parts],
             plan.grid,
             plan.scale,
-            writer.write,
+            write,
             band_px=plan.band_px,
         )
     summaries = [part_summary(work, part) for part in parts]

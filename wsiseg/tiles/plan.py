@@ -178,7 +178,7 @@ def plan_slide(
         seconds=time.perf_counter() - started,
         notes=notes,
     )
-    write_plan(work, plan, tissue, slide.lethal)
+    write_plan(work, plan, tissue, everything, slide.lethal)
     return plan
 
 
