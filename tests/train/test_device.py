@@ -20,7 +20,7 @@ from wsiseg.train.batches import Batch, BatchMaker, batches  # noqa: E402
 from wsiseg.train.checkpoint import load_average  # noqa: E402
 from wsiseg.train.colour import Restaining, Variation, draw_variation, varied  # noqa: E402
 from wsiseg.train.colour_torch import Colours, before_device, recolour  # noqa: E402
-from wsiseg.train.device import deterministic  # noqa: E402
+from wsiseg.train.device import compiler_faults, deterministic  # noqa: E402
 from wsiseg.train.journal import read_log  # noqa: E402
 from wsiseg.train.loader import loaded_batches  # noqa: E402
 from wsiseg.train.patches import NAMES, PatchPool, write_pool  # noqa: E402
@@ -228,3 +228,12 @@ def test_a_device_is_made_to_compute_the_same_every_time() -> None:
     with deterministic("cuda:0"):
         assert settings() == (True, False, False)
     assert settings() == before
+
+
+def test_a_network_that_cannot_be_compiled_is_said() -> None:
+    from torch._inductor.exc import CppCompileError
+
+    with pytest.raises(EnvironmentFault, match=r"C\+\+ compile error(?s:.*)without --compile"), compiler_faults():
+        raise CppCompileError(["g++"], "no such option")
+    with pytest.raises(ZeroDivisionError), compiler_faults():
+        raise ZeroDivisionError

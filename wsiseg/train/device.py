@@ -1,4 +1,4 @@
-"""What makes a device compute the same every time."""
+"""What makes a device compute the same every time, and what may keep torch from compiling for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from wsiseg.errors import EnvironmentFault
+
+_COMPILER = ("torch._dynamo", "torch._inductor")
+"""Where torch defines the errors of its compiler."""
 
 
 @contextlib.contextmanager
@@ -37,3 +42,24 @@ def deterministic(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(was[0], warn_only=was[1])
         torch.backends.cudnn.benchmark = benchmark
         memory.fill_uninitialized_memory = filled
+
+
+@contextlib.contextmanager
+def compiler_faults() -> Iterator[None]:
+    """Within, a network that torch cannot compile is the environment's fault.
+
+    Raises
+    ------
+    EnvironmentFault
+        There is no compiler, or none that torch's code suits.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(_COMPILER):
+            raise
+        raise EnvironmentFault(
+            f"torch cannot compile the network here: {str(error).strip().splitlines()[0]}\n"
+            "Expected: a C++ compiler, on a GPU Triton as well, that this version of torch knows. Train without "
+            "--compile: the same command without it goes on."
+        ) from error

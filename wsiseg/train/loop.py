@@ -25,7 +25,7 @@ from wsiseg.run.events import Begun, Listener, StepsDone, Validated
 from wsiseg.train.batches import Batch, BatchMaker, batches
 from wsiseg.train.checkpoint import Progress, load_average, load_checkpoint, save_average, save_checkpoint
 from wsiseg.train.curves import draw_curves, draw_samples
-from wsiseg.train.device import deterministic
+from wsiseg.train.device import compiler_faults, deterministic
 from wsiseg.train.interrupt import Interrupt, deferred_interrupt
 from wsiseg.train.journal import Journal
 from wsiseg.train.loader import loaded_batches
@@ -122,7 +122,7 @@ def fit(job: Job, network: nn.Module, on_event: Listener) -> tuple[nn.Module, Pr
     TrainingError
         The loss is not finite. The last checkpoint is kept.
     EnvironmentFault
-        The disk refuses.
+        The disk refuses, or torch cannot compile the network.
     """
     torch.set_num_threads(job.machine.threads)
     device = job.machine.placement.device
@@ -136,7 +136,7 @@ def fit(job: Job, network: nn.Module, on_event: Listener) -> tuple[nn.Module, Pr
         journal = Journal(job.folder, progress.step)
         on_event(Begun(job.folder.name, job.steps, progress.step))
         try:
-            with deterministic(device), deferred_interrupt() as interrupt:
+            with deterministic(device), compiler_faults(), deferred_interrupt() as interrupt:
                 progress = _run(job, network, average, optimiser, progress, journal, interrupt, on_event)
         finally:
             journal.close()
