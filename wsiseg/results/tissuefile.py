@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import shapely
 
 from wsiseg.core.geometry import Box, Scale
 from wsiseg.core.sealed import read_sealed, write_sealed
+from wsiseg.errors import DamagedFile
 from wsiseg.tissue import Tissue
 
 _MASKS = ("mask", "core", "artefact")
@@ -44,18 +46,25 @@ def load_tissue(path: Path) -> Tissue:
     Raises
     ------
     DamagedFile
-        It is gone, or not what was written.
+        It is gone, not what was written, or what another version wrote.
     """
     with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
-        about = json.loads(file["about"].tobytes())
-        shape = tuple(about["shape"])
+        try:
+            return _tissue(file)
+        except KeyError as error:
+            raise DamagedFile(f"{path}: is of another version ({error}). Run the same command again.") from error
 
-        def mask(name: str) -> npt.NDArray[np.bool_]:
-            return np.unpackbits(file[name], count=shape[0] * shape[1]).astype(bool).reshape(shape)
 
-        masks = {name: mask(name) for name in _MASKS}
-        marks = {name: mask(f"mark_{name}") for name in about["marks"]}
-        box = about["box"]
-        region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
+def _tissue(file: Mapping[str, npt.NDArray[np.uint8]]) -> Tissue:
+    about = json.loads(file["about"].tobytes())
+    shape = tuple(about["shape"])
+
+    def mask(name: str) -> npt.NDArray[np.bool_]:
+        return np.unpackbits(file[name], count=shape[0] * shape[1]).astype(bool).reshape(shape)
+
+    masks = {name: mask(name) for name in _MASKS}
+    marks = {name: mask(f"mark_{name}") for name in about["marks"]}
+    box = about["box"]
+    region = Box(*box) if box is not None else shapely.from_wkb(file["region"].tobytes())
     scale = Scale(about["downsample"])
     return Tissue(**masks, scale=scale, region=region, artefacts=about["artefacts"], marks=marks)
