@@ -23,6 +23,7 @@ from wsiseg.interop.export import export
 from wsiseg.interop.importing import ImportJob, ImportOptions, SortJob, measure_jobs
 from wsiseg.interop.pairing import find_segmentations, of_one
 from wsiseg.interop.quip import HEADER
+from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.nuclei import NucleiWriter, read_nuclei
@@ -62,6 +63,9 @@ def joined(source: Path, slide: Path, out: Path, **options: Any) -> tuple[Nuclei
     found = importing.sort_outlines(SortJob(planned.work, segmentation))
     for job in measure_jobs(planned.work, planned.plan, found, set()):
         importing.measure_outlines(job)
+    for block in plan_artefacts(WorkJob(planned.work)):
+        find_block(block)
+    join_blocks(WorkJob(planned.work))
     stitched = importing.join_outlines(WorkJob(planned.work))
     return read_nuclei(planned.work.result / "nuclei.parquet"), stitched
 
@@ -121,7 +125,7 @@ def imported(drawn: tuple[Path, Nuclei], tmp_path_factory: pytest.TempPathFactor
 def test_the_folder_is_as_of_a_run_that_segments(imported: tuple[Path, Path], drawn: tuple[Path, Nuclei]) -> None:
     _, out = imported
     assert sorted(os.listdir(out / "s")) == [
-        "maps.zarr", "nuclei.parquet", "patches.parquet", "slide.json", "thumbnail.png"
+        "artefacts.png", "maps.zarr", "nuclei.parquet", "patches.parquet", "slide.json", "thumbnail.png"
     ]  # fmt: skip
     assert {"report.html", "cohort.csv", "cohort.parquet"} <= set(os.listdir(out))
     assert nothing_temporary(out)

@@ -252,7 +252,18 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     assert rest.names.count("segment-batch") == 0
     assert (work / "verdicts" / blocks[0].name).stat().st_mtime_ns == stamp
     timings = record["timings_s"]
-    names = ["tissue", "segment", "segment_by_activity", "outside", "stitch", "labels", "grade", "publish", "total"]
+    names = [
+        "tissue",
+        "artefacts",
+        "segment",
+        "segment_by_activity",
+        "outside",
+        "stitch",
+        "labels",
+        "grade",
+        "publish",
+        "total",
+    ]
     assert list(timings) == names
     assert all(timings[name] > 0 for name in names if name != "segment_by_activity")
     whole = run(path, tmp_path / "whole")

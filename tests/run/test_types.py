@@ -33,7 +33,7 @@ from wsiseg.models.foreign.manifest import read_manifest  # noqa: E402
 from wsiseg.models.heads import HEADS  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.report.overlay import OUTLINE  # noqa: E402
-from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
+from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES, NucleiWriter, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
 from wsiseg.slide import open_slide  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 from wsiseg.testing.foreign import toml  # noqa: E402
@@ -460,8 +460,8 @@ def test_a_slide_without_nuclei_has_no_types(model: Path, tmp_path: Path) -> Non
 def test_a_model_without_types_writes_no_column(slide: Path, tmp_path: Path) -> None:
     folder = segment(slide, tmp_path, "classical")
     file = pq.ParquetFile(folder / "nuclei.parquet")
-    assert file.schema_arrow.names == ["id", "geometry", "bbox", "x", "y", *ATTRIBUTES]
-    assert set(read_metadata(folder / "nuclei.parquet")) == {"slide", "mpp", "downsample", "format"}
+    assert file.schema_arrow.names == ["id", "geometry", "bbox", "x", "y", *ATTRIBUTES, ARTEFACT]
+    assert set(read_metadata(folder / "nuclei.parquet")) == {"slide", "mpp", "downsample", "format", "artefacts"}
     record = json.loads((folder / "slide.json").read_text())
     assert "types" not in record
     assert "types" not in record["specification"]["model"]
