@@ -34,6 +34,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from wsiseg.core.geometry import Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import largest_components, rasterize, trace
 from wsiseg.evaluate.compare import find_sources
@@ -41,8 +42,10 @@ from wsiseg.evaluate.judged import true_scores
 from wsiseg.interop.labelimage import read_labels
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import load_segmenter
+from wsiseg.models.resident import resident_segmenter
 from wsiseg.qc.agreement import calibrate, measure_patch, reason
 from wsiseg.qc.evidence import COLUMNS, measure_evidence
+from wsiseg.qc.opinion import OPINION_MPP, compare, opinion_choice, second_opinion
 from wsiseg.synth.render import MPP, RenderOptions, render_patch
 from wsiseg.synth.textures import dissect
 from wsiseg.tiles.measure import measure
@@ -228,7 +231,35 @@ def evidence(image: Pixels, nuclei: Nuclei, mpp: float, checked: bool) -> dict[s
     return {**measure_evidence(small, labels, tissue, columns, len(near), own), "verdict": verdict}
 
 
-def cases_of(field: Field, image: Pixels, nuclei: Nuclei, mpp: float) -> Iterator[dict[str, object]]:
+@dataclass(frozen=True)
+class Opinion:
+    """On an image: labels (h, w) at ``OPINION_MPP``, the score of each, and its pixels per pixel of the image."""
+
+    labels: Labels
+    score: npt.NDArray[np.float32]
+    factor: float
+
+    def on(self, nuclei: Nuclei, y: int, x: int, h: int, w: int) -> dict[str, float]:
+        """The numbers of outlines in a window of the image, of which ``nuclei`` are in the whole image's pixels."""
+        y0, x0, y1, x1 = (round(at * self.factor) for at in (y, x, y + h, x + w))
+        opinion = self.labels[y0:y1, x0:x1]
+        near = Nuclei(nuclei.vertices * self.factor, nuclei.offsets)
+        own = rasterize(near, np.arange(1, len(near) + 1), opinion.shape, (float(x0), float(y0)))
+        return compare(own, opinion, self.score, np.ones(opinion.shape, dtype=bool))
+
+
+def opinion_on(image: Pixels, mpp: float) -> Opinion:
+    """What the second opinion is on an image of ``mpp``."""
+    factor = mpp / OPINION_MPP
+    small = rescale(image, np.zeros(image.shape[:2], np.int32), factor).image
+    whole = Window(0, 0, small.shape[1], small.shape[0])
+    labels, score = second_opinion(resident_segmenter(opinion_choice("cpu", None)), small, whole, whole)
+    return Opinion(labels, score, small.shape[1] / image.shape[1])
+
+
+def cases_of(
+    field: Field, image: Pixels, nuclei: Nuclei, mpp: float, opinion: Opinion
+) -> Iterator[dict[str, object]]:
     """The whole field as a case, and its quarters if they are large enough; ``mpp``: what is believed."""
     height, width = field.truth.shape
     pred = rasterize(nuclei, np.arange(1, len(nuclei) + 1), (height, width))
@@ -245,6 +276,7 @@ def cases_of(field: Field, image: Pixels, nuclei: Nuclei, mpp: float) -> Iterato
             "part": part, **true_scores(field.truth[window], pred[window]),
             "nuclei": len(kept), "true_nuclei": len(np.unique(field.truth[window])) - 1,
             **evidence(np.ascontiguousarray(image[window]), kept, mpp, part == 0),
+            **opinion.on(nuclei, y, x, h, w),
         }  # fmt: skip
 
 
@@ -260,17 +292,19 @@ def cases(
             return some
         return [some[i] for i in rng.choice(len(some), draw, replace=False)]
 
+    plain = opinion_on(field.image, field.mpp)
     for model, segmenter in models.items():
         about = {"image": field.name, "split": field.split, "model": model}
         found = segment(segmenter, field.image, field.mpp)
-        for case in cases_of(field, field.image, found, field.mpp):
+        for case in cases_of(field, field.image, found, field.mpp, plain):
             yield {**about, "fault": "", "strength": 0.0, **case}
         if model == "unet-0.25":
             continue
         for fault, strength in pick(IMAGE_FAULTS):
             image = with_image_fault(field.image, fault, strength, field.mpp, rng)
             mpp = field.mpp * (strength if fault == "scale" else 1.0)
-            for case in cases_of(field, image, segment(segmenter, image, mpp), mpp):
+            seen = opinion_on(image, mpp)
+            for case in cases_of(field, image, segment(segmenter, image, mpp), mpp, seen):
                 yield {**about, "fault": fault, "strength": strength, **case}
         if len(found) == 0:
             continue
@@ -280,7 +314,7 @@ def cases(
             if not changed.any():
                 continue
             nuclei = outlined(changed, field.image, field.mpp, found)
-            for case in cases_of(field, field.image, nuclei, field.mpp):
+            for case in cases_of(field, field.image, nuclei, field.mpp, plain):
                 yield {**about, "fault": fault, "strength": strength, **case}
 
 

@@ -36,12 +36,13 @@ from wsiseg.evaluate.pixels import auc
 from wsiseg.evaluate.prediction import calibration_error
 from wsiseg.qc.evidence import EVIDENCE
 from wsiseg.qc.judge import Judge
+from wsiseg.qc.opinion import OPINION
 
 DEPTH, TREES, RATE = 3, 150, 0.06
 IMAGE_FAULTS = ("blur", "scale", "stain", "fade", "deep", "jpeg")
 SCORES = ("score_mean", "score_low", "score_weak")
-NAMES = tuple(name for name in EVIDENCE if name != "blue_green")
-NO_SCORE = -1.0
+NAMES = (*(name for name in EVIDENCE if name != "blue_green"), *OPINION)
+NONE = -1.0  # stands for a score or an opinion that is not there
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[pd.DataFrame], Floats]
 
@@ -58,16 +59,17 @@ def read_cases(path: Path) -> pd.DataFrame:
 
 
 def typical(cases: pd.DataFrame, names: Sequence[str]) -> Floats:
-    """What stands for missing evidence: the median of the better half, for scores a value that none has."""
+    """What stands for missing evidence: the better half's median; of scores and opinions a value that none has."""
     good = cases[cases.aji >= cases.aji.median()]
     middle = good[list(names)].median()
-    middle[[name for name in names if name in SCORES]] = NO_SCORE
+    middle[[name for name in names if name in (*SCORES, *OPINION)]] = NONE
     return middle.to_numpy()
 
 
-def with_and_without_score(cases: pd.DataFrame) -> pd.DataFrame:
-    """Every case once more, as if its segmenter gave no scores."""
-    return pd.concat([cases, cases.assign(**dict.fromkeys(SCORES, np.nan))], ignore_index=True)
+def as_any_has_it(cases: pd.DataFrame) -> pd.DataFrame:
+    """Every case as it is, as if its segmenter gave no scores, and as if there were no opinion."""
+    blind = [cases.assign(**dict.fromkeys(names, np.nan)) for names in (SCORES, OPINION)]
+    return pd.concat([cases, *blind], ignore_index=True)
 
 
 def filled(cases: pd.DataFrame, names: Sequence[str], middle: Floats) -> Floats:
@@ -79,7 +81,7 @@ def fit_trees(
     cases: pd.DataFrame, names: Sequence[str] = NAMES
 ) -> tuple[Predict, GradientBoostingRegressor, Floats]:
     middle = typical(cases, names)
-    cases = with_and_without_score(cases)
+    cases = as_any_has_it(cases)
     model = GradientBoostingRegressor(
         n_estimators=TREES,
         max_depth=DEPTH,

@@ -274,7 +274,7 @@ def test_polygons_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(8)
     truth, pred = _stars(rng, 60, 0.0), _stars(rng, 60, 0.0)
     whole = metrics.polygon_overlap(truth, pred)
-    monkeypatch.setattr("wsiseg.evaluate.overlap._BLOCK", 7)
+    monkeypatch.setattr("wsiseg.core.overlap._BLOCK", 7)
     parts = metrics.polygon_overlap(truth, pred)
     assert len(whole.truth) > 7
     np.testing.assert_array_equal(whole.shared, parts.shared)

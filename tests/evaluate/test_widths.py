@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wsiseg.core.overlap import label_overlap
 from wsiseg.errors import UsageError
 from wsiseg.evaluate.compare import evaluate_sets
-from wsiseg.evaluate.overlap import label_overlap
 from wsiseg.evaluate.widths import add_bins, minor_axes, width_bins
 from wsiseg.interop.snow import write_image
 

@@ -6,9 +6,9 @@ not do not (0). The field averages per image: :func:`summarize` does. ``docs/met
 
 from __future__ import annotations
 
+from wsiseg.core.overlap import Overlap, label_overlap, polygon_overlap
 from wsiseg.evaluate.intervals import Summary, summarize
 from wsiseg.evaluate.matching import Detection, detection, match_polygons, one_to_one
-from wsiseg.evaluate.overlap import Overlap, label_overlap, polygon_overlap
 from wsiseg.evaluate.pixels import auc, average_hausdorff
 from wsiseg.evaluate.scores import (
     Scores,

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from wsiseg.core.featurefile import viewer_origin
 from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.overlap import label_overlap, polygon_overlap
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
 from wsiseg.evaluate.intervals import Summary, summarize
-from wsiseg.evaluate.overlap import label_overlap, polygon_overlap
 from wsiseg.evaluate.pixels import auc, average_hausdorff
 from wsiseg.evaluate.scores import object_f1, score
 from wsiseg.evaluate.widths import WidthBin, add_bins, width_bins

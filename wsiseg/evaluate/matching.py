@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import IntArray, Nuclei
-from wsiseg.evaluate.overlap import Overlap, polygon_overlap
+from wsiseg.core.overlap import Overlap, polygon_overlap
 
 # Pairs solved at once, at least; a group of pairs that hang together is never cut.
 _SOLVED_AT_ONCE = 1000

@@ -17,10 +17,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.core.geometry import FloatArray
-from wsiseg.core.nuclei import IntArray
+from wsiseg.core.overlap import Overlap, aggregate, aji, best_pairs, label_overlap, ratio
 from wsiseg.evaluate.matching import detection, one_to_one
-from wsiseg.evaluate.overlap import Overlap, label_overlap
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def dice(overlap: Overlap) -> float:
     """2 |T ∩ P| / (|T| + |P|) of the foregrounds (objects of one segmentation must not overlap each other)."""
     if overlap.trivial is not None:
         return overlap.trivial
-    return _ratio(2 * overlap.shared.sum(), overlap.truth_area.sum() + overlap.pred_area.sum())
+    return ratio(2 * overlap.shared.sum(), overlap.truth_area.sum() + overlap.pred_area.sum())
 
 
 def iou(overlap: Overlap) -> float:
@@ -106,7 +104,7 @@ def iou(overlap: Overlap) -> float:
     if overlap.trivial is not None:
         return overlap.trivial
     shared = overlap.shared.sum()
-    return _ratio(shared, overlap.truth_area.sum() + overlap.pred_area.sum() - shared)
+    return ratio(shared, overlap.truth_area.sum() + overlap.pred_area.sum() - shared)
 
 
 def accuracy(overlap: Overlap) -> float | None:
@@ -123,14 +121,14 @@ def pixel_precision(overlap: Overlap) -> float:
     """|T ∩ P| / |P|."""
     if overlap.trivial is not None:
         return overlap.trivial
-    return _ratio(overlap.shared.sum(), overlap.pred_area.sum())
+    return ratio(overlap.shared.sum(), overlap.pred_area.sum())
 
 
 def pixel_recall(overlap: Overlap) -> float:
     """|T ∩ P| / |T|."""
     if overlap.trivial is not None:
         return overlap.trivial
-    return _ratio(overlap.shared.sum(), overlap.truth_area.sum())
+    return ratio(overlap.shared.sum(), overlap.truth_area.sum())
 
 
 def dice2(overlap: Overlap) -> float:
@@ -138,24 +136,14 @@ def dice2(overlap: Overlap) -> float:
     if overlap.trivial is not None:
         return overlap.trivial
     total = (overlap.truth_area[overlap.truth] + overlap.pred_area[overlap.pred]).sum()
-    return _ratio(2 * overlap.shared.sum(), total)
-
-
-def aji(overlap: Overlap) -> float:
-    """Aggregated Jaccard index [1]_: each true object takes its best prediction, which may be taken again.
-
-    Of equally good predictions the one with the lower label is taken, as is usual.
-    """
-    if overlap.trivial is not None:
-        return overlap.trivial
-    return _aggregate(overlap, _best(overlap.truth, overlap.pred, overlap.iou))
+    return ratio(2 * overlap.shared.sum(), total)
 
 
 def aji_plus(overlap: Overlap) -> float:
     """AJI with each prediction taken at most once: the pairing of greatest total IoU [3]_."""
     if overlap.trivial is not None:
         return overlap.trivial
-    return _aggregate(overlap, one_to_one(overlap))
+    return aggregate(overlap, one_to_one(overlap))
 
 
 def object_dice(overlap: Overlap) -> float:
@@ -172,34 +160,11 @@ def object_dice(overlap: Overlap) -> float:
         (overlap.truth, overlap.pred, overlap.truth_area),
         (overlap.pred, overlap.truth, overlap.pred_area),
     ):
-        best = _best(own, other, overlap.shared, pair_dice)
-        sides += _ratio((area[own[best]] * pair_dice[best]).sum(), area.sum())
+        best = best_pairs(own, other, overlap.shared, pair_dice)
+        sides += ratio((area[own[best]] * pair_dice[best]).sum(), area.sum())
     return sides / 2
 
 
 def object_f1(overlap: Overlap, thresholds: Sequence[float]) -> dict[float, float]:
     """F1 of the objects paired one to one with an IoU above each of ``thresholds``."""
     return {threshold: detection(overlap, threshold).f1 for threshold in thresholds}
-
-
-def _ratio(part: float, whole: float) -> float:
-    """0 where nothing has an area, as of polygons that are lines."""
-    return float(part / whole) if whole > 0 else 0.0
-
-
-def _best(own: IntArray, other: IntArray, *by: FloatArray) -> IntArray:
-    """The row of each object in ``own`` that is greatest ``by`` key after key, on a tie the lower ``other``."""
-    order = np.lexsort((-other, *by[::-1], own))
-    rows = own[order]
-    last = np.flatnonzero(np.append(rows[1:] != rows[:-1], True)) if rows.size else np.empty(0, np.int64)
-    return order[last]
-
-
-def _aggregate(overlap: Overlap, pairs: IntArray) -> float:
-    shared = overlap.shared[pairs].sum()
-    union = overlap.union[pairs].sum()
-    missed = np.ones(len(overlap.truth_area), dtype=bool)
-    missed[overlap.truth[pairs]] = False
-    unused = np.ones(len(overlap.pred_area), dtype=bool)
-    unused[overlap.pred[pairs]] = False
-    return _ratio(shared, union + overlap.truth_area[missed].sum() + overlap.pred_area[unused].sum())

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.geometry import FloatArray
-from wsiseg.evaluate.overlap import Overlap
+from wsiseg.core.overlap import Overlap
 
 WIDTHS_UM = (2.5, 3.5, 4.5)
 """Borders between the bins of minor axes."""
@@ -92,7 +92,7 @@ def width_bins(
     ----------
     truth, pred : int array (h, w)
     overlap : Overlap
-        Theirs, of :func:`wsiseg.evaluate.overlap.label_overlap`.
+        Theirs, of :func:`wsiseg.core.overlap.label_overlap`.
     mpp : float
         Microns per pixel.
     threshold : float

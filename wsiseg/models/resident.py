@@ -15,8 +15,8 @@ from wsiseg.models.base import Segmenter
 from wsiseg.models.files import Identity, identity
 from wsiseg.models.registry import load_segmenter, model_files
 
-_MOST = 2
-"""Segmenters that a process keeps."""
+_MOST = 3
+"""Segmenters that a process keeps: two that ``auto`` may pick, and the one that gives second opinions."""
 _LOADING = threading.Lock()
 
 

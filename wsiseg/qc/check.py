@@ -12,10 +12,12 @@ import numpy.typing as npt
 from wsiseg.core.geometry import Box, Lattice, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
-from wsiseg.errors import ReadError
+from wsiseg.errors import ReadError, SlideError
+from wsiseg.models.base import Segmenter
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
 from wsiseg.qc.evidence import COLUMNS, EVIDENCE, measure_evidence
 from wsiseg.qc.judge import JUDGEMENT, load_judge
+from wsiseg.qc.opinion import KINDS, MARGIN_UM, OPINION, OPINION_MPP, compare, second_opinion, seen_window
 from wsiseg.qc.patches import Patches
 from wsiseg.qc.rubric import BAD
 from wsiseg.results.nuclei import read_nuclei
@@ -35,6 +37,7 @@ OUTLINES = ("blurred", "uncovered", "unsupported", "outlines", "implausible")
 """Reasons that name, where they hold, what a judge finds bad."""
 
 _CALIBRATION_PATCHES = 32
+_MEASURED = (*FEATURES, *EVIDENCE, *OPINION)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def assess_patches(
     constants: Constants,
     indices: Sequence[int] | npt.NDArray[np.integer] | None = None,
     *,
+    opinion: Segmenter | None = None,
     limits: Limits | None = None,
     lost: Sequence[Box] = (),
 ) -> dict[str, npt.NDArray[np.generic]]:
@@ -70,6 +74,9 @@ def assess_patches(
         What the slide was segmented with; outside its mask and region nothing is expected.
     constants : Constants
         From :func:`calibrate_slide`; the same for all calls about a slide.
+    opinion : Segmenter or None
+        Who gives second opinions (:func:`wsiseg.qc.opinion.opinion_choice`); None: nobody, and the judge has the
+        other evidence alone.
     lost : sequence of Box
         Disjoint areas without nuclei because they could not be segmented, level 0. Of a patch that they make bad
         nothing is read.
@@ -77,8 +84,8 @@ def assess_patches(
     Returns
     -------
     dict of arrays (P,)
-        ``index`` (int64), the columns of :class:`Patches`, the ``FEATURES``, the ``EVIDENCE`` and the ``JUDGEMENT``
-        (float32), ``reason`` (str, "" for a good patch) and ``bad`` (bool).
+        ``index`` (int64), the columns of :class:`Patches`, the ``FEATURES``, the ``EVIDENCE``, the ``OPINION`` and
+        the ``JUDGEMENT`` (float32), ``reason`` (str, "" for a good patch) and ``bad`` (bool).
     """
     limits = limits or Limits()
     chosen = np.arange(len(patches)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -89,7 +96,7 @@ def assess_patches(
         nuclei = read_nuclei(nuclei_path, around)
         near = [area for area in lost if area.intersects(around)]
         for i in block.tolist():
-            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near)
+            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near, opinion)
     return _columns(patches, chosen, [measured[i] for i in chosen.tolist()], limits)
 
 
@@ -105,12 +112,14 @@ def _columns(
 ) -> dict[str, npt.NDArray[np.generic]]:
     columns: dict[str, npt.NDArray[np.generic]] = {"index": chosen.astype(np.int64)}
     columns |= {name: column[chosen] for name, column in patches.columns().items()}
-    columns |= {name: np.array([row[name] for row in rows], dtype=np.float32) for name in (*FEATURES, *EVIDENCE)}
+    columns |= {name: np.array([row[name] for row in rows], dtype=np.float32) for name in _MEASURED}
     reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     judged = _judged(columns, reasons, limits)
     bad = judged["p_bad"] >= BAD
-    # What is gross has a name; else what spoke most against the outlines.
+    # What is gross has a name; else what spoke most against the outlines, of a disagreement its kind.
     weakest = np.array(load_judge().weakest(columns), dtype=np.str_)
+    kinds = np.column_stack([np.nan_to_num(columns[f"share_{kind}"], nan=-1.0) for kind in KINDS])
+    weakest = np.where(weakest == "disagreement", np.array(KINDS)[kinds.argmax(axis=1)], weakest)
     named = np.where(bad, np.where(np.isin(reasons, (*GROSS, *OUTLINES)), reasons, weakest), "")
     return {**columns, **judged, "reason": named, "bad": bad}
 
@@ -146,6 +155,7 @@ def _measure(
     constants: Constants,
     limits: Limits,
     lost: Sequence[Box],
+    opinion: Segmenter | None,
 ) -> dict[str, float]:
     box = patches.box(index)
     without = [common for area in lost if not (common := area.intersection(box)).empty]
@@ -162,7 +172,9 @@ def _measure(
     for common in without:
         wanted[scale.window(common).intersection(view.window).within(view.window)] = False
     columns = {name: near.columns[name] for name in COLUMNS if name in near.columns}
+    said = _opinion(slide, box, near, tissue, without, opinion) if opinion else dict.fromkeys(OPINION, np.nan)
     return {
+        **said,
         **measure_evidence(view.image, labels, wanted, columns, len(near), view.lattice.mpp),
         **measure_patch(
             view.image,
@@ -177,9 +189,32 @@ def _measure(
     }
 
 
+def _opinion(
+    slide: Slide, box: Box, nuclei: Nuclei, tissue: Tissue, without: Sequence[Box], segmenter: Segmenter
+) -> dict[str, float]:
+    """:data:`OPINION` of a patch, by its middle; NaN where the slide is too coarse or cannot be read."""
+    try:
+        scale = slide.scale(OPINION_MPP)
+        window = seen_window(scale.window(box))
+        width, height = slide.lattice(scale).whole
+        read = window.pad(round(MARGIN_UM / OPINION_MPP)).intersection(Window(0, 0, width, height))
+        image, lost = slide.read_lossy(read, scale)
+    except (ReadError, SlideError):
+        return dict.fromkeys(OPINION, np.nan)
+    found, score = second_opinion(segmenter, image, read, window)
+    outlines = replace(nuclei, vertices=scale.from_level0(nuclei.vertices))
+    origin = (float(window.x), float(window.y))
+    labels = rasterize(outlines, np.arange(1, len(outlines) + 1), window.shape, origin)
+    wanted = tissue.contains_pixels(window, scale)
+    for common in (*without, *(part.box.intersection(box) for part in lost)):
+        if not common.empty:
+            wanted[scale.window(common).intersection(window).within(window)] = False
+    return compare(labels, found, score, wanted)
+
+
 def _unseen(lost: float, artefact: float) -> dict[str, float]:
     """The measurements of a patch of which nothing can be measured."""
-    return {**dict.fromkeys((*FEATURES, *EVIDENCE), np.nan), "lost": lost, "artefact": artefact}
+    return {**dict.fromkeys(_MEASURED, np.nan), "lost": lost, "artefact": artefact}
 
 
 def _around(boxes: Sequence[Box]) -> Box:

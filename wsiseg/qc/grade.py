@@ -24,7 +24,12 @@ WORDS = {
     "shapes": "outlines of unlikely sizes or shapes",
     "pale": "outlines whose stain is not a nucleus'",
     "crowded": "outlines that crowd each other",
-    "missed": "haematoxylin between the outlines",
+    "between": "haematoxylin between the outlines",
+    "missed": "nuclei without an outline",
+    "false": "outlines where no nucleus is",
+    "merged": "outlines around several nuclei",
+    "split": "nuclei in several pieces",
+    "outline": "edges that are off",
     "image": "an image of little detail or unusual stain",
 }
 """Why a patch is bad, in words, by the ``reason`` of its verdict."""

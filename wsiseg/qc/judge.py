@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wsiseg.core.geometry import FloatArray
 from wsiseg.qc.evidence import EVIDENCE
+from wsiseg.qc.opinion import OPINION
 
 Columns = Mapping[str, npt.NDArray[np.generic]]
 
@@ -26,7 +27,8 @@ ASPECTS = {
     "shapes": ("area_log", "area_spread", "small", "large", "eccentricity", "thin", "solidity", "ragged"),
     "crowded": ("touching", "per_mm2", "covered"),
     "pale": ("contrast", "rim", "level", "level_spread", "texture", "unlike", "redness", "red_share", "pink"),
-    "missed": ("between", "missed"),
+    "between": ("between", "missed"),
+    "disagreement": OPINION,
     "image": ("detail", "stain_h", "stain_e", "stain_spread"),
 }
 """Evidence by what it is about: the names of why a patch is bad."""
@@ -43,7 +45,7 @@ class Judge:
     card : mapping of str to str
         What it was fitted on, and the licences.
     evidence : tuple of str
-        The K names of :data:`wsiseg.qc.evidence.EVIDENCE` that it asks for.
+        The K names of :data:`wsiseg.qc.evidence.EVIDENCE` and :data:`wsiseg.qc.opinion.OPINION` that it asks for.
     typical : tuple of float
         Of each, what good outlines have; stands for what is missing.
     intercept : float
@@ -118,6 +120,6 @@ def load_judge() -> Judge:
     """The judge of this version."""
     content = files("wsiseg.qc").joinpath("judge.json").read_bytes()
     judge = msgspec.json.decode(content, type=Judge)
-    if unknown := set(judge.evidence) - set(EVIDENCE):
+    if unknown := set(judge.evidence) - {*EVIDENCE, *OPINION}:
         raise ValueError(f"judge.json asks for evidence that is not measured: {sorted(unknown)}")
     return judge

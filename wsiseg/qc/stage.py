@@ -24,11 +24,13 @@ from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box
 from wsiseg.core.sealed import read_sealed, write_sealed
 from wsiseg.errors import DamagedFile, SlideError
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.qc.agreement import Constants
 from wsiseg.qc.check import assess_patches, calibrate_slide, lost_patches
+from wsiseg.qc.judge import load_judge
 from wsiseg.qc.patches import Patches, place_patches, sample_patches
 from wsiseg.results.folder import WorkFolder
-from wsiseg.results.job import WorkJob
+from wsiseg.results.job import once_alone
 from wsiseg.results.plan import PLAN, SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.stages import GRADING, STITCH, Stitched
@@ -45,13 +47,14 @@ Columns = dict[str, npt.NDArray[np.generic]]
 class AssessJob:
     """Patches to assess, by their numbers.
 
-    ``name`` tells the tasks of a slide apart. ``alone``: a worker died of the block. ``lost``: its patches are
-    given up.
+    ``name`` tells the tasks of a slide apart. ``opinion``: who gives second opinions. ``alone``: a worker died of
+    the block. ``lost``: its patches are given up.
     """
 
     work: WorkFolder
     name: str
     indices: tuple[int, ...]
+    opinion: ModelChoice | None = None
     alone: bool = False
     lost: bool = False
 
@@ -73,11 +76,24 @@ class AssessJob:
 
 
 @dataclass(frozen=True)
+class GradeJob:
+    """A slide whose patches are to be chosen. ``opinion``: who gives second opinions on them."""
+
+    work: WorkFolder
+    opinion: ModelChoice
+    alone: bool = False
+
+    def retries(self) -> Sequence[GradeJob]:
+        return once_alone(self)
+
+
+@dataclass(frozen=True)
 class Grading:
-    """What the choice of patches has left: how many there were, what dark means, how long it took."""
+    """What the choice of patches has left: how many there were, what dark means, who judges, how long it took."""
 
     placed: int
     constants: Constants
+    judge: str
     seconds: float
 
 
@@ -90,10 +106,11 @@ class Verdicts:
     seconds: float
 
 
-def plan_grading(job: WorkJob) -> list[AssessJob]:
+def plan_grading(job: GradeJob) -> list[AssessJob]:
     """Choose the patches and what dark means on this slide; the blocks of patches that are still to be assessed."""
-    work = job.work
-    if work.stage(GRADING, Grading) is None or _readable(work.path / _PATCHES) is None:
+    work, judge = job.work, load_judge().version
+    planned = work.stage(GRADING, Grading)
+    if planned is None or planned.judge != judge or _readable(work.path / _PATCHES) is None:
         started = time.perf_counter()
         with environment_faults(work.path):
             shutil.rmtree(work.path / _VERDICTS, ignore_errors=True)
@@ -105,9 +122,9 @@ def plan_grading(job: WorkJob) -> list[AssessJob]:
             constants = calibrate_slide(slide, patches)
         # Found once: on a large slide each of the many tasks that assess would need half a second for it.
         write_sealed(work.path / _PATCHES, _parquet(patches.columns()))
-        work.finish_stage(GRADING, Grading(len(placed), constants, time.perf_counter() - started))
+        work.finish_stage(GRADING, Grading(len(placed), constants, judge, time.perf_counter() - started))
     present = _present(work)
-    return [todo for block in _blocks(work) for todo in _missing(block, present)]
+    return [todo for block in _blocks(work, job.opinion) for todo in _missing(block, present)]
 
 
 def assess(job: AssessJob) -> float:
@@ -120,7 +137,14 @@ def assess(job: AssessJob) -> float:
         nuclei = work.result / "nuclei.parquet"
         with open_planned(work, shared.plan, guarded=job.alone) as slide:
             verdicts = assess_patches(
-                slide, shared.patches, nuclei, shared.tissue, shared.constants, job.indices, lost=shared.lost
+                slide,
+                shared.patches,
+                nuclei,
+                shared.tissue,
+                shared.constants,
+                job.indices,
+                opinion=resident_segmenter(job.opinion) if job.opinion else None,
+                lost=shared.lost,
             )
     seconds = time.perf_counter() - started
     write_sealed(job.file, _parquet(verdicts, seconds))
@@ -195,9 +219,9 @@ def _patches(work: WorkFolder) -> Patches:
     return Patches(**{name: table.column(name).to_numpy() for name in table.column_names})
 
 
-def _blocks(work: WorkFolder) -> list[AssessJob]:
+def _blocks(work: WorkFolder, opinion: ModelChoice | None = None) -> list[AssessJob]:
     """The patches in square blocks."""
-    return [AssessJob(work, f"{n:06d}", tuple(b.tolist())) for n, b in enumerate(_patches(work).blocks())]
+    return [AssessJob(work, f"{n:06d}", tuple(b.tolist()), opinion) for n, b in enumerate(_patches(work).blocks())]
 
 
 def _present(work: WorkFolder) -> frozenset[str]:

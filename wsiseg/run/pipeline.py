@@ -14,6 +14,7 @@ from wsiseg.errors import UsageError
 from wsiseg.interop.importing import ImportOptions
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.registry import locate_model
+from wsiseg.qc.opinion import opinion_choice
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records
@@ -95,10 +96,11 @@ def import_outlines(
     if options.scale is not None and options.input_mpp is not None:
         raise UsageError("--scale and --input-mpp say the same in two ways: give one of them")
     options = replace(options, mpp_table=absolute(options.mpp_table) if options.mpp_table else None)
+    opinion = opinion_choice(executor.device, executor.torch_threads)
     outlines = {absolute(path): replace(one, paths=tuple(map(absolute, one.paths))) for path, one in pairs.items()}
 
     def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
-        return importing(path, outlines[path], options, folder, moved)
+        return importing(path, outlines[path], options, folder, moved, opinion)
 
     return _run(list(pairs), out, executor, making, on_event)
 

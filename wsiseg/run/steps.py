@@ -25,7 +25,8 @@ from wsiseg.interop.importing import (
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
-from wsiseg.qc.stage import assess, plan_grading
+from wsiseg.qc.opinion import opinion_choice
+from wsiseg.qc.stage import GradeJob, assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
@@ -86,26 +87,35 @@ class Making:
         That task's.
     nuclei : callable
         The stages from there to ``nuclei.parquet``.
+    opinion : ModelChoice
+        Who gives second opinions on them.
     """
 
     path: Path
     plan: Callable[[Any], Planned]
     job: PlanJob | ImportJob
     nuclei: Callable[[Planned, _Telling], Stages]
+    opinion: ModelChoice
 
 
 def segmenting(request: SlideRequest, folder: SlideFolder, moved: Moved) -> Making:
     """The nuclei that a segmenter finds."""
     job = PlanJob(folder, request, moved.candidates(request.path, folder))
-    return Making(request.path, plan_or_reuse, job, partial(_segment, choice=request.choice))
+    opinion = opinion_choice(request.choice.device, request.choice.threads)
+    return Making(request.path, plan_or_reuse, job, partial(_segment, choice=request.choice), opinion)
 
 
 def importing(
-    path: Path, segmentation: Segmentation, options: ImportOptions, folder: SlideFolder, moved: Moved
+    path: Path,
+    segmentation: Segmentation,
+    options: ImportOptions,
+    folder: SlideFolder,
+    moved: Moved,
+    opinion: ModelChoice,
 ) -> Making:
     """The nuclei that another program has found."""
     job = ImportJob(folder, path, segmentation, options, moved.candidates(path, folder))
-    return Making(path, plan_import, job, partial(_import, segmentation=segmentation))
+    return Making(path, plan_import, job, partial(_import, segmentation=segmentation), opinion)
 
 
 def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
@@ -155,7 +165,8 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
     yield from making.nuclei(planned, telling)
     yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
     yield from telling.one("label-pyramid", write_label_pyramid, whole)
-    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole)
+    grading = GradeJob(planned.work, making.opinion)
+    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading)
     return (yield from _publish(planned, time.perf_counter() - started, telling))
 
 

@@ -130,6 +130,41 @@ def polygon_overlap(truth: Nuclei, pred: Nuclei, *, min_iou: float = 0.0, total:
     return found.pairs(shared > 0)
 
 
+def aji(overlap: Overlap) -> float:
+    """Aggregated Jaccard index: each true object takes its best prediction, which may be taken again.
+
+    Kumar et al. 2017, doi:10.1109/TMI.2017.2677499. Of equally good predictions the one with the lower label is
+    taken, as is usual.
+    """
+    if overlap.trivial is not None:
+        return overlap.trivial
+    return aggregate(overlap, best_pairs(overlap.truth, overlap.pred, overlap.iou))
+
+
+def ratio(part: float, whole: float) -> float:
+    """0 where nothing has an area, as of polygons that are lines."""
+    return float(part / whole) if whole > 0 else 0.0
+
+
+def best_pairs(own: IntArray, other: IntArray, *by: FloatArray) -> IntArray:
+    """The row of each object in ``own`` that is greatest ``by`` key after key, on a tie the lower ``other``."""
+    order = np.lexsort((-other, *by[::-1], own))
+    rows = own[order]
+    last = np.flatnonzero(np.append(rows[1:] != rows[:-1], True)) if rows.size else np.empty(0, np.int64)
+    return order[last]
+
+
+def aggregate(overlap: Overlap, pairs: IntArray) -> float:
+    """What the pairs share, over the union of them and of every object that is in none."""
+    shared = overlap.shared[pairs].sum()
+    union = overlap.union[pairs].sum()
+    missed = np.ones(len(overlap.truth_area), dtype=bool)
+    missed[overlap.truth[pairs]] = False
+    unused = np.ones(len(overlap.pred_area), dtype=bool)
+    unused[overlap.pred[pairs]] = False
+    return ratio(shared, union + overlap.truth_area[missed].sum() + overlap.pred_area[unused].sum())
+
+
 @dataclass(frozen=True)
 class _Renumbered:
     """A flat label image as labels 1 … n in the order of the old ones, their areas, and how they are looked up."""
