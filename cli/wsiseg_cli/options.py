@@ -81,7 +81,7 @@ def grade_options(function: F) -> F:
     return click.option(
         "--qc-all",
         is_flag=True,
-        help="Judge all patches of a slide for its grade; without it a random sample of 200 where there are more.",
+        help="Judge all patches of a slide for its grade; without it a random sample of 150 where there are more.",
     )(function)
 
 

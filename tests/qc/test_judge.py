@@ -7,13 +7,16 @@ import pytest
 
 from wsiseg.qc.evidence import EVIDENCE, measure_evidence
 from wsiseg.qc.judge import ASPECTS, JUDGEMENT, Judge, load_judge
+from wsiseg.qc.opinion import OPINION
 
 TWO = Judge(
     version="t",
     card={},
-    evidence=("solidity", "missed"),
-    typical=(0.97, 0.0),
-    intercept=0.5,
+    evidence=("solidity", "missed", "agreement"),
+    typical=(0.97, 0.0, -1.0),
+    intercept=0.1,
+    slope=0.5,
+    usual=0.8,
     # solidity > .9, then on either side missed > .2; and a stump that is repeated below.
     feature=((0, 1, 1), (1, 0, 0)),
     threshold=((0.9, 0.2, 0.2), (0.5, 0.0, 0.0)),
@@ -27,7 +30,13 @@ TWO = Judge(
 
 
 def test_trees_are_walked_as_they_are_written() -> None:
-    said = TWO.judge({"solidity": np.array([0.95, 0.95, 0.8, 0.8]), "missed": np.array([0.0, 0.6, 0.0, 0.3])})
+    said = TWO.judge(
+        {
+            "solidity": np.array([0.95, 0.95, 0.8, 0.8]),
+            "missed": np.array([0.0, 0.6, 0.0, 0.3]),
+            "agreement": np.full(4, 0.8),
+        }
+    )
     assert said["expected_aji"] == pytest.approx([0.71, 0.40, 0.31, 0.21])
     assert said["aji_low"] == pytest.approx([0.51, 0.20, 0.11, 0.01])
     assert said["aji_high"] == pytest.approx([0.81, 0.50, 0.41, 0.31])
@@ -36,21 +45,33 @@ def test_trees_are_walked_as_they_are_written() -> None:
 
 
 def test_missing_evidence_is_taken_as_typical_and_no_patches_are_no_judgement() -> None:
-    said = TWO.judge({"solidity": np.array([np.nan, 0.97]), "missed": np.array([np.nan, 0.0])})
+    said = TWO.judge(
+        {
+            "solidity": np.array([np.nan, 0.97]),
+            "missed": np.array([np.nan, 0.0]),
+            "agreement": np.array([np.nan, 0.8]),
+        }
+    )
     assert said["expected_aji"][0] == said["expected_aji"][1]
-    none = TWO.judge({"solidity": np.empty(0), "missed": np.empty(0)})
+    none = TWO.judge({name: np.empty(0) for name in TWO.evidence})
     assert {name: len(none[name]) for name in JUDGEMENT} == dict.fromkeys(JUDGEMENT, 0)
 
 
 def test_the_weakest_aspect_is_the_one_whose_mending_would_raise_most() -> None:
-    columns = {"solidity": np.array([0.8, 0.95]), "missed": np.array([0.0, 0.6])}
-    assert TWO.weakest(columns) == ["shapes", "missed"]
+    columns = {"solidity": np.array([0.8, 0.95]), "missed": np.array([0.0, 0.6]), "agreement": np.full(2, 0.8)}
+    assert TWO.weakest(columns) == ["shapes", "between"]
+
+
+def test_less_agreement_is_a_lower_aji() -> None:
+    columns = {"solidity": np.full(2, 0.95), "missed": np.zeros(2), "agreement": np.array([0.4, 0.8])}
+    assert TWO.judge(columns)["expected_aji"] == pytest.approx([0.51, 0.71])
 
 
 def test_the_judge_that_ships_knows_its_evidence_and_has_a_card() -> None:
     judge = load_judge()
-    assert set(judge.evidence) <= set(EVIDENCE)
-    assert {name for names in ASPECTS.values() for name in names} <= set(EVIDENCE)
+    assert set(judge.evidence) <= {*EVIDENCE, *OPINION}
+    assert {name for names in ASPECTS.values() for name in names} <= {*EVIDENCE, *OPINION}
+    assert judge.slope > 0
     assert {"fitted on", "licence", "made by", "bad"} <= set(judge.card)
     assert judge.below > 0 < judge.above
     assert np.isfinite(np.array([*judge.typical, judge.intercept, judge.shift])).all()
@@ -72,7 +93,7 @@ def test_worse_outlines_are_judged_worse() -> None:
 
     def p_bad(outlined: np.ndarray) -> float:
         count = int(outlined.max())
-        measured = measure_evidence(image, outlined, everywhere, {}, count, 1.0)
+        measured = measure_evidence(image, outlined, everywhere, {}, count, 1.0) | dict.fromkeys(OPINION, np.nan)
         return float(load_judge().judge({name: np.array([value]) for name, value in measured.items()})["p_bad"][0])
 
     good = p_bad(labels)

@@ -267,7 +267,7 @@ def test_small_slides_have_smaller_patches_and_large_ones_a_sample() -> None:
     assert set(place_patches(4096, 3072, 0.25, tissue).width) == {512}
     large = place_patches(40_000, 30_000, 0.25, all_tissue(40_000, 30_000, 0.25))
     some = sample_patches(large)
-    assert (len(large), len(some)) == (1131, 400)
+    assert (len(large), len(some)) == (1131, 150)
     assert set(large.width[:-1]) >= {1024}
     places = set(zip(large.x.tolist(), large.y.tolist(), strict=True))
     assert set(zip(some.x.tolist(), some.y.tolist(), strict=True)) <= places

@@ -33,8 +33,8 @@ CHECK_MPP = 1.0
 
 GROSS = ("lost", "artefact")
 """Reasons that need no judge."""
-OUTLINES = ("blurred", "uncovered", "unsupported", "outlines", "implausible")
-"""Reasons that name, where they hold, what a judge finds bad."""
+NAMED = (*GROSS, "blurred")
+"""Reasons that go before what a judge finds: they are of the image."""
 
 _CALIBRATION_PATCHES = 32
 _MEASURED = (*FEATURES, *EVIDENCE, *OPINION)
@@ -116,11 +116,13 @@ def _columns(
     reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     judged = _judged(columns, reasons, limits)
     bad = judged["p_bad"] >= BAD
-    # What is gross has a name; else what spoke most against the outlines, of a disagreement its kind.
+    # What is gross has a name; else what spoke most against the outlines, of a disagreement its kind. Where there
+    # was nothing to judge, what the measurements say.
     weakest = np.array(load_judge().weakest(columns), dtype=np.str_)
     kinds = np.column_stack([np.nan_to_num(columns[f"share_{kind}"], nan=-1.0) for kind in KINDS])
     weakest = np.where(weakest == "disagreement", np.array(KINDS)[kinds.argmax(axis=1)], weakest)
-    named = np.where(bad, np.where(np.isin(reasons, (*GROSS, *OUTLINES)), reasons, weakest), "")
+    measured = np.isin(reasons, NAMED) | (np.isnan(judged["expected_aji"]) & (reasons != ""))
+    named = np.where(bad, np.where(measured, reasons, weakest), "")
     return {**columns, **judged, "reason": named, "bad": bad}
 
 

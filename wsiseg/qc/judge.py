@@ -1,4 +1,4 @@
-"""How good a patch's outlines are expected to be, from its evidence: trees of plain numbers, fitted elsewhere.
+"""How good a patch's outlines are expected to be: a line over the agreement with a second opinion, and trees.
 
 The numbers are those of ``judge.json``, whose card says what they were fitted on; how the judge does on cohorts
 that had no part in it is in ``docs/quality.md``. Fitted by ``benchmarks/judge_fit.py``.
@@ -36,7 +36,9 @@ ASPECTS = {
 
 @dataclass(frozen=True)
 class Judge:
-    """Evidence to the expected AJI by boosted trees, and from there to how probable it is that a patch is bad.
+    """Evidence to the expected AJI, and from there to how probable it is that a patch is bad.
+
+    The expected AJI is a line over ``agreement``, to which boosted trees over all evidence add.
 
     Attributes
     ----------
@@ -48,7 +50,10 @@ class Judge:
         The K names of :data:`wsiseg.qc.evidence.EVIDENCE` and :data:`wsiseg.qc.opinion.OPINION` that it asks for.
     typical : tuple of float
         Of each, what good outlines have; stands for what is missing.
-    intercept : float
+    intercept, slope : float
+        Of the line.
+    usual : float
+        The agreement that stands for a missing one in the line.
     feature, threshold, value : tuples of tuples
         Of each of T complete binary trees of one depth D: what its 2^D - 1 inner nodes ask for (places in
         ``evidence``), level by level; above which value they go right; and what its 2^D leaves add.
@@ -66,6 +71,8 @@ class Judge:
     evidence: tuple[str, ...]
     typical: tuple[float, ...]
     intercept: float
+    slope: float
+    usual: float
     feature: tuple[tuple[int, ...], ...]
     threshold: tuple[tuple[float, ...], ...]
     value: tuple[tuple[float, ...], ...]
@@ -108,7 +115,9 @@ class Judge:
         while inner and node.size and node.flat[0] < inner:
             right = values[rows, feature[trees, node]] > threshold[trees, node]
             node = 2 * node + 1 + right
-        return np.clip(self.intercept + leaf[trees, node - inner].sum(axis=1), 0.0, 1.0)
+        agreement = values[:, self.evidence.index("agreement")]
+        line = self.intercept + self.slope * np.where(agreement >= 0, agreement, self.usual)
+        return np.clip(line + leaf[trees, node - inner].sum(axis=1), 0.0, 1.0)
 
     @property
     def _trees(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:

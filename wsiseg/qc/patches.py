@@ -17,7 +17,7 @@ SMALL_PATCH_UM = 128.0
 """Side of a patch on slides that have not room for fifteen of the others."""
 ENOUGH = 15
 """Patches from which on a slide has enough of a size."""
-SAMPLE = 200
+SAMPLE = 150
 """Patches of a slide that are judged, a random sample of all, unless all are asked for."""
 MIN_TISSUE = 0.5
 """Least share of a patch that must be tissue."""
