@@ -50,9 +50,13 @@ class Measure:
     value: Callable[[SegmentedRecord], float | None]
     ratio: bool = False
 
+    def number(self, value: float) -> str:
+        """A value without its unit."""
+        return f"{value:{self.form}}"
+
     def text(self, value: float) -> str:
         """A value with its unit."""
-        return f"{value:{self.form}}{self.unit}"
+        return self.number(value) + self.unit
 
 
 def density_per_mm2(record: SlideRecord) -> float | None:

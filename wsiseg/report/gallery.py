@@ -23,8 +23,10 @@ from wsiseg.slide import Slide
 
 OVERVIEW, QUALITY, ARTEFACTS = "overview.jpg", "quality.jpg", "artefacts.jpg"
 """The whole slide: plain, with its judged patches, with its artefacts; all of one size."""
-MAP_PX = 800
-"""Their longer side."""
+THUMBNAIL = "thumbnail.jpg"
+"""``thumbnail.png`` as the table of slides shows it."""
+MAP_PX, THUMBNAIL_PX = 800, 640
+"""Their longer sides."""
 
 _JPEG_QUALITY = 80
 
@@ -42,7 +44,7 @@ def write_gallery(
     Parameters
     ----------
     result : Path
-        The slide's results; ``nuclei.parquet`` is there.
+        The slide's results; ``nuclei.parquet`` and ``thumbnail.png`` are there.
     overview : uint8 array (H, W, 3)
         The whole slide on the lattice ``scale``.
     verdicts : mapping of str to array (P,)
@@ -56,6 +58,10 @@ def write_gallery(
     folder = result / PICTURES
     with environment_faults(folder):
         folder.mkdir(exist_ok=True)
+    with Image.open(result / "thumbnail.png") as thumbnail:
+        small = thumbnail.convert("RGB")
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    write_jpeg(folder / THUMBNAIL, small)
     examples = choose_examples(verdicts)
     plain = Image.fromarray(overview).resize(thumbnail_size(overview, scale, MAP_PX)[0], Image.Resampling.BOX)
     write_jpeg(folder / OVERVIEW, plain)

@@ -34,7 +34,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Histogram:
-    """``low`` and ``high``: the ends of the axis as text. ``median``: its place along the plot."""
+    """A measure over ``count`` slides.
+
+    ``low``, ``middle`` (with the unit) and ``high``: the least value, the median and the largest as text; ``median``: its
+    place along the plot. ``compared``: there are slides enough to name outliers.
+    """
 
     title: str
     count: int
@@ -78,9 +82,9 @@ def draw_histogram(distribution: Distribution) -> Histogram:
         len(values),
         bars,
         place(distribution.median),
-        measure.text(low),
+        measure.number(low),
         measure.text(distribution.median),
-        measure.text(high),
+        measure.number(high),
         marks,
         bool(distribution.z),
     )

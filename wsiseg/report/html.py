@@ -18,21 +18,26 @@ from typing import Any
 from PIL import Image
 
 from wsiseg.core.atomic import write_bytes
+from wsiseg.qc.grade import WORDS
 from wsiseg.qc.rubric import GRADES, Rubric
 from wsiseg.report.actions import ACTIONS, FILE, Action, find_actions
 from wsiseg.report.cohort import STAGES
 from wsiseg.report.distributions import ENOUGH, FAR, distribute
 from wsiseg.report.exhibits import Exhibits, gather_exhibits
+from wsiseg.report.gallery import THUMBNAIL
 from wsiseg.report.histogram import draw_histogram
 from wsiseg.report.page import EMBEDDED, head, is_folder_name, resource, template
 from wsiseg.report.rows import Row, amount, duration, make_row
+from wsiseg.results.folder import PICTURES
 from wsiseg.results.record import SegmentedRecord, Settings, SlideRecord
 
 _EMBEDDED_BYTES = 14_000_000  # base64 makes 19 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
-_SMALLEST_PX = 224
+_SMALLEST_PX = 192
 _EXHIBITED = 12
 """Slides up to which the page itself holds the maps and patches of each: half a megabyte a slide."""
+_DETAILED = 200
+"""Slides up to which the page holds all that a record says; of more it is on the page of each slide."""
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
 _OF_A_SLIDE = ("calibration", "slide_mpp", "mpp_effective", "downsample", "roi", "mask_sha256", "mask_origin",
@@ -94,6 +99,7 @@ def render_report(
         title=title,
         rows=rows,
         exhibits=exhibits or {},
+        detailed=len(rows) <= _DETAILED,
         names={row.id: row.name for row in rows},
         anchors={row.id: f"slide-{place}" for place, row in enumerate(rows)},
         histograms=[draw_histogram(one) for one in distributions] if len(segmented) > 1 else [],
@@ -127,13 +133,16 @@ def _thumbnails(out: Path, records: Sequence[SlideRecord]) -> dict[str, str]:
     names = [record.id for record in records if is_folder_name(record.id)]
     found, used = {}, 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding and scaling release the GIL
-        for name, jpeg in zip(
-            names, pool.map(lambda name: _small_jpeg(out / name / "thumbnail.png", long_side), names), strict=True
-        ):
+        for name, jpeg in zip(names, pool.map(lambda name: _thumbnail(out / name, long_side), names), strict=True):
             if jpeg is not None and used + len(jpeg) <= _EMBEDDED_BYTES:
                 used += len(jpeg)
                 found[name] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     return found
+
+
+def _thumbnail(folder: Path, long_side: int) -> bytes | None:
+    """Of the JPEG, which is scaled while it is decoded, else of the PNG: that takes ten times as long."""
+    return _small_jpeg(folder / PICTURES / THUMBNAIL, long_side) or _small_jpeg(folder / "thumbnail.png", long_side)
 
 
 def _small_jpeg(path: Path, long_side: int) -> bytes | None:
@@ -143,6 +152,7 @@ def _small_jpeg(path: Path, long_side: int) -> bytes | None:
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST_PX:
                 return None
+            image.draft("RGB", (long_side, long_side))
             small = image.convert("RGB")
     except Exception:  # none, or one that cannot be read, which decoders say in many ways: the table does without
         return None
@@ -197,7 +207,7 @@ def _reasons(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record.grade.reasons)
-    return [(name, f"{count:,}") for name, count in counts.most_common()]
+    return [(WORDS.get(name, name), f"{count:,}") for name, count in counts.most_common()]
 
 
 def _limits(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:

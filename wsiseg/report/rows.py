@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wsiseg.core.typed import as_plain
+from wsiseg.qc.grade import WORDS
 from wsiseg.qc.rubric import GRADES
 from wsiseg.report.actions import Action
 from wsiseg.report.distributions import density_per_mm2
@@ -220,7 +221,7 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Grade in words", grade.words),
         ("Slide failure", grade.failure or ""),
         ("Patches", f"{grade.patches:,} judged of {grade.placed:,}" if grade.placed is not None else ""),
-        ("Bad patches", _counts(grade.reasons)),
+        ("Bad patches", _counts({WORDS.get(name, name): count for name, count in grade.reasons.items()})),
         ("Judge", grade.check or ""),
         ("Tiles", _counts(as_plain(record.tiles))),
         ("Lost area", f"{amount(record.lost.area_mm2)} mm²" if record.lost.area_mm2 else ""),
