@@ -3,9 +3,9 @@
     python benchmarks/report.py [--slides 1000] [--browser chromium] [--out FOLDER] [--json]
 
 Records, verdicts and drawn pictures lie in a results folder as a run leaves them; nothing is segmented. Every tenth
-slide differs (out of focus, another stain, many bad patches), every fiftieth failed, and names mean harm. Pictures are
-drawn all over, so that they are larger than those of most real slides. With ``--browser`` the page is opened in a
-headless Chromium without a network: what it requests, what its console says, how long loading, sorting and filtering take.
+slide differs (out of focus, another stain, many bad patches), every fiftieth failed, and some names mean harm.
+Pictures are drawn all over, so that they are larger than those of most real slides. With ``--browser`` the page is
+opened in a headless Chromium: what it requests, what its console says, how long loading, sorting, filtering take.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class References(html.parser.HTMLParser):
 
 
 async def watch(browser: str, page: Path) -> dict[str, Any]:
-    """Open a page in a headless Chromium: what it requests, what the console says, milliseconds of what people do."""
+    """Open a page in a headless Chromium: what it requests, what its console says, how long things take."""
     with tempfile.TemporaryDirectory() as profile:
         process = subprocess.Popen(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -176,8 +176,8 @@ async def _measure(url: str, page: Path) -> dict[str, Any]:
 
     async def milliseconds(action: str) -> float:
         """Of an action, until the page is laid out again."""
-        script = f"(() => {{ const t = performance.now(); {action}; document.body.offsetHeight; return performance.now() - t; }})()"
-        answer = await call("Runtime.evaluate", expression=script)
+        timed = f"const t = performance.now(); {action}; document.body.offsetHeight; return performance.now() - t;"
+        answer = await call("Runtime.evaluate", expression=f"(() => {{ {timed} }})()")
         return round(float(answer["result"]["value"]), 1)
 
     for domain in ("Network", "Page", "Runtime", "Log"):
@@ -198,10 +198,16 @@ async def _measure(url: str, page: Path) -> dict[str, Any]:
         "sort_by_number_ms": await milliseconds("document.querySelectorAll('.sort')[4].click()"),
         "sort_by_name_ms": await milliseconds("document.querySelectorAll('.sort')[0].click()"),
         "show_all_ms": await milliseconds("document.getElementById('more').click()"),
-        "elements": (await call("Runtime.evaluate", expression="document.querySelectorAll('*').length"))["result"]["value"],
+        "elements": (await call("Runtime.evaluate", expression="document.querySelectorAll('*').length"))["result"][
+            "value"
+        ],
     }
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    said = [e["params"] for e in events if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")]
+    said = [
+        e["params"]
+        for e in events
+        if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    ]
     socket.close()
     outside = [one for one in asked if not one.startswith("data:") and one != page.resolve().as_uri()]
     return {**result, "requests": outside, "console": said}
@@ -236,7 +242,9 @@ def main() -> None:
             "thumbnails": text.count("data:image/jpeg"),
             "cohort_csv_mb": round((out / "cohort.csv").stat().st_size / 1e6, 2),
             "slide_page_kb": round(sum(one.stat().st_size for one in pages) / 1e3 / max(1, len(pages)), 1),
-            "pictures_kb": round(sum(one.stat().st_size for one in out.glob(f"*/{PICTURES}/*")) / 1e3 / max(1, len(pages)), 1),
+            "pictures_kb": round(
+                sum(one.stat().st_size for one in out.glob(f"*/{PICTURES}/*")) / 1e3 / max(1, len(pages)), 1
+            ),
             **{f"{what}_s": round(value, 2) for what, value in seconds.items()},
             "references": References(text).found,
         }

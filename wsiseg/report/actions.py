@@ -117,8 +117,8 @@ def _spoiled(record: SegmentedRecord) -> Iterator[str]:
     area = record.typical.nuclear_area_um2 if record.typical else None
     if area is not None and record.nuclei >= _NUCLEI and not PLAUSIBLE_UM2[0] <= area <= PLAUSIBLE_UM2[1]:
         yield (
-            f"its nuclei have a median area of {area:.0f} µm²: its {record.slide.mpp:.4g} µm per pixel are probably "
-            "wrong; give the scanner's with --mpp, or scan it again"
+            f"its nuclei have a median area of {area:.0f} µm²: its {record.slide.mpp:.4g} µm per pixel are "
+            "probably wrong; give the scanner's with --mpp, or scan it again"
         )
 
 

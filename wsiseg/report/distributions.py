@@ -64,18 +64,22 @@ def density_per_mm2(record: SlideRecord) -> float | None:
     return record.nuclei / record.tissue_mm2 if isinstance(record, SegmentedRecord) and record.tissue_mm2 else None
 
 
+def _bad_fraction(record: SegmentedRecord) -> float | None:
+    return record.grade.fraction if record.grade.assessed else None
+
+
 def _typical(name: str) -> Callable[[SegmentedRecord], float | None]:
     return lambda record: getattr(record.typical, name, None)
 
 
 MEASURES = (
-    Measure("bad_fraction", "Patches expected bad", "", ".0%", lambda r: r.grade.fraction if r.grade.assessed else None),
+    Measure("bad_fraction", "Patches expected bad", "", ".0%", _bad_fraction),
     Measure("nuclei_per_mm2", "Nuclear density", " per mm²", ",.0f", density_per_mm2, ratio=True),
     Measure("nuclear_area_um2", "Nuclear area", " µm²", ".1f", _typical("nuclear_area_um2"), ratio=True),
     Measure("hematoxylin_od", "Haematoxylin", " OD", ".2f", _typical("hematoxylin_od")),
     Measure("eosin_od", "Eosin", " OD", ".2f", _typical("eosin_od")),
     Measure("detail", "Focus (fine detail)", "", ".2f", _typical("detail")),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

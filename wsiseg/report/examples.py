@@ -65,8 +65,8 @@ def choose_examples(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> tuple[Ex
     Returns
     -------
     tuple of Example
-        None twice, of P patches at most half the worst. Equal ones are taken by expected AJI, then by index. Patches
-        that could not be read show nothing and are left out.
+        None twice, of P patches at most half the worst. Equal ones are taken by expected AJI, then by index.
+        Patches that could not be read show nothing and are left out.
     """
     if "index" not in verdicts:
         return ()

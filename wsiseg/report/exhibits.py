@@ -149,13 +149,15 @@ def _caption(patch: Patch | None) -> str:
     if patch is None:
         return ""
     reason, p_bad = str(patch["reason"] or ""), float(patch["p_bad"])
-    words = WORDS.get(reason, reason) if reason else BANDS[int(band_of(np.array(p_bad)))].words
+    words = WORDS.get(reason, reason) if reason else BANDS[int(band_of(p_bad))].words
     expected, low, high = (np.nan if patch[name] is None else float(patch[name]) for name in JUDGEMENT[:3])
-    aji = f"expected AJI {expected:.2f} (90%: {low:.2f}–{high:.2f})" if expected == expected else "too little for an AJI"
+    aji = (
+        f"expected AJI {expected:.2f} (90%: {low:.2f}–{high:.2f})"
+        if expected == expected
+        else "too little for an AJI"
+    )
     return f"{words[:1].upper()}{words[1:]}; {aji}, P(bad) {p_bad:.2f}."
 
 
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-

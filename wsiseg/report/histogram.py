@@ -36,8 +36,8 @@ class Mark:
 class Histogram:
     """A measure over ``count`` slides.
 
-    ``low``, ``middle`` (with the unit) and ``high``: the least value, the median and the largest as text; ``median``: its
-    place along the plot. ``compared``: there are slides enough to name outliers.
+    ``low``, ``middle`` (with the unit) and ``high``: the least value, the median and the largest as text;
+    ``median``: its place along the plot. ``compared``: there are slides enough to name outliers.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What all pages of the report have in common: templates that escape everything, and a policy that allows nothing else.
+"""What all pages of the report have in common: templates that escape everything, and a policy that allows little.
 
 Names of files, messages and metadata come from outside. A content security policy allows a page's own style sheet
 and script by their hashes and nothing else, so that even a mistake could not run or fetch anything.
@@ -15,6 +15,7 @@ import os
 import jinja2
 import markupsafe
 
+_NONE = "'none'"
 #: Pictures that are part of the page.
 EMBEDDED = "data:"
 #: Pictures that lie beside the page: of a file, and of a server that shows the folder.
@@ -41,11 +42,11 @@ def resource(name: str) -> str:
 
 
 def head(*, images: str, script: str = "") -> dict[str, str]:
-    """The style sheet, the script and the policy that allows these and ``images``, by the templates' names of them."""
+    """The style sheet, the script, and the policy that allows these and ``images``: variables of the templates."""
     style = resource("report.css")
     policy = (
-        f"default-src 'none'; img-src {images}; style-src {_source_hash(style)}; "
-        f"script-src {_source_hash(script) if script else chr(39) + 'none' + chr(39)}; "
+        f"default-src {_NONE}; img-src {images}; style-src {_source_hash(style)}; "
+        f"script-src {_source_hash(script) if script else _NONE}; "
         "base-uri 'none'; form-action 'none'"
     )
     return {"policy": policy, "style": markupsafe.Markup(style), "script": markupsafe.Markup(script)}

@@ -1,4 +1,4 @@
-"""Where on a slide the outlines are probably bad: its judged patches, coloured by P(bad), over the pale overview."""
+"""Where on a slide the outlines are probably bad: its judged patches, coloured by P(bad), over the overview."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OPACITY = 0.65
 _FRAME: Colour = (20, 20, 20)
 
 
-def band_of(p_bad: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def band_of(p_bad: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """The place in :data:`BANDS` of each P(bad)."""
     return np.searchsorted([band.below for band in BANDS[:-1]], np.asarray(p_bad, np.float64), side="right")
 

@@ -110,9 +110,7 @@ def _link(record: SlideRecord, name: str) -> str:
 
 def _failed(row: Row, error: ErrorNote) -> Row:
     message = error.message or error.kind
-    return replace(
-        row, error_kind=error.kind, error=message or None, remedy=remedy(error.kind)
-    )
+    return replace(row, error_kind=error.kind, error=message or None, remedy=remedy(error.kind))
 
 
 def _segmented(row: Row, record: SegmentedRecord) -> Row:

@@ -243,8 +243,8 @@ class SegmentedRecord:
     """The record of a slide that was segmented, with or without losses.
 
     ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
-    ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped. ``typical`` is None
-    in records of before it was noted.
+    ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped. ``typical`` is
+    None in records of before it was noted.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"
