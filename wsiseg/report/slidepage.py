@@ -21,7 +21,7 @@ from wsiseg.results.record import SegmentedRecord, SlideRecord
 
 
 def write_slide_pages(out: Path, records: Sequence[SlideRecord]) -> None:
-    """Write the page of each segmented slide whose folder is in ``out``, each atomically.
+    """Write the page of each segmented slide whose folder is in ``out`` and may be written, each atomically.
 
     Raises
     ------
@@ -33,16 +33,19 @@ def write_slide_pages(out: Path, records: Sequence[SlideRecord]) -> None:
     for action in actions:
         by_slide.setdefault(action.id, []).append(action)
 
+    # An id that is a path would write into another folder.
+    ours = [record for record in records if isinstance(record, SegmentedRecord) and is_folder_name(record.id)]
+    folders = {record.id: out / record.id for record in ours}
+    # A folder of somebody else's is left as it is: the cohort's page must not fail for it.
+    shown = [one for one in ours if folders[one.id].is_dir() and os.access(folders[one.id], os.W_OK)]
+
     def write(record: SegmentedRecord) -> None:
-        folder = out / record.id
+        folder = folders[record.id]
         page = render_slide(record, gather_exhibits(folder, record, embed=False), by_slide.get(record.id, ()))
         content = page.encode("utf-8", "replace")
         if _content(folder / SLIDE_PAGE) != content:
             write_bytes(folder / SLIDE_PAGE, content)
 
-    # An id that is a path would write into another folder.
-    ours = [record for record in records if isinstance(record, SegmentedRecord) and is_folder_name(record.id)]
-    shown = [record for record in ours if (out / record.id).is_dir()]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # most of it waits for the disk
         list(pool.map(write, shown))
 
