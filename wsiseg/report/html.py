@@ -35,7 +35,7 @@ _EMBEDDED_BYTES = 14_000_000  # base64 makes 19 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
 _SMALLEST_PX = 192
 _EXHIBITED = 12
-"""Slides up to which the page itself holds the maps and patches of each: half a megabyte a slide."""
+"""Slides up to which the page itself holds the maps and patches of each: a megabyte a slide."""
 _DETAILED = 200
 """Slides up to which the page holds all that a record says; of more it is on the page of each slide."""
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
