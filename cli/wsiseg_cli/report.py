@@ -12,7 +12,7 @@ from wsiseg_cli.terminal import mention, one_line
 @click.command("report")
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def command(results: Path) -> int:
-    """Write cohort.csv, cohort.parquet and report.html of the RESULTS folder again, over all its slides."""
+    """Write the cohort's tables and all pages of the RESULTS folder again; no slide is needed."""
     from wsiseg.errors import UsageError
     from wsiseg.results.folder import output_lock, read_records
     from wsiseg.run.pipeline import write_reports

@@ -125,9 +125,10 @@ def imported(drawn: tuple[Path, Nuclei], tmp_path_factory: pytest.TempPathFactor
 def test_the_folder_is_as_of_a_run_that_segments(imported: tuple[Path, Path], drawn: tuple[Path, Nuclei]) -> None:
     _, out = imported
     assert sorted(os.listdir(out / "s")) == [
-        "artefacts.png", "maps.zarr", "nuclei.parquet", "patches.parquet", "slide.json", "thumbnail.png"
+        "artefacts.png", "maps.zarr", "nuclei.parquet", "patches.parquet", "pictures", "report.html", "slide.json",
+        "thumbnail.png",
     ]  # fmt: skip
-    assert {"report.html", "cohort.csv", "cohort.parquet"} <= set(os.listdir(out))
+    assert {"report.html", "actions.csv", "cohort.csv", "cohort.parquet"} <= set(os.listdir(out))
     assert nothing_temporary(out)
     found = record(out / "s")
     assert found["status"] == "complete"

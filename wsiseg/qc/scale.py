@@ -23,16 +23,9 @@ def scale_notes(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
     verdicts : mapping of str to array (P,)
         With ``nuclei`` and ``area_log`` of the judged patches; see :func:`wsiseg.qc.check.assess_patches`.
     """
-    if "area_log" not in verdicts:
+    nuclei, area = nuclear_area(verdicts)
+    if area is None or nuclei < _ENOUGH:
         return []
-    counts, areas = (np.asarray(verdicts[name], dtype=np.float64) for name in ("nuclei", "area_log"))
-    known = np.isfinite(areas) & (counts > 0)
-    counts, areas = counts[known], areas[known]
-    if counts.sum() < _ENOUGH:
-        return []
-    order = np.argsort(areas, kind="stable")
-    middle = np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)
-    area = float(np.exp(areas[order][middle]))
     if PLAUSIBLE_UM2[0] <= area <= PLAUSIBLE_UM2[1]:
         return []
     factor = float(np.sqrt(area / TYPICAL_UM2))
@@ -42,3 +35,20 @@ def scale_notes(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
         f"in most tissues about {TYPICAL_UM2:.0f}). "
         "All measurements depend on them: compare with the scanner's, and give --mpp."
     ]
+
+
+def nuclear_area(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, float | None]:
+    """How many nuclei judged patches have, and their median area (µm²): of the patches' medians, weighed by nuclei.
+
+    Parameters as of :func:`scale_notes`; None where there are no nuclei.
+    """
+    if "area_log" not in verdicts:
+        return 0, None
+    counts, areas = (np.asarray(verdicts[name], dtype=np.float64) for name in ("nuclei", "area_log"))
+    known = np.isfinite(areas) & (counts > 0)
+    counts, areas = counts[known], areas[known]
+    if not len(areas):
+        return 0, None
+    order = np.argsort(areas, kind="stable")
+    middle = np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)
+    return int(counts.sum()), float(np.exp(areas[order][middle]))

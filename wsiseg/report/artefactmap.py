@@ -12,12 +12,11 @@ from wsiseg.artefacts.kinds import COLOURS, KINDS
 from wsiseg.artefacts.map import ArtefactMap, ArtefactShares
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Scale
-from wsiseg.report.thumbnail import save_picture, thumbnail_size
+from wsiseg.report.thumbnail import LONG_SIDE_PX, save_picture, thumbnail_size
 
 _OPACITY = 0.6
-_PALER = 0.35
-"""How much of the picture below the map is white: the map is what is to be seen."""
-_LINE_PX, _GAP_PX, _LEGEND_PX = 22, 8, 420
+_PALER = 0.35  # how much of the picture below the map is white
+_LINE_PX, _GAP_PX = 22, 8
 
 
 def render_artefacts(
@@ -38,26 +37,40 @@ def render_artefacts(
     PIL.Image.Image
         RGB; equal inputs give equal pixels.
     """
-    (width, height), pixel = thumbnail_size(overview, scale)
-    plain = Image.fromarray(overview).resize((width, height), Image.Resampling.BOX)
-    marked = np.asarray(plain, dtype=np.float64) * (1 - _PALER) + 255 * _PALER
-    at = np.ix_(*(_cells(side, pixel, artefacts, axis) for axis, side in enumerate((height, width))))
-    for name in reversed(tuple(KINDS)):
-        there = artefacts.mask(name)[at]
-        marked[there] = marked[there] * (1 - _OPACITY) + np.array(COLOURS[name]) * _OPACITY
+    plain = Image.fromarray(overview).resize(thumbnail_size(overview, scale)[0], Image.Resampling.BOX)
+    width, height = plain.size
     lines = [(COLOURS[name], f"{KINDS[name]} {share:.1%}") for name, share in shares.kinds.items() if share > 0]
     text = f"{shares.usable:.1%} of the tissue is usable"
     canvas = Image.new(
         "RGB", (max(2 * width + _GAP_PX, 420), height + _LINE_PX * (1 + len(lines)) + _GAP_PX), "white"
     )
     canvas.paste(plain, (0, 0))
-    canvas.paste(Image.fromarray(np.rint(marked).astype(np.uint8)), (width + _GAP_PX, 0))
+    canvas.paste(draw_artefacts(overview, scale, artefacts, LONG_SIDE_PX), (width + _GAP_PX, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     for line, (colour, words) in enumerate([((255, 255, 255), text), *lines]):
         middle = height + _GAP_PX + _LINE_PX * line + _LINE_PX // 2
         draw.rectangle((8, middle - 6, 20, middle + 6), fill=colour)
         draw.text((28, middle), words, fill=(33, 33, 33), font=font, anchor="lm")
     return canvas
+
+
+def draw_artefacts(
+    overview: npt.NDArray[np.uint8], scale: Scale, artefacts: ArtefactMap, long_side: int
+) -> Image.Image:
+    """The map over the paler overview, RGB, without a legend: ``COLOURS`` says what the colours mean."""
+    (width, height), pixel = thumbnail_size(overview, scale, long_side)
+    plain = Image.fromarray(overview).resize((width, height), Image.Resampling.BOX)
+    marked = paler(np.asarray(plain))
+    at = np.ix_(*(_cells(side, pixel, artefacts, axis) for axis, side in enumerate((height, width))))
+    for name in reversed(tuple(KINDS)):
+        there = artefacts.mask(name)[at]
+        marked[there] = marked[there] * (1 - _OPACITY) + np.array(COLOURS[name]) * _OPACITY
+    return Image.fromarray(np.rint(marked).astype(np.uint8))
+
+
+def paler(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """A picture as the ground of a map, float64 (h, w, 3) of 0 to 255: the map is what is to be seen."""
+    return image.astype(np.float64) * (1 - _PALER) + 255 * _PALER
 
 
 def write_picture(

@@ -1,16 +1,8 @@
-"""``report.html``: the cohort in one file that needs no network, no server and no script.
-
-Names of files, messages and metadata come from outside: the template escapes everything, and a content security
-policy allows this file's own style sheet and script by their hashes and nothing else, so that even a mistake could
-not run or fetch anything.
-"""
+"""``report.html``: the cohort in one file that needs no network, no server and no script."""
 
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
-import importlib.resources
 import io
 import json
 import os
@@ -18,27 +10,39 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
 from PIL import Image
 
 from wsiseg.core.atomic import write_bytes
+from wsiseg.qc.grade import WORDS
 from wsiseg.qc.rubric import GRADES, Rubric
-from wsiseg.report.rows import Row, duration, make_row
+from wsiseg.report.actions import ACTIONS, FILE, Action, find_actions
+from wsiseg.report.cohort import STAGES
+from wsiseg.report.distributions import ENOUGH, FAR, distribute
+from wsiseg.report.exhibits import Exhibits, gather_exhibits
+from wsiseg.report.gallery import THUMBNAIL
+from wsiseg.report.histogram import draw_histogram
+from wsiseg.report.page import EMBEDDED, head, is_folder_name, resource, template
+from wsiseg.report.rows import Row, amount, duration, make_row
+from wsiseg.results.folder import PICTURES
 from wsiseg.results.record import SegmentedRecord, Settings, SlideRecord
 
-_EMBEDDED_BYTES = 28_000_000  # base64 makes 37 MB of it
+_EMBEDDED_BYTES = 14_000_000  # base64 makes 19 MB of it
 _LONG_SIDES_PX = ((60, 640), (250, 420), (600, 300))  # up to so many slides, so many pixels
-_SMALLEST_PX = 256
+_SMALLEST_PX = 192
+_EXHIBITED = 12
+"""Slides up to which the page itself holds the maps and patches of each: a megabyte a slide."""
+_DETAILED = 200
+"""Slides up to which the page holds all that a record says; of more it is on the page of each slide."""
 _LARGEST_PX = 4_000_000  # of a thumbnail.png: ours have a quarter of it
 _JPEG_QUALITY = 72
-_VARYING = ("calibration", "mpp_effective", "downsample", "roi", "mask_sha256", "imported_from", "imported")
-"""What of a specification may differ from slide to slide."""
-_STAGES = ("tissue", "segment", "stitch", "labels", "grade", "publish")
+_OF_A_SLIDE = ("calibration", "slide_mpp", "mpp_effective", "downsample", "roi", "mask_sha256", "mask_origin",
+               "imported_from", "imported")  # fmt: skip
+"""What of a specification is a slide's own."""
 
 
 def write_report(out: Path, records: Sequence[SlideRecord], *, title: str | None = None) -> Path:
@@ -48,7 +52,8 @@ def write_report(out: Path, records: Sequence[SlideRecord], *, title: str | None
     ----------
     out : Path
         The results folder; thumbnails are taken from ``<slide-id>/thumbnail.png``. They are embedded smaller the
-        more slides there are; 1,000 slides stay below 40 MB.
+        more slides there are; 1,000 slides stay below 25 MB. Of up to twelve slides the maps and patches of
+        ``<slide-id>/pictures`` are part of the page.
     records : sequence of SlideRecord
         Failed ones included.
     title : str, optional
@@ -65,51 +70,59 @@ def write_report(out: Path, records: Sequence[SlideRecord], *, title: str | None
         The disk refuses.
     """
     path = out / "report.html"
-    page = render_report(records, _thumbnails(out, records), title or out.resolve().name)
+    shown = [record for record in records if isinstance(record, SegmentedRecord) and is_folder_name(record.id)]
+    exhibits = {
+        record.id: gather_exhibits(out / record.id, record, embed=True)
+        for record in (shown if len(shown) <= _EXHIBITED else ())
+    }
+    page = render_report(records, _thumbnails(out, records), title or out.resolve().name, exhibits)
     write_bytes(path, page.encode("utf-8", "replace"))
     return path
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    """The page, compiled once a process: that takes longer than to fill it in for some slides."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_resource("report.html.jinja"))
-
-
-def render_report(records: Sequence[SlideRecord], thumbnails: Mapping[str, str], title: str) -> str:
-    """The page as text; ``thumbnails`` are data URIs by the slides' ids."""
-    rows = [make_row(record, thumbnails.get(record.id)) for record in records]
+def render_report(
+    records: Sequence[SlideRecord],
+    thumbnails: Mapping[str, str],
+    title: str,
+    exhibits: Mapping[str, Exhibits] | None = None,
+) -> str:
+    """The page as text; ``thumbnails`` are data URIs by the slides' ids, ``exhibits`` what is shown of them."""
+    distributions = distribute(records)
+    actions = find_actions(records, distributions)
+    of_a_slide: dict[str, list[Action]] = {record.id: [] for record in records}
+    for action in actions:
+        of_a_slide[action.id].append(action)
+    rows = [make_row(record, thumbnails.get(record.id), of_a_slide[record.id]) for record in records]
     segmented = [record for record in records if isinstance(record, SegmentedRecord)]
-    style, script = _resource("report.css"), _resource("report.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return _template().render(
+    return template("report.html.jinja").render(
+        **head(images=EMBEDDED, script=resource("report.js")),
         title=title,
-        policy=policy,
-        style=markupsafe.Markup(style),
-        script=markupsafe.Markup(script),
         rows=rows,
+        exhibits=exhibits or {},
+        detailed=len(rows) <= _DETAILED,
+        names={row.id: row.name for row in rows},
+        anchors={row.id: f"slide-{place}" for place, row in enumerate(rows)},
+        histograms=[draw_histogram(one) for one in distributions] if len(segmented) > 1 else [],
+        far=FAR,
+        enough=ENOUGH,
+        todo=[(name, text, [one for one in actions if one.action == name]) for name, text in ACTIONS.items()],
+        actions_file=FILE,
         failed=[row for row in rows if row.status == "failed"],
         partial=[row for row in rows if row.status == "partial"],
         noted=[row for row in rows if row.notes],
         totals=_totals(segmented, rows),
-        histogram=_histogram(rows),
+        histogram=_grades(rows),
         grades=GRADES,
         unassessed=sum(not record.grade.assessed for record in segmented),
         kinds=sorted({record.grade.kind for record in segmented} - {""}),
         reasons=_reasons(segmented),
         limits=_limits(segmented),
-        specifications=_specifications(segmented),
+        run=_run(segmented),
         timings=_timings(segmented),
         mpp_sources=Counter(row.mpp_source for row in rows).most_common(),
         seams=_seams(segmented),
         versions=", ".join(sorted({record.versions.get("wsiseg", "") for record in records} - {""})),
-        created=_day(max((record.created for record in records), default="")),
+        created=day(max((record.created for record in records), default="")),
     )
 
 
@@ -117,16 +130,19 @@ def _thumbnails(out: Path, records: Sequence[SlideRecord]) -> dict[str, str]:
     """Data URIs by slide id, until the room is used up; the folders hold them all."""
     long_side = next((px for count, px in _LONG_SIDES_PX if len(records) <= count), _SMALLEST_PX)
     # An id that is a path would show a picture of another folder.
-    names = [record.id for record in records if os.path.basename(record.id) == record.id != ".."]
+    names = [record.id for record in records if is_folder_name(record.id)]
     found, used = {}, 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding and scaling release the GIL
-        for name, jpeg in zip(
-            names, pool.map(lambda name: _small_jpeg(out / name / "thumbnail.png", long_side), names), strict=True
-        ):
+        for name, jpeg in zip(names, pool.map(lambda name: _thumbnail(out / name, long_side), names), strict=True):
             if jpeg is not None and used + len(jpeg) <= _EMBEDDED_BYTES:
                 used += len(jpeg)
                 found[name] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     return found
+
+
+def _thumbnail(folder: Path, long_side: int) -> bytes | None:
+    """Of the JPEG, which is scaled while it is decoded, else of the PNG: that takes ten times as long."""
+    return _small_jpeg(folder / PICTURES / THUMBNAIL, long_side) or _small_jpeg(folder / "thumbnail.png", long_side)
 
 
 def _small_jpeg(path: Path, long_side: int) -> bytes | None:
@@ -136,6 +152,7 @@ def _small_jpeg(path: Path, long_side: int) -> bytes | None:
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST_PX:
                 return None
+            image.draft("RGB", (long_side, long_side))
             small = image.convert("RGB")
     except Exception:  # none, or one that cannot be read, which decoders say in many ways: the table does without
         return None
@@ -157,26 +174,29 @@ def _totals(records: Sequence[SegmentedRecord], rows: Sequence[Row]) -> dict[str
         "partial": f"{sum(row.status == 'partial' for row in rows):,}",
         "failed": f"{sum(row.status == 'failed' for row in rows):,}",
         "nuclei": f"{nuclei:,.0f}",
-        "tissue": f"{tissue:,.1f}",
-        "median_tissue": f"{statistics.median(areas):,.1f}" if areas else "–",
-        "density": f"{nuclei / tissue:,.0f}" if tissue else "–",
-        "lost": f"{lost:,.2f}" if lost else "0",
-        "lost_share": f"{lost / tissue:.2%}" if lost and tissue else "",
+        "tissue": amount(tissue),
+        "median_tissue": amount(statistics.median(areas)) if areas else "–",
+        "density": amount(nuclei / tissue) if tissue else "–",
+        "lost": amount(lost),
+        "lost_share": _small_share(lost / tissue) if lost and tissue else "",
         "time": duration(sum(seconds)) if seconds else "–",
         "median_time": duration(statistics.median(seconds)) if seconds else "–",
     }
 
 
-def _histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _small_share(share: float) -> str:
+    return "< 0.01%" if share < 1e-4 else f"{share:.2%}"
+
+
+def _grades(rows: Sequence[Row]) -> list[dict[str, Any]]:
     counts = Counter(row.grade for row in rows)
-    most = max((counts[grade] for grade in GRADES), default=0) or 1
     graded = sum(counts[grade] for grade in GRADES) or 1
     return [
         {
             "grade": grade,
             "count": counts[grade],
             "share": f"{counts[grade] / graded:.0%}",
-            "width": round(300 * counts[grade] / most, 1),
+            "width": round(300 * counts[grade] / graded, 1),
             "y": 30 * place,
         }
         for place, grade in enumerate(GRADES)
@@ -187,7 +207,7 @@ def _reasons(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record.grade.reasons)
-    return [(name, f"{count:,}") for name, count in counts.most_common()]
+    return [(WORDS.get(name, name), f"{count:,}") for name, count in counts.most_common()]
 
 
 def _limits(records: Sequence[SegmentedRecord]) -> list[tuple[str, str]]:
@@ -212,30 +232,55 @@ def _share(stated: Any) -> str:
         return str(stated)
 
 
-def _specifications(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
-    """Each distinct specification once, with the number of its slides; what differs by slide is in its row."""
-    counts: Counter[str] = Counter()
-    settings: dict[str, Settings] = {}
-    for record in records:
-        common = {name: value for name, value in record.specification.items() if name not in _VARYING}
-        text = json.dumps(common, indent=2, sort_keys=True, ensure_ascii=False)
-        counts[text] += 1
-        settings[text] = record.settings
-    return [
-        {"slides": count, "pairs": _stated(settings[text]), "json": text} for text, count in counts.most_common()
-    ]
+@dataclass(frozen=True)
+class Run:
+    """How the slides were segmented.
+
+    Attributes
+    ----------
+    common : list of (str, str)
+        What all slides have in common, in words.
+    differing : list of (str, list of (str, int))
+        What they do not: each value, and how many slides have it.
+    json : str
+        The whole of what they have in common.
+    """
+
+    common: list[tuple[str, str]]
+    differing: list[tuple[str, list[tuple[str, int]]]]
+    json: str
 
 
-def _stated(settings: Settings) -> list[tuple[str, str]]:
-    pairs = [
-        ("Model", settings.model.name),
-        ("Licence", settings.model.licence),
-        ("Weights (SHA-256)", settings.model.weights_sha256),
-        ("Microns per pixel", settings.mpp_requested),
-        ("Tile", f"{settings.tile_px} px" if settings.tile_px else None),
-        ("Halo", f"{settings.halo_px} px" if settings.halo_px is not None else None),
-    ]
-    return [(name, str(item)) for name, item in pairs if item not in (None, "")]
+def _run(records: Sequence[SegmentedRecord]) -> Run | None:
+    """The settings once for all slides; None where there are none. What is a slide's own is in its row."""
+    if not records:
+        return None
+    stated = [_stated(record.settings) for record in records]
+    values = {name: Counter(pairs.get(name, "–") for pairs in stated) for pairs in stated for name in pairs}
+    texts = [{name: _json(value) for name, value in record.specification.items()} for record in records]
+    first = {name: value for name, value in texts[0].items() if name not in _OF_A_SLIDE}
+    common = {name: value for name, value in first.items() if all(text.get(name) == value for text in texts)}
+    return Run(
+        [(name, next(iter(counts))) for name, counts in values.items() if len(counts) == 1],
+        [(name, counts.most_common()) for name, counts in values.items() if len(counts) > 1],
+        _json({name: records[0].specification[name] for name in common}, indent=2),
+    )
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+
+
+def _stated(settings: Settings) -> dict[str, str]:
+    pairs = {
+        "Model": settings.model.name,
+        "Licence": settings.model.licence,
+        "Weights (SHA-256)": settings.model.weights_sha256,
+        "Microns per pixel": settings.mpp_requested,
+        "Tile": f"{settings.tile_px} px" if settings.tile_px else None,
+        "Halo": f"{settings.halo_px} px" if settings.halo_px is not None else None,
+    }
+    return {name: str(item) for name, item in pairs.items() if item not in (None, "")}
 
 
 def _timings(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
@@ -245,7 +290,7 @@ def _timings(records: Sequence[SegmentedRecord]) -> list[dict[str, Any]]:
             if name != "total":
                 seconds.setdefault(name, []).append(value)
     total = sum(map(sum, seconds.values())) or 1.0
-    order = sorted(seconds, key=lambda name: (_STAGES.index(name) if name in _STAGES else len(_STAGES), name))
+    order = sorted(seconds, key=lambda name: (STAGES.index(name) if name in STAGES else len(STAGES), name))
     return [
         {
             "stage": name,
@@ -276,14 +321,6 @@ def _spread(ratios: Iterable[float | None]) -> str:
     return f"median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}"
 
 
-def _day(time: str) -> str:
+def day(time: str) -> str:
     """ "2026-01-31T12:00:00Z" as "2026-01-31 12:00 UTC"."""
     return f"{time[:10]} {time[11:16]} UTC" if time.endswith("Z") and len(time) >= 17 else time
-
-
-def _resource(name: str) -> str:
-    return (importlib.resources.files("wsiseg.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _source_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

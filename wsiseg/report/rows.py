@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import urllib.parse
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wsiseg.core.typed import as_plain
+from wsiseg.qc.grade import WORDS
 from wsiseg.qc.rubric import GRADES
-from wsiseg.report.cohort import density_per_mm2
+from wsiseg.report.actions import Action
+from wsiseg.report.distributions import density_per_mm2
+from wsiseg.report.remedies import remedy
+from wsiseg.results.folder import SLIDE_PAGE
 from wsiseg.results.record import (
     ErrorNote,
     FailedRecord,
@@ -20,19 +25,9 @@ from wsiseg.results.record import (
     SegmentedRecord,
     Settings,
     SlideRecord,
+    Typical,
 )
 
-#: What to do about an error, by its kind, beside what the message itself says.
-REMEDIES: Mapping[str, str] = {
-    "MissingMppError": "Give the slide's microns per pixel with --mpp, or those of many slides with --mpp-csv.",
-    "ReadError": "Check the file against its source (checksum, size) and copy it again.",
-    "SlideError": "Check that the file is a complete slide in a supported format; copy it again if it is cut off.",
-    "ModelError": "Check the model's name or file with `wsiseg models`.",
-    "EnvironmentFault": "Nothing is wrong with the slide: mend the disk or the cluster and run the same command.",
-    "WorkerDied": "Give each worker more memory or use a smaller --tile, and run the same command: it resumes.",
-    "UsageError": "Correct the option that the message names and run again.",
-}
-_OTHER_REMEDY = "Run the same command again; if it fails again, report it with the message."
 _PLOT_MAX = 5 / 15  # shares beyond the worst limit need no more room than to be seen as such
 _PLOT_PX = 100.0
 
@@ -87,11 +82,13 @@ class Row:
     notes: tuple[str, ...]
     details: tuple[tuple[str, str], ...]
     link: str
+    page: str | None
     thumbnail: str | None
+    actions: tuple[Action, ...] = ()
 
 
-def make_row(record: SlideRecord, thumbnail: str | None = None) -> Row:
-    """The row of a record."""
+def make_row(record: SlideRecord, thumbnail: str | None = None, actions: Sequence[Action] = ()) -> Row:
+    """The row of a record, with what is to be done about its slide."""
     row = Row(
         id=record.id,
         name=record.slide.name,
@@ -99,17 +96,21 @@ def make_row(record: SlideRecord, thumbnail: str | None = None) -> Row:
         status=record.status,
         notes=record.notes or (),
         details=tuple((label, text) for label, text in _details(record) if text),
-        link=urllib.parse.quote(f"./{record.id}/thumbnail.png", errors="replace"),
+        link=_link(record, "thumbnail.png"),
+        page=_link(record, SLIDE_PAGE) if isinstance(record, SegmentedRecord) else None,
         thumbnail=thumbnail,
+        actions=tuple(actions),
     )
     return _failed(row, record.error) if isinstance(record, FailedRecord) else _segmented(row, record)
 
 
+def _link(record: SlideRecord, name: str) -> str:
+    return urllib.parse.quote(f"./{record.id}/{name}", errors="replace")
+
+
 def _failed(row: Row, error: ErrorNote) -> Row:
     message = error.message or error.kind
-    return replace(
-        row, error_kind=error.kind, error=message or None, remedy=REMEDIES.get(error.kind, _OTHER_REMEDY)
-    )
+    return replace(row, error_kind=error.kind, error=message or None, remedy=remedy(error.kind))
 
 
 def _segmented(row: Row, record: SegmentedRecord) -> Row:
@@ -120,9 +121,9 @@ def _segmented(row: Row, record: SegmentedRecord) -> Row:
         rank=GRADES.index(grade) if grade in GRADES else len(GRADES),
         grade_note=_grade_note(record.grade),
         interval=_interval(record.grade),
-        nuclei=_cell(record.nuclei, ",.0f"),
-        tissue=_cell(record.tissue_mm2, ",.1f"),
-        density=_cell(density_per_mm2(record), ",.0f"),
+        nuclei=Cell(f"{record.nuclei:,}", float(record.nuclei)),
+        tissue=_cell(record.tissue_mm2),
+        density=_cell(density_per_mm2(record)),
         lost=_lost_cell(record.lost.fraction_of_tissue),
         seam=_cell(record.seams.density_ratio, ".3f"),
         mpp=_cell(record.slide.mpp, ".4g"),
@@ -142,8 +143,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
-def _cell(number: float | None, form: str) -> Cell:
-    return DASH if number is None else Cell(f"{number:{form}}", float(number))
+def amount(number: float) -> str:
+    """Three digits that count, whole numbers whole: "1,234", "12.3", "0.72", "0.0041"; nothing becomes nothing."""
+    if number == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(number)))
+    if digits > 6:
+        return f"{number:.1e}"
+    text = f"{number:,.{max(digits, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _cell(number: float | None, form: str = "") -> Cell:
+    return DASH if number is None else Cell(f"{number:{form}}" if form else amount(number), float(number))
 
 
 def _duration_cell(number: float | None) -> Cell:
@@ -152,6 +164,11 @@ def _duration_cell(number: float | None) -> Cell:
 
 def _lost_cell(share: float) -> Cell:
     return Cell("0" if share == 0 else "< 0.01%" if share < 1e-4 else f"{share:.2%}", share)
+
+
+def percent(share: float) -> str:
+    """A share that is not nothing, with one digit: "2.0%", and "< 0.1%" rather than none."""
+    return "< 0.1%" if 0 < share < 5e-4 else f"{share:.1%}"
 
 
 def _grade_note(grade: GradeRecord) -> str:
@@ -202,11 +219,13 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Grade in words", grade.words),
         ("Slide failure", grade.failure or ""),
         ("Patches", f"{grade.patches:,} judged of {grade.placed:,}" if grade.placed is not None else ""),
-        ("Bad patches", _counts(grade.reasons)),
+        ("Bad patches", _counts({WORDS.get(name, name): count for name, count in grade.reasons.items()})),
         ("Judge", grade.check or ""),
         ("Tiles", _counts(as_plain(record.tiles))),
-        ("Lost area", f"{record.lost.area_mm2:,.3f} mm²" if record.lost.area_mm2 else ""),
-        ("Artefacts", ", ".join(f"{name} {share:.1%}" for name, share in record.artefacts.items() if share)),
+        ("Lost area", f"{amount(record.lost.area_mm2)} mm²" if record.lost.area_mm2 else ""),
+        ("Artefacts", ", ".join(f"{name} {percent(share)}" for name, share in record.artefacts.items() if share)),
+        ("Usable tissue", f"{amount(record.usable_mm2)} mm²" if record.usable_mm2 is not None else ""),
+        ("Typical patch", _typical_text(record.typical)),
         ("Outside the tissue", _outside_text(record.outside)),
         ("Seams", _seam_text(record.seams)),
         ("Calibration", _pairs(settings.calibration)),
@@ -223,6 +242,21 @@ def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def _typical_text(typical: Typical | None) -> str:
+    """What the judged patches have, as medians."""
+    if typical is None:
+        return ""
+    told = (
+        ("nuclei of {:.1f} µm²", typical.nuclear_area_um2),
+        ("haematoxylin {:.2f} OD", typical.hematoxylin_od),
+        ("eosin {:.2f} OD", typical.eosin_od),
+        ("fine detail {:.2f}", typical.detail),
+        ("score {:.2f}", typical.score),
+        ("expected AJI {:.2f}", typical.expected_aji),
+    )
+    return ", ".join(form.format(value) for form, value in told if value is not None)
+
+
 def _import_text(settings: Settings) -> str:
     if settings.imported_from is None or settings.imported is None:
         return ""
@@ -233,7 +267,7 @@ def _import_text(settings: Settings) -> str:
 def _outside_text(outside: Outside | None) -> str:
     if outside is None:
         return ""
-    return f"{outside.nuclei:,} nuclei in {outside.windows} windows beside it, {outside.per_mm2:,.1f} per mm²"
+    return f"{outside.nuclei:,} nuclei in {outside.windows} windows beside it, {amount(outside.per_mm2)} per mm²"
 
 
 def _seam_text(seams: Seams) -> str:

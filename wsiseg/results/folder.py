@@ -55,11 +55,15 @@ EXPORTS = "exports"
 RESULT_FILES = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
 ARTEFACTS_PNG = "artefacts.png"
 """Results of before there were artefact maps lack it, and are whole without."""
+PICTURES = "pictures"
+"""A folder; results of before there was a page for each slide lack it."""
+SLIDE_PAGE = "report.html"
+"""Made again with the report over all slides, so no part of what a record lists."""
 RESULT_STORE = "maps.zarr"
 T = TypeVar("T")
-_OURS = frozenset((RECORD_NAME, RESULT_STORE, ARTEFACTS_PNG, *RESULT_FILES))
+_OURS = frozenset((RECORD_NAME, RESULT_STORE, ARTEFACTS_PNG, PICTURES, SLIDE_PAGE, *RESULT_FILES))
 _MAX_ID_BYTES = 80
-_RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", EXPORTS))
+_RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", "actions.csv", EXPORTS))
 """What the folder holds beside the slides' results."""
 _LITTER = (".DS_Store", ".nfs")
 """Beginnings of names of files that systems leave and nobody misses."""
@@ -278,6 +282,7 @@ def describe_files(result: Path) -> dict[str, FileNote]:
     return {
         **{name: describe_file(result / name) for name in RESULT_FILES},
         **{name: describe_file(result / name) for name in (ARTEFACTS_PNG,) if (result / name).exists()},
+        **{name: describe_store(result / name) for name in (PICTURES,) if (result / name).exists()},
         RESULT_STORE: describe_store(result / RESULT_STORE),
     }
 

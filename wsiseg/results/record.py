@@ -176,6 +176,30 @@ class GradeRecord:
         return f"{self.fraction:.0%} of {self.patches:,} patches expected bad"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Typical:
+    """What a slide's judged patches typically have: medians, None where nothing could be measured.
+
+    Attributes
+    ----------
+    nuclear_area_um2 : float or None
+        Of the patches' median areas, each patch weighed by its nuclei.
+    hematoxylin_od, eosin_od : float or None
+        Of the tissue's mean optical densities (base 10).
+    detail : float or None
+        Of how sharp the image is: detail finer than 1 µm over detail of 1–4 µm.
+    expected_aji, score : float or None
+        Of the patches' expected AJI, and of the mean score of their nuclei.
+    """
+
+    nuclear_area_um2: Number | None = None
+    hematoxylin_od: Number | None = None
+    eosin_od: Number | None = None
+    detail: Number | None = None
+    expected_aji: Number | None = None
+    score: Number | None = None
+
+
 @dataclass(frozen=True)
 class ModelNote:
     """What a specification says of the model that others rely on."""
@@ -219,7 +243,8 @@ class SegmentedRecord:
     """The record of a slide that was segmented, with or without losses.
 
     ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
-    ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped.
+    ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped. ``typical`` is
+    None in records of before it was noted.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"
@@ -241,6 +266,7 @@ class SegmentedRecord:
     outside: Outside | None = None
     seams: Seams
     grade: GradeRecord
+    typical: Typical | None = None
     timings_s: Mapping[str, Number | Mapping[str, Number]]
     files: Mapping[str, FileNote] = field(default_factory=dict)
     versions: Mapping[str, str]

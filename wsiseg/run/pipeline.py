@@ -15,8 +15,10 @@ from wsiseg.interop.importing import ImportOptions
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.registry import locate_model
 from wsiseg.qc.opinion import opinion_choice
+from wsiseg.report.actions import write_actions
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
+from wsiseg.report.slidepage import write_slide_pages
 from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records
 from wsiseg.results.moved import Moved
 from wsiseg.results.record import SlideRecord
@@ -144,10 +146,12 @@ def _run(
 
 
 def write_reports(out: Path, records: Iterable[SlideRecord] = ()) -> Path:
-    """Cohort tables and ``report.html`` over every slide in ``out``, and over ``records`` that left no folder."""
+    """Tables and pages over every slide in ``out``, and over ``records`` that left no folder; the cohort's page."""
     merged = {record.id: record for record in (*read_records(out), *records)}
     ordered = [merged[name] for name in sorted(merged)]
     write_cohort(out, ordered)
+    write_actions(out, ordered)
+    write_slide_pages(out, ordered)
     return write_report(out, ordered)
 
 

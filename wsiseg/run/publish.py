@@ -19,7 +19,9 @@ from wsiseg.core.geometry import Box
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
+from wsiseg.qc.typical import typical_values
 from wsiseg.report.artefactmap import write_picture
+from wsiseg.report.gallery import write_gallery
 from wsiseg.report.thumbnail import overview_mpp, write_thumbnail
 from wsiseg.results import maps
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
@@ -86,6 +88,8 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     whole, artefacts = replace(read_whole(work), region=tissue.region), load_artefacts(work.path / ARTEFACT_MAP)
     shares = artefact_shares(artefacts, whole, plan.mpp)
     write_picture(work.result / ARTEFACTS_PNG, overview, overview_scale, artefacts, shares)
+    with open_planned(work, plan, guarded=job.alone) as slide:
+        write_gallery(work.result, slide, overview, overview_scale, artefacts, verdicts.columns)
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds, "publish": seconds}
@@ -114,6 +118,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         outside=outside,
         seams=stitched.seams,
         grade=grade.record(),
+        typical=typical_values(verdicts.columns),
         timings_s={**timings, "total": job.seconds + seconds},
         files=describe_files(work.result),
         versions=versions(),

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from wsiseg.results.folder import SLIDE_PAGE
 from wsiseg.run.events import Event
 from wsiseg.run.outcome import CohortResult
 from wsiseg.run.pipeline import segment_slides
@@ -40,7 +41,7 @@ def run(
 
 
 def same_results(first: Path, second: Path) -> None:
-    """All files equal; slide.json but for times."""
+    """All files equal; slide.json but for times, the page that tells it is there."""
     names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
     assert names == sorted(str(p.relative_to(second)) for p in second.rglob("*") if p.is_file())
     for name in names:
@@ -51,7 +52,7 @@ def same_results(first: Path, second: Path) -> None:
                 record.pop("timings_s")
                 record.pop("created")
             assert records[0] == records[1]
-        else:
+        elif name != SLIDE_PAGE:
             assert one == other, name
 
 
