@@ -94,6 +94,7 @@ def _bars() -> Iterator[Listener]:
         cohort = progress.add_task("slides", total=None, note="", visible=False)
         tasks: dict[str, TaskID] = {}
         nuclei: dict[str, int] = {}
+        unfinished: set[str] = set()  # slides of which tiles are computed, whatever else goes on beside them
 
         def listen(event: Event) -> None:
             match event:
@@ -104,16 +105,21 @@ def _bars() -> Iterator[Listener]:
                 case Begun(name, total):
                     tasks[name] = progress.add_task(escape(one_line(name)), total=total, note="tiles")
                     nuclei[name] = 0
-                case TilesDone(name, done):
+                    if total:
+                        unfinished.add(name)
+                case TilesDone(name, done, total):
                     nuclei[name] = event.nuclei
+                    if done == total:
+                        unfinished.discard(name)
                     progress.update(tasks[name], completed=done, note=f"{event.nuclei:,} nuclei")
-                case StageStarted(name, stage) if name in tasks:
+                case StageStarted(name, stage) if name in tasks and name not in unfinished:
                     progress.update(tasks[name], note=f"{nuclei[name]:,} nuclei · {stage}")
                 case Note():
                     progress.console.print(escape(note_line(event)))
                 case SlideEnded(name):
                     if name in tasks:
                         progress.remove_task(tasks.pop(name))
+                        unfinished.discard(name)
                     progress.advance(cohort)
                     progress.console.print(escape(outcome_line(event)))
 

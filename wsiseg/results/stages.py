@@ -16,6 +16,9 @@ GRADING = "grading"
 LETHAL = "lethal"
 OUTSIDE = "outside"
 ARTEFACTS = "artefacts"
+OVERVIEW = "overview"
+ARTEFACTS_DRAWN = "artefacts-drawn"
+THUMBNAIL = "thumbnail"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,6 @@ class PlannedLabels:
 
 @dataclass(frozen=True)
 class Timed:
-    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``."""
+    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``, each picture."""
 
     seconds: float

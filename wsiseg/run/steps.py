@@ -36,16 +36,15 @@ from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.isolation import Job, isolated
+from wsiseg.run.pictures import draw_artefacts, draw_thumbnail, take_overview
 from wsiseg.run.publish import publish_job, publish_slide, published_record
-from wsiseg.run.schedule import Stage, Steps
+from wsiseg.run.schedule import Fork, Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
 from wsiseg.tiles.outside import OutsideJob, check_outside
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
 from wsiseg.tiles.work import segment_batch
-
-Stages = Generator[Stage, list[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,14 @@ class _Telling:
         self.on_event(StageStarted(self.name, name))
         return isolated(name, function, jobs)
 
-    def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Stages:
+    def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Steps:
         """A stage of one task: what it returns."""
         (result,) = yield self.stage(name, function, [job])
         return result
 
     def planned(
         self, plan: tuple[str, Callable[[Any], Any]], stage: tuple[str, Callable[[Any], Any]], job: Job
-    ) -> Stages:
+    ) -> Steps:
         """A stage whose jobs are found by a task, and that task before it."""
         jobs = yield from self.one(*plan, job)
         yield self.stage(*stage, jobs)
@@ -85,13 +84,13 @@ class Making:
     job : PlanJob or ImportJob
         That task's.
     nuclei : callable
-        The stages from there to ``nuclei.parquet``.
+        The steps from there to ``nuclei.parquet``, and what needs none of it beside them.
     """
 
     path: Path
     plan: Callable[[Any], Planned]
     job: PlanJob | ImportJob
-    nuclei: Callable[[Planned, _Telling], Stages]
+    nuclei: Callable[[Planned, _Telling], Steps]
 
 
 def segmenting(request: SlideRequest, folder: SlideFolder, moved: Moved) -> Making:
@@ -134,7 +133,7 @@ def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
     return record
 
 
-def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage, list[Any], Planned]:
+def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage | Fork, Any, Planned]:
     job = making.job
     telling = _Telling(job.folder.id, on_event)
     planned: Planned = yield from telling.one("plan-slide", making.plan, job)
@@ -147,48 +146,63 @@ def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage, 
 
 
 def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
-    """The stages of a planned slide in their order, and its record."""
+    """The steps of a planned slide, and its record."""
     if planned.plan is None:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
     yield from making.nuclei(planned, telling)
-    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
-    yield from telling.one("label-pyramid", write_label_pyramid, whole)
-    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole)
+    yield Fork(
+        [
+            telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole),
+            _labels(telling, whole),
+            telling.one("draw-thumbnail", draw_thumbnail, whole),
+        ]
+    )
     return (yield from _publish(planned, time.perf_counter() - started, telling))
 
 
-def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Stages:
+def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Steps:
     """From the plan to ``nuclei.parquet`` by a segmenter."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     choice = named(choice, plan)
     stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice))
-    failed = yield from _tiles(planned, telling, len(plan.tiles), stage)
+    failed, *_ = yield Fork(
+        [
+            _tiles(planned, telling, len(plan.tiles), stage),
+            _artefacts(telling, WorkJob(work)),
+            telling.one("check-outside", check_outside, OutsideJob(work, choice)),
+        ]
+    )
     if failed and len(failed) == len(plan.tiles):
         planned.folder.clean()
         raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
-    yield from _artefacts(telling, WorkJob(work))
-    yield from telling.one("check-outside", check_outside, OutsideJob(work, choice))
     yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
 
 
-def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Stages:
+def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Steps:
     """From the plan to ``nuclei.parquet`` by what another program has found."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
-    yield from _tiles(planned, telling, len(found.tiles), stage)
-    yield from _artefacts(telling, WorkJob(work))
+    yield Fork([_tiles(planned, telling, len(found.tiles), stage), _artefacts(telling, WorkJob(work))])
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
 
 
-def _artefacts(telling: _Telling, whole: WorkJob) -> Stages:
-    """The map by which nuclei are flagged."""
+def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
+    """The map by which nuclei are flagged, and its picture."""
+    yield from telling.one("take-overview", take_overview, whole)
     yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
     yield from telling.one("join-artefacts", join_blocks, whole)
+    yield from telling.one("draw-artefacts", draw_artefacts, whole)
+
+
+def _labels(telling: _Telling, whole: WorkJob) -> Steps:
+    """The label map."""
+    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
+    yield from telling.one("label-pyramid", write_label_pyramid, whole)
 
 
 def _tiles(
@@ -196,7 +210,7 @@ def _tiles(
     telling: _Telling,
     total: int,
     stage: tuple[str, Callable[[Any], BatchSummary], Callable[[set[int]], Sequence[Job]]],
-) -> Generator[Stage, list[Any], list[tuple[int, str]]]:
+) -> Generator[Stage | Fork, Any, list[tuple[int, str]]]:
     """The parts of all tiles: those that an earlier run has left, and the missing ones computed.
 
     ``stage``: its name and function, and the jobs that are missing where some tiles are done. Gives the tiles that
@@ -229,7 +243,7 @@ def _tiles(
     return failed
 
 
-def _publish(planned: Planned, seconds: float, telling: _Telling) -> Generator[Stage, list[Any], SegmentedRecord]:
+def _publish(planned: Planned, seconds: float, telling: _Telling) -> Generator[Stage | Fork, Any, SegmentedRecord]:
     assert planned.plan is not None
     job = publish_job(planned.folder, planned.work, planned.plan.key, seconds)
     try:
