@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 BELOW_MIN_GRADE = 6
 """Exit code where all slides are complete and one has a worse grade than --min-grade."""
 _PLAIN_INTERVAL_S = 15.0
+_BOUNDS = {
+    "read": "reading",
+    "infer": "network and decoding",
+    "measure": "measuring",
+    "write": "writing",
+    "end": "the slide's end",
+}
 
 
 @contextlib.contextmanager
@@ -161,4 +168,8 @@ def outcome_line(event: SlideEnded) -> str:
         text += f", PARTIAL: {record.lost.area_mm2:.3f} mm² lost"
     if grade.words:
         text += f". {grade.words}"
+    pace = record.performance
+    if pace is not None:
+        bound = _BOUNDS.get(pace.bound, pace.bound)
+        text += f" [{pace.mpx_per_s:.1f} Mpx/s, bound by {bound}; {pace.peak_mib:,.0f} MiB a process]"
     return printable(text)

@@ -5,9 +5,8 @@ What an executor is, the conformance tests at the end ask of each.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -19,38 +18,7 @@ from hypothesis import strategies as st
 from wsiseg.errors import EnvironmentFault
 from wsiseg.run.cluster import ClusterOptions, open_executor
 from wsiseg.run.schedule import Executor, Fork, SerialExecutor, Stage, Steps, map_bounded, run_stages
-
-
-class ShuffledExecutor(SerialExecutor):
-    """Ends tasks in random order and counts how many were submitted at once."""
-
-    slots = 3
-    window = 7
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.random = random.Random(seed)
-        self.most = 0
-        self.calls: list[tuple[str, Any]] = []
-        self.pending: dict[Future[Any], Callable[[], Future[Any]]] = {}
-
-    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
-        task: Future[Any] = Future()
-        run = super().submit
-        self.pending[task] = lambda: run(name, function, argument)
-        task.add_done_callback(self.pending.pop)
-        self.calls.append((name, argument))
-        self.most = max(self.most, len(self.pending))
-        return task
-
-    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
-        task = self.random.choice([task for task in self.pending if task in tasks])
-        ended = self.pending[task]()
-        if ended.exception() is None:
-            task.set_result(ended.result())
-        else:
-            task.set_exception(ended.exception())
-        return {task}
+from wsiseg.testing.runs import ShuffledExecutor
 
 
 def slide(number: int, tiles: int) -> Steps:

@@ -25,6 +25,8 @@ THUMBNAIL = "thumbnail"
 class Stitched:
     """``stitch``: what lies in ``nuclei.parquet``, and what became of the tiles; ``segment_s`` by activity.
 
+    ``peak_bytes``: of the process that held most when it computed tiles.
+
     ``notes``: sentences on what nobody would expect of the nuclei.
     """
 
@@ -34,6 +36,7 @@ class Stitched:
     tiles: Tiles
     lost: tuple[LostBox, ...]
     segment_s: Mapping[str, float]
+    peak_bytes: int = 0
     file: FileNote
     seconds: float
     notes: tuple[str, ...] = ()

@@ -1,7 +1,4 @@
-"""The tasks that draw: the slide's overview, read once; its artefacts over it; its nuclei over it.
-
-Only the last needs nuclei: the others are drawn while tiles are computed.
-"""
+"""The tasks that draw: the slide's overview, read beside the tiles; its artefacts and its nuclei over it."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from wsiseg.artefacts.map import artefact_shares
 from wsiseg.core.atomic import remove_unfinished
+from wsiseg.core.memory import peak_memory
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
@@ -19,7 +20,7 @@ from wsiseg.results.job import once_alone
 from wsiseg.results.notes import artefact_notes, outside_notes, run_notes, seam_notes
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned, read_whole
-from wsiseg.results.record import RECORD_NAME, Outside, SegmentedRecord, write_record
+from wsiseg.results.record import RECORD_NAME, Outside, Performance, SegmentedRecord, write_record
 from wsiseg.results.stages import (
     ARTEFACTS,
     ARTEFACTS_DRAWN,
@@ -35,11 +36,19 @@ from wsiseg.results.stages import (
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How long a slide has taken from its plan to its last tile, and how many tiles this run has computed."""
+
+    tiles_s: float
+    computed: int
+
+
+@dataclass(frozen=True)
 class PublishJob:
     """A slide to record.
 
-    ``seconds``: how long it has taken so far. ``earlier``: of the record that is to be replaced, see
-    :func:`publish_job`. ``alone``: a worker died of it.
+    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record
+    that is to be replaced, see :func:`publish_job`. ``alone``: a worker died of it.
     """
 
     folder: SlideFolder
@@ -47,6 +56,7 @@ class PublishJob:
     key: str
     seconds: float
     earlier: tuple[int, int] | None
+    pace: Pace | None = None
     alone: bool = False
 
     def retries(self) -> Sequence[PublishJob]:
@@ -102,6 +112,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         seams=stitched.seams,
         grade=grade.record(),
         timings_s={**timings, "total": job.seconds + seconds},
+        performance=_performance(job.pace, plan, stitched, job.seconds + seconds),
         files=describe_files(work.result),
         versions=versions(),
         created=now(),
@@ -111,9 +122,11 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     return record
 
 
-def publish_job(folder: SlideFolder, work: WorkFolder, key: str, seconds: float) -> PublishJob:
+def publish_job(
+    folder: SlideFolder, work: WorkFolder, key: str, seconds: float, pace: Pace | None = None
+) -> PublishJob:
     """The job that publishes what has been finished in ``work``."""
-    return PublishJob(folder, work, key, seconds, _record_identity(folder))
+    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace)
 
 
 def published_record(job: PublishJob) -> SegmentedRecord | None:
@@ -153,6 +166,23 @@ def _timings(work: WorkFolder, plan: SlidePlan, stitched: Stitched) -> dict[str,
 def _seconds(work: WorkFolder, stage: str) -> float:
     found = work.stage(stage, Timed)
     return found.seconds if found else 0.0
+
+
+def _performance(pace: Pace | None, plan: SlidePlan, stitched: Stitched, total_s: float) -> Performance | None:
+    """How the run went; None where it has computed no tile."""
+    if pace is None or not pace.computed:
+        return None
+    all_s = sum(stitched.segment_s.values()) or 1.0
+    parts = {name: seconds / all_s * pace.tiles_s for name, seconds in stitched.segment_s.items()}
+    parts["end"] = total_s - pace.tiles_s
+    pixels = sum(plan.grid.core(tile).area for tile in plan.tiles) * pace.computed / len(plan.tiles)
+    return Performance(
+        bound=max(parts, key=lambda name: parts[name]),
+        tiles_s=pace.tiles_s,
+        end_s=parts["end"],
+        mpx_per_s=pixels / 1e6 / total_s,
+        peak_mib=max(stitched.peak_bytes, peak_memory()) / 2**20,
+    )
 
 
 def _outside(work: WorkFolder, nuclei: int) -> Outside | None:

@@ -37,7 +37,7 @@ from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.pictures import draw_artefacts, draw_thumbnail, take_overview
-from wsiseg.run.publish import publish_job, publish_slide, published_record
+from wsiseg.run.publish import Pace, publish_job, publish_slide, published_record
 from wsiseg.run.schedule import Fork, Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
@@ -84,7 +84,8 @@ class Making:
     job : PlanJob or ImportJob
         That task's.
     nuclei : callable
-        The steps from there to ``nuclei.parquet``, and what needs none of it beside them.
+        The steps from there to ``nuclei.parquet``, and what needs none of it beside them; they return what became
+        of the tiles.
     """
 
     path: Path
@@ -151,15 +152,26 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
-    yield from making.nuclei(planned, telling)
+    tiled = yield from making.nuclei(planned, telling)
     yield Fork(
         [
             telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), whole),
             _labels(telling, whole),
             telling.one("draw-thumbnail", draw_thumbnail, whole),
+            telling.one("draw-artefacts", draw_artefacts, whole),
         ]
     )
-    return (yield from _publish(planned, time.perf_counter() - started, telling))
+    pace = Pace(tiled.ended - started, tiled.computed)
+    return (yield from _publish(planned, time.perf_counter() - started, pace, telling))
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    """The tiles that failed and why, how many this run has computed, and when the last one ended."""
+
+    failed: list[tuple[int, str]]
+    computed: int
+    ended: float
 
 
 def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Steps:
@@ -168,17 +180,18 @@ def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Steps:
     assert plan is not None
     choice = named(choice, plan)
     stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice))
-    failed, *_ = yield Fork(
+    tiled, *_ = yield Fork(
         [
             _tiles(planned, telling, len(plan.tiles), stage),
-            _artefacts(telling, WorkJob(work)),
+            *_beside_tiles(telling, WorkJob(work)),
             telling.one("check-outside", check_outside, OutsideJob(work, choice)),
         ]
     )
-    if failed and len(failed) == len(plan.tiles):
+    if tiled.failed and len(tiled.failed) == len(plan.tiles):
         planned.folder.clean()
-        raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
+        raise SlideError(f"none of its {len(tiled.failed)} tiles could be computed: {tiled.failed[0][1]}")
     yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
+    return tiled
 
 
 def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Steps:
@@ -187,16 +200,21 @@ def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> 
     assert plan is not None
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
-    yield Fork([_tiles(planned, telling, len(found.tiles), stage), _artefacts(telling, WorkJob(work))])
+    tiles = _tiles(planned, telling, len(found.tiles), stage)
+    tiled, *_ = yield Fork([tiles, *_beside_tiles(telling, WorkJob(work))])
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
+    return tiled
+
+
+def _beside_tiles(telling: _Telling, whole: WorkJob) -> list[Steps]:
+    """What every slide has and no nuclei are needed for."""
+    return [_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)]
 
 
 def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
-    """The map by which nuclei are flagged, and its picture."""
-    yield from telling.one("take-overview", take_overview, whole)
+    """The map by which nuclei are flagged."""
     yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
     yield from telling.one("join-artefacts", join_blocks, whole)
-    yield from telling.one("draw-artefacts", draw_artefacts, whole)
 
 
 def _labels(telling: _Telling, whole: WorkJob) -> Steps:
@@ -210,11 +228,10 @@ def _tiles(
     telling: _Telling,
     total: int,
     stage: tuple[str, Callable[[Any], BatchSummary], Callable[[set[int]], Sequence[Job]]],
-) -> Generator[Stage | Fork, Any, list[tuple[int, str]]]:
+) -> Generator[Stage | Fork, Any, _Tiled]:
     """The parts of all tiles: those that an earlier run has left, and the missing ones computed.
 
-    ``stage``: its name and function, and the jobs that are missing where some tiles are done. Gives the tiles that
-    failed and why.
+    ``stage``: its name and function, and the jobs that are missing where some tiles are done.
     """
     plan, work, name = planned.plan, planned.work, planned.folder.id
     assert plan is not None
@@ -240,12 +257,14 @@ def _tiles(
     task, function, missing = stage
     jobs = missing({tile for summary in done for tile in summary.tiles})
     yield isolated(task, function, jobs, lambda job, summary: ended(summary, computed=not job.lost))
-    return failed
+    return _Tiled(failed, so_far.computed, time.perf_counter())
 
 
-def _publish(planned: Planned, seconds: float, telling: _Telling) -> Generator[Stage | Fork, Any, SegmentedRecord]:
+def _publish(
+    planned: Planned, seconds: float, pace: Pace, telling: _Telling
+) -> Generator[Stage | Fork, Any, SegmentedRecord]:
     assert planned.plan is not None
-    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds)
+    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace)
     try:
         record: SegmentedRecord = yield from telling.one("publish-slide", publish_slide, job)
     except WorkerDied:

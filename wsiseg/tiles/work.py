@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from wsiseg.core.environment import environment_fault, environment_faults
 from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.memory import peak_memory
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
@@ -51,7 +52,9 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     part = job.work.part(job.tiles[0], job.tiles[-1])
     with _timed(found.seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
-        summary = BatchSummary(job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds)
+        summary = BatchSummary(
+            job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds, peak_memory()
+        )
         with environment_faults(part):
             write_part(part, joined, as_plain(summary))
     return summary
