@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +125,6 @@ def command(
     """
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.run.cluster import open_executor
-    from wsiseg.run.pipeline import segment_slides
     from wsiseg.slide.discover import find_slides
     from wsiseg.tiles.request import SegmentOptions
     from wsiseg_cli.progress import conclude, watch
@@ -135,7 +136,11 @@ def command(
     )  # fmt: skip
     if dry_run:
         return _estimate(paths, settings, cluster, as_json=as_json)
+    # Seconds of imports that go on while this process does nothing but wait for its workers to start.
+    threading.Thread(target=importlib.import_module, args=("wsiseg.run.pipeline",)).start()
     with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
+        from wsiseg.run.pipeline import segment_slides
+
         result = segment_slides(paths, out, settings, executor, on_event)
     return conclude(result, min_grade, as_json=as_json)
 

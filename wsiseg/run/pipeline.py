@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from wsiseg.core.region import requested_region
 from wsiseg.errors import UsageError
 from wsiseg.interop.importing import ImportOptions
 from wsiseg.interop.segmentation import Segmentation
-from wsiseg.models.registry import locate_model
+from wsiseg.models.registry import AUTO, locate_model
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records
@@ -27,8 +28,8 @@ from wsiseg.run.events import (
     ignore,
 )
 from wsiseg.run.outcome import CohortResult
-from wsiseg.run.schedule import Executor, run_stages
-from wsiseg.run.steps import Making, importing, segmenting, slide_steps
+from wsiseg.run.schedule import Executor, Steps, run_stages
+from wsiseg.run.steps import Making, importing, loading, segmenting, slide_steps
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 
 
@@ -62,7 +63,8 @@ def segment_slides(
     def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
         return segmenting(SlideRequest(path, options, choice), folder, moved)
 
-    return _run(paths, out, executor, making, on_event)
+    early = [loading(choice, executor.slots - 1)] if choice.model != AUTO else []
+    return _run(paths, out, executor, making, on_event, early)
 
 
 def import_outlines(
@@ -109,8 +111,9 @@ def _run(
     executor: Executor,
     making: Callable[[Path, SlideFolder, Moved], Making],
     on_event: Listener,
+    early: Sequence[Steps] = (),
 ) -> CohortResult:
-    """Slides through their stages into a results folder, and the report over it."""
+    """Slides through their stages into a results folder, and the report over it; ``early``: steps before theirs."""
     if not paths:
         raise UsageError("no slides given")
     out, started = absolute(shown), time.perf_counter()
@@ -135,8 +138,8 @@ def _run(
             slide_steps(making(path, moved.home(path, folder), moved), moved, tell)
             for path, folder in folders.items()
         )
-        ended = dict(run_stages(executor, steps))
-        records = tuple(ended[i] for i in sorted(ended))
+        ended = dict(run_stages(executor, itertools.chain(early, steps)))
+        records = tuple(ended[i] for i in sorted(ended) if i >= len(early))
         report = write_reports(out, records)
     return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_
 from wsiseg.tiles.outside import OutsideJob, check_outside
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
-from wsiseg.tiles.work import segment_batch
+from wsiseg.tiles.work import load_early, segment_batch
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ def importing(
     """The nuclei that another program has found."""
     job = ImportJob(folder, path, segmentation, options, moved.candidates(path, folder))
     return Making(path, plan_import, job, partial(_import, segmentation=segmentation))
+
+
+def loading(choice: ModelChoice, workers: int) -> Steps:
+    """Idle workers load the segmenter while another plans the first slide; a fault is that one's to tell."""
+    with contextlib.suppress(Exception):
+        yield Stage("load-model", load_early, [choice] * workers)
 
 
 def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:

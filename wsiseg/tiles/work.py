@@ -17,7 +17,7 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
 from wsiseg.models.base import Segmenter
-from wsiseg.models.resident import resident_segmenter
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.partfile import BatchSummary, write_part
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
@@ -28,6 +28,11 @@ from wsiseg.tiles.borders import segment_within
 from wsiseg.tiles.candidates import select_candidates
 from wsiseg.tiles.measure import measure
 from wsiseg.tissue import Tissue
+
+
+def load_early(choice: ModelChoice) -> None:
+    """Load what a tile needs, libraries and segmenter, in a process that is still idle."""
+    resident_segmenter(choice)
 
 
 def segment_batch(job: BatchJob) -> BatchSummary:
