@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 BELOW_MIN_GRADE = 6
 """Exit code where all slides are complete and one has a worse grade than --min-grade."""
 _PLAIN_INTERVAL_S = 15.0
+_BOUNDS = {
+    "read": "reading",
+    "infer": "network and decoding",
+    "measure": "measuring",
+    "write": "writing",
+    "end": "the slide's end",
+}
 
 
 @contextlib.contextmanager
@@ -94,6 +101,7 @@ def _bars() -> Iterator[Listener]:
         cohort = progress.add_task("slides", total=None, note="", visible=False)
         tasks: dict[str, TaskID] = {}
         nuclei: dict[str, int] = {}
+        unfinished: set[str] = set()  # slides of which tiles are computed, whatever else goes on beside them
 
         def listen(event: Event) -> None:
             match event:
@@ -104,16 +112,21 @@ def _bars() -> Iterator[Listener]:
                 case Begun(name, total):
                     tasks[name] = progress.add_task(escape(one_line(name)), total=total, note="tiles")
                     nuclei[name] = 0
-                case TilesDone(name, done):
+                    if total:
+                        unfinished.add(name)
+                case TilesDone(name, done, total):
                     nuclei[name] = event.nuclei
+                    if done == total:
+                        unfinished.discard(name)
                     progress.update(tasks[name], completed=done, note=f"{event.nuclei:,} nuclei")
-                case StageStarted(name, stage) if name in tasks:
+                case StageStarted(name, stage) if name in tasks and name not in unfinished:
                     progress.update(tasks[name], note=f"{nuclei[name]:,} nuclei · {stage}")
                 case Note():
                     progress.console.print(escape(note_line(event)))
                 case SlideEnded(name):
                     if name in tasks:
                         progress.remove_task(tasks.pop(name))
+                        unfinished.discard(name)
                     progress.advance(cohort)
                     progress.console.print(escape(outcome_line(event)))
 
@@ -155,4 +168,8 @@ def outcome_line(event: SlideEnded) -> str:
         text += f", PARTIAL: {record.lost.area_mm2:.3f} mm² lost"
     if grade.words:
         text += f". {grade.words}"
+    pace = record.performance
+    if pace is not None:
+        bound = _BOUNDS.get(pace.bound, pace.bound)
+        text += f" [{pace.mpx_per_s:.1f} Mpx/s, bound by {bound}; {pace.peak_mib:,.0f} MiB a process]"
     return printable(text)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.terminal import one_line
 
 if TYPE_CHECKING:
     from wsiseg.run.cluster import ClusterOptions
+    from wsiseg.run.estimate import Estimate
+    from wsiseg.tiles.request import SegmentOptions
 
 
 class Roi(click.ParamType):
@@ -73,6 +78,12 @@ class Roi(click.ParamType):
     is_flag=True,
     help="Replace results of other settings in OUTPUT; without it they are kept and the command refused.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what a run would take on this machine (tiles, time, memory, disk), by a trial of one tile a slide; "
+    "writes nothing.",
+)
 @options.cluster_options
 @options.json_option
 def command(
@@ -92,6 +103,7 @@ def command(
     min_grade: str | None,
     retry_partial: bool,
     overwrite: bool,
+    dry_run: bool,
     cluster: ClusterOptions,
     as_json: bool,
 ) -> int:
@@ -109,10 +121,10 @@ def command(
     wsiseg segment old.svs -o results --mpp 0.25       metadata without microns per pixel
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
+    wsiseg segment slides -o results --dry-run         what it would take
     """
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.run.cluster import open_executor
-    from wsiseg.run.pipeline import segment_slides
     from wsiseg.slide.discover import find_slides
     from wsiseg.tiles.request import SegmentOptions
     from wsiseg_cli.progress import conclude, watch
@@ -122,6 +134,63 @@ def command(
         model or DEFAULT_MODEL, tile, mpp, mpp_csv, roi, mask, not everywhere,
         retry_partial, overwrite, precision, engine, mirrors, qc_all,
     )  # fmt: skip
+    if dry_run:
+        return _estimate(paths, settings, cluster, as_json=as_json)
+    # Seconds of imports that go on while this process does nothing but wait for its workers to start.
+    threading.Thread(target=importlib.import_module, args=("wsiseg.run.pipeline",)).start()
     with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
+        from wsiseg.run.pipeline import segment_slides
+
         result = segment_slides(paths, out, settings, executor, on_event)
     return conclude(result, min_grade, as_json=as_json)
+
+
+def _estimate(paths: list[Path], settings: SegmentOptions, cluster: ClusterOptions, *, as_json: bool) -> int:
+    """``--dry-run``: what each slide is expected to take; the exit code is that of a run with the same failures."""
+    from dataclasses import asdict
+
+    from wsiseg.errors import SlideError, UsageError
+    from wsiseg.run.cluster import available_cores, cuda_devices, resolve_device
+    from wsiseg.run.estimate import estimate_slide
+    from wsiseg_cli.terminal import tell, tell_json
+
+    if cluster.scheduler is not None or cluster.scheduler_file is not None:
+        raise UsageError("--dry-run tries a tile on this machine, not on a scheduler's workers: leave that out.")
+    device = resolve_device(cluster.device)
+    workers = max(1, available_cores() if cluster.workers is None else cluster.workers)
+    if device == "cuda" and cluster.workers is None:
+        workers = cuda_devices()
+    shown: list[dict[str, object]] = []
+    for path in paths:
+        try:
+            found = estimate_slide(path, settings, device=device, workers=workers)
+        except SlideError as error:
+            shown.append({"slide": path.name, "error": str(error)})
+            if not as_json:
+                tell(f"{one_line(path.name)}: cannot be segmented: {one_line(str(error))}")
+        else:
+            shown.append(asdict(found))
+            if not as_json:
+                tell(_expected(found))
+    if as_json:
+        tell_json(shown)
+    failed = sum("error" in one for one in shown)
+    return 0 if not failed else 4 if failed == len(shown) else 3
+
+
+def _expected(found: Estimate) -> str:
+    """An estimate in words."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.activities.items() if share >= 0.01)
+    tried = (
+        f"one tile is tried: {found.tile_s:.1f} s on one process ({shares})"
+        if found.tiles
+        else "no tile to compute"
+    )
+    return (
+        f"{one_line(found.slide)}: {found.tiles} tiles of {found.tile_px} px at {found.mpp:.3g} µm/px, "
+        f"{found.tissue_mm2:.2f} mm² of tissue, {one_line(found.model)}\n"
+        f"  time    {found.seconds_low:.0f} to {found.seconds_high:.0f} s with {found.workers} processes here\n"
+        f"  memory  about {found.memory_mib:,.0f} MiB a process\n"
+        f"  disk    about {found.disk_mib:,.0f} MiB, and {found.work_mib:,.0f} MiB more until it is finished\n"
+        f"  {tried}; nothing was written"
+    )

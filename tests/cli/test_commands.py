@@ -120,6 +120,19 @@ def test_a_cohort_of_good_and_bad_slides(tmp_path: Path) -> None:
     assert invoke("report", out).strip() == str(out / "report.html")
 
 
+def test_a_dry_run_says_what_is_expected_and_writes_nothing(tmp_path: Path) -> None:
+    write_slide(tmp_path / "s.svs", width=512, height=512, layout="dense", seed=4)
+    (tmp_path / "bad.svs").write_bytes(b"no slide")
+    words = ("segment", tmp_path, "-o", tmp_path / "out", "-m", "classical", "--device", "cpu", "--dry-run")
+    done = wsiseg(*words, "--json")
+    assert done.returncode == 3, done.stderr
+    bad, good = json.loads(done.stdout)
+    assert "error" in bad
+    assert (good["slide"], good["tiles"]) == ("s.svs", 1)
+    assert good["seconds_low"] < good["seconds"] < good["seconds_high"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.svs", "s.svs"]
+
+
 def test_info_and_models_and_doctor_answer_in_json(drawn: tuple[Path, Truth]) -> None:
     (info,) = json.loads(wsiseg("info", drawn[0], "--json").stdout)
     assert (info["width"], info["height"]) == (3072, 3072)

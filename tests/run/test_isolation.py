@@ -131,16 +131,18 @@ def _die(argument: Any) -> None:
 STAGES = (
     "plan-slide",
     "segment-batch",
+    "take-overview",
     "plan-artefacts",
     "find-artefacts",
     "join-artefacts",
+    "draw-artefacts",
     "check-outside",
     "stitch-slide",
     "plan-labels",
     "label-map",
     "label-pyramid",
 )
-STAGES += ("plan-grading", "grade-patches", "publish-slide")
+STAGES += ("plan-grading", "grade-patches", "draw-thumbnail", "publish-slide")
 
 
 @pytest.mark.slow
@@ -237,20 +239,25 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
     path = tmp_path / "s.svs"
     write_slide(path, width=3000, height=1024, layout="dense", seed=4)
-    for name in ("label-map", "grade-patches"):
+    stopped = [Killed("label-map", 2), Killed("grade-patches", 1)]
+    for killed in stopped:
         with pytest.raises(KeyboardInterrupt):
-            run(path, tmp_path / "out", Killed(name, 2))
+            run(path, tmp_path / "out", killed)
     (work,) = (tmp_path / "out" / ".work" / "s").iterdir()
     blocks = sorted((work / "verdicts").iterdir())
-    assert len(blocks) == 1
-    stamp = blocks[0].stat().st_mtime_ns
+    assert len(blocks) == 2
+    stamps = [block.stat().st_mtime_ns for block in blocks]
     rest = Killed("", -1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wsiseg.results.folder.SlideFolder.clean", lambda self: None)
         record = run(path, tmp_path / "out", rest)
-    assert "label-map" not in rest.names
     assert rest.names.count("segment-batch") == 0
-    assert (work / "verdicts" / blocks[0].name).stat().st_mtime_ns == stamp
+    undisturbed = Killed("", -1)
+    whole = run(path, tmp_path / "whole", undisturbed)
+    for name in ("label-map", "grade-patches"):
+        begun = [executor.names.count(name) for executor in (*stopped, rest)]
+        assert sum(begun) == undisturbed.names.count(name) + 1, begun  # the killed one twice
+    assert [block.stat().st_mtime_ns for block in blocks] == stamps
     timings = record["timings_s"]
     names = [
         "tissue",
@@ -266,7 +273,6 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     ]
     assert list(timings) == names
     assert all(timings[name] > 0 for name in names if name != "segment_by_activity")
-    whole = run(path, tmp_path / "whole")
     for name in ("nuclei.parquet", "patches.parquet", "thumbnail.png"):
         assert (tmp_path / "out" / "s" / name).read_bytes() == (tmp_path / "whole" / "s" / name).read_bytes()
     assert whole["files"] == record["files"]

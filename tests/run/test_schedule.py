@@ -5,9 +5,8 @@ What an executor is, the conformance tests at the end ask of each.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,39 +17,8 @@ from hypothesis import strategies as st
 
 from wsiseg.errors import EnvironmentFault
 from wsiseg.run.cluster import ClusterOptions, open_executor
-from wsiseg.run.schedule import Executor, SerialExecutor, Stage, Steps, map_bounded, run_stages
-
-
-class ShuffledExecutor(SerialExecutor):
-    """Ends tasks in random order and counts how many were submitted at once."""
-
-    slots = 3
-    window = 7
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.random = random.Random(seed)
-        self.most = 0
-        self.calls: list[tuple[str, Any]] = []
-        self.pending: dict[Future[Any], Callable[[], Future[Any]]] = {}
-
-    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
-        task: Future[Any] = Future()
-        run = super().submit
-        self.pending[task] = lambda: run(name, function, argument)
-        task.add_done_callback(self.pending.pop)
-        self.calls.append((name, argument))
-        self.most = max(self.most, len(self.pending))
-        return task
-
-    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
-        task = self.random.choice([task for task in self.pending if task in tasks])
-        ended = self.pending[task]()
-        if ended.exception() is None:
-            task.set_result(ended.result())
-        else:
-            task.set_exception(ended.exception())
-        return {task}
+from wsiseg.run.schedule import Executor, Fork, SerialExecutor, Stage, Steps, map_bounded, run_stages
+from wsiseg.testing.runs import ShuffledExecutor
 
 
 def slide(number: int, tiles: int) -> Steps:
@@ -143,6 +111,102 @@ def test_an_error_leaves_no_generator_open() -> None:
     assert caught.value is not None
     assert "lock" in closed
     assert set(closed) <= {"lock", "other"}
+
+
+# steps side by side
+
+
+def tenfold(numbers: list[int]) -> Steps:
+    found = yield Stage("ten", lambda n: 10 * n, numbers)
+    return sorted((yield Stage("hundred", lambda n: 10 * n, found)))
+
+
+def forked(*branches: list[int]) -> Steps:
+    nested = yield Fork([tenfold([number]) for number in branches[0]])
+    return nested, (yield Fork([tenfold(numbers) for numbers in branches]))
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=4), st.integers(0, 1000))
+def test_a_fork_gives_what_its_branches_return_in_their_order(branches: list[list[int]], seed: int) -> None:
+    executor = ShuffledExecutor(seed)
+    expected = ([[100 * n] for n in branches[0]], [sorted(100 * n for n in numbers) for numbers in branches])
+    assert dict(run_stages(executor, (forked(*branches) for _ in range(3)))) == dict.fromkeys(range(3), expected)
+    assert executor.most <= executor.window
+
+
+def test_branches_take_turns() -> None:
+    executor = ShuffledExecutor()
+    executor.window = 1
+
+    def steps() -> Steps:
+        yield Fork([tenfold([1, 2, 3, 4]), tenfold([5])])
+
+    dict(run_stages(executor, iter([steps()])))
+    assert executor.calls[:4] == [("ten", 1), ("ten", 5), ("ten", 2), ("hundred", 50)]
+
+
+@given(st.integers(0, 99))
+def test_an_error_in_a_branch_stops_the_others_and_reaches_who_forked(seed: int) -> None:
+    closed: list[str] = []
+
+    def faulty() -> Steps:
+        yield Stage("bad", lambda n: 1 / n, [0])
+
+    def long() -> Steps:
+        try:
+            yield Fork([tenfold(list(range(1000))), tenfold(list(range(1000)))])
+        finally:
+            closed.append("long")
+
+    def steps() -> Steps:
+        with pytest.raises(ZeroDivisionError):
+            yield Fork([long(), faulty()])
+        assert closed == ["long"]
+        return (yield Stage("after", abs, [-1]))
+
+    executor = ShuffledExecutor(seed)
+    ended = dict(run_stages(executor, iter([steps(), slide(1, 3)])))
+    assert ended[0] == [1]
+    assert ended[1][0] == [101, 102, 103]
+    assert len(executor.calls) < 1000
+
+
+def test_an_error_that_its_branch_handles_stops_nothing() -> None:
+    def faulty() -> Steps:
+        try:
+            yield Stage("bad", lambda n: 1 / n, [0])
+        except ZeroDivisionError:
+            return "handled"
+
+    def steps() -> Steps:
+        return (yield Fork([faulty(), tenfold([1, 2])]))
+
+    assert dict(run_stages(ShuffledExecutor(), iter([steps()]))) == {0: ["handled", [100, 200]]}
+
+
+def test_a_fault_of_the_environment_in_a_branch_ends_the_run_at_once() -> None:
+    done: list[int] = []
+
+    def full() -> Steps:
+        yield Stage("full", out_of_disk, [0])
+
+    def other() -> Steps:
+        yield Stage("other", done.append, list(range(20)))
+
+    def steps() -> Steps:
+        yield Fork([other(), full()])
+
+    with pytest.raises(EnvironmentFault, match="disk"):
+        dict(run_stages(SerialExecutor(), iter([steps()])))
+    assert done == [0]
+
+
+def test_a_later_slides_tasks_do_not_keep_an_earlier_one_from_its_end() -> None:
+    """While the first is at a stage of one task the second begins; then the first goes on before it."""
+    executor = ShuffledExecutor(3)
+    order = [number for number, _ in run_stages(executor, (slide(n, tiles) for n, tiles in enumerate([2, 400])))]
+    assert order == [0, 1]
+    assert executor.calls.index(("tile", 1)) < 30
 
 
 # what every executor does

@@ -272,9 +272,9 @@ def clopper_pearson(bad: int, total: int, confidence: float = 0.95) -> tuple[flo
     .. [1] Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
        Biometrika 26, 404-413 (1934). doi:10.1093/biomet/26.4.404
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # scipy.stats takes a second to import
 
     tail = (1.0 - confidence) / 2.0
-    low = 0.0 if bad == 0 else float(beta.ppf(tail, bad, total - bad + 1))
-    high = 1.0 if bad == total else float(beta.ppf(1.0 - tail, bad + 1, total - bad))
+    low = 0.0 if bad == 0 else float(betaincinv(bad, total - bad + 1, tail))
+    high = 1.0 if bad == total else float(betaincinv(bad + 1, total - bad, 1.0 - tail))
     return low, high

@@ -32,8 +32,7 @@ def share_interval(p_bad: FloatArray, placed: int, shift: float, confidence: flo
     (low, high) : float
         Quantiles of the beta distribution that has mean and variance of the share, half a patch wider.
     """
-    from scipy.special import expit, logit
-    from scipy.stats import beta
+    from scipy.special import betaincinv, expit, logit  # scipy.stats takes a second to import
 
     if not 1 <= len(p_bad) <= placed:
         raise ValueError(f"{len(p_bad)} patches judged of {placed}")
@@ -49,6 +48,6 @@ def share_interval(p_bad: FloatArray, placed: int, shift: float, confidence: flo
     variance = min(common + chance + sampling, 0.99 * mean * (1 - mean))
     strength = mean * (1 - mean) / variance - 1
     tail = (1 - confidence) / 2
-    low, high = beta.ppf([tail, 1 - tail], mean * strength, (1 - mean) * strength)
+    low, high = betaincinv(mean * strength, (1 - mean) * strength, [tail, 1 - tail])
     half = 0.5 / placed  # shares are whole numbers of patches
     return max(float(low) - half, 0.0), min(float(high) + half, 1.0)

@@ -7,11 +7,18 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from wsiseg.core.geometry import Box
 from wsiseg.errors import WsisegError
-from wsiseg.results.record import ErrorNote, FailedRecord, SlideDescription, SlidePlace
+from wsiseg.results.maps import lost_mask
+from wsiseg.results.record import ErrorNote, FailedRecord, Lost, LostBox, SlideDescription, SlidePlace
 from wsiseg.slide import Slide
+from wsiseg.slide.types import MISSING
+from wsiseg.tissue import Tissue
 from wsiseg.version import __version__
 
 _VERSIONS = ("dask", "distributed", "imagecodecs", "numpy", "openslide-python", "shapely", "torch", "zarr")
@@ -70,3 +77,16 @@ def describe_slide(slide: Slide) -> SlideDescription:
 def slide_bytes(path: Path) -> int | None:
     """The size of a slide's file; None for a folder, or where there is nothing."""
     return path.stat().st_size if path.is_file() else None
+
+
+def describe_lost(boxes: Sequence[LostBox], tissue: Tissue, mpp: float) -> Lost:
+    """The record's ``lost``. Tiles that a sparse file never held are lost only where there is tissue."""
+    kept = tuple(box for box in sorted(boxes) if box.reason != MISSING or tissue.touches(Box(*box[:4])))
+    mask = lost_mask(kept, tissue.core.shape, tissue.scale).astype(bool)
+    area_px = sum((box.x1 - box.x0) * (box.y1 - box.y0) for box in kept)
+    seen = int(np.count_nonzero(tissue.core | mask))
+    return Lost(
+        area_mm2=area_px * (mpp / 1000) ** 2,
+        fraction_of_tissue=float(np.count_nonzero(mask) / seen) if seen else 0.0,
+        boxes=kept,
+    )

@@ -230,11 +230,32 @@ def _write_mask(
     return group
 
 
-def write_overview(path: Path, image: npt.NDArray[np.uint8], scale: Scale, mpp: float) -> None:
-    """Make ``maps.zarr`` an image, uint8 (h, w, 3) on the lattice ``scale``: viewers show it below the labels."""
+def write_overview(
+    path: Path,
+    image: npt.NDArray[np.uint8],
+    scale: Scale,
+    mpp: float,
+    *,
+    label_size: tuple[int, int] | None = None,
+) -> None:
+    """Make ``maps.zarr`` an image, which viewers show below the labels.
+
+    Parameters
+    ----------
+    path : Path
+        ``maps.zarr``.
+    image : uint8 array (h, w, 3)
+    scale : Scale
+        Its lattice.
+    mpp : float
+        Of level 0.
+    label_size : (int, int), optional
+        Width and height of the slide in lattice pixels, as :func:`plan_labels` gets them: the image then has as
+        many levels as the labels will have.
+    """
     with environment_faults(path):
         group = _root(path)
-        depth = _depth(path, image.shape[1], image.shape[0])
+        depth = _depth(path, *(label_size or (image.shape[1], image.shape[0])))
         group.attrs.update({"ome": ngff.image_metadata("overview", _halved(scale, depth), mpp)})
         for level in range(depth):
             pixels = np.moveaxis(image[:: 2**level, :: 2**level], -1, 0)

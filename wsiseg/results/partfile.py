@@ -95,13 +95,14 @@ def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a task returns: small, whatever the number of nuclei."""
+    """What a task returns: small, whatever the number of nuclei. ``peak_bytes``: the most its process has held."""
 
     tiles: tuple[int, ...]
     nuclei: int
     failed: tuple[tuple[int, str], ...] = ()
     lost: tuple[LostBox, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
 
 
 def covering_parts(work: WorkFolder, tiles: tuple[int, ...]) -> list[tuple[int, ...]]:

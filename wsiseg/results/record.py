@@ -145,6 +145,31 @@ class Seams:
 
 
 @dataclass(frozen=True)
+class Performance:
+    """How the run went that ended a slide, by the clock; in a cohort other slides' tasks run in between.
+
+    Attributes
+    ----------
+    bound : str
+        What took most of it: an activity of the tiles ("read", "infer", "measure", …), or "end".
+    tiles_s : float
+        Seconds from the plan to the last tile.
+    end_s : float
+        From there to the record: stitching, labels, grade, pictures.
+    mpx_per_s : float
+        Megapixels at the model's mpp, of the tiles that this run computed, in a second of both.
+    peak_mib : float
+        The most memory that a process has held when it computed tiles or published.
+    """
+
+    bound: str
+    tiles_s: Number
+    end_s: Number
+    mpx_per_s: Number
+    peak_mib: Number
+
+
+@dataclass(frozen=True)
 class GradeRecord:
     """The slide's grade and what it rests on, see :class:`wsiseg.qc.rubric.Grade`; ``rubric``: shares as "1/15".
 
@@ -244,7 +269,8 @@ class SegmentedRecord:
 
     ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
     ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped. ``typical`` is
-    None in records of before it was noted.
+    None in records of before it was noted. ``performance``: None where the run that ended it computed no tile, and in
+    older records.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"
@@ -268,6 +294,7 @@ class SegmentedRecord:
     grade: GradeRecord
     typical: Typical | None = None
     timings_s: Mapping[str, Number | Mapping[str, Number]]
+    performance: Performance | None = None
     files: Mapping[str, FileNote] = field(default_factory=dict)
     versions: Mapping[str, str]
     created: str

@@ -16,11 +16,16 @@ GRADING = "grading"
 LETHAL = "lethal"
 OUTSIDE = "outside"
 ARTEFACTS = "artefacts"
+OVERVIEW = "overview"
+ARTEFACTS_DRAWN = "artefacts-drawn"
+THUMBNAIL = "thumbnail"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stitched:
     """``stitch``: what lies in ``nuclei.parquet``, and what became of the tiles; ``segment_s`` by activity.
+
+    ``peak_bytes``: of the process that held most when it computed tiles.
 
     ``notes``: sentences on what nobody would expect of the nuclei.
     """
@@ -31,6 +36,7 @@ class Stitched:
     tiles: Tiles
     lost: tuple[LostBox, ...]
     segment_s: Mapping[str, float]
+    peak_bytes: int = 0
     file: FileNote
     seconds: float
     notes: tuple[str, ...] = ()
@@ -68,6 +74,6 @@ class PlannedLabels:
 
 @dataclass(frozen=True)
 class Timed:
-    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``."""
+    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``, each picture."""
 
     seconds: float

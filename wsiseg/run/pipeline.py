@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from wsiseg.core.region import requested_region
 from wsiseg.errors import UsageError
 from wsiseg.interop.importing import ImportOptions
 from wsiseg.interop.segmentation import Segmentation
-from wsiseg.models.registry import locate_model
+from wsiseg.models.registry import AUTO, locate_model
 from wsiseg.qc.opinion import opinion_choice
 from wsiseg.report.actions import write_actions
 from wsiseg.report.cohort import write_cohort
@@ -30,8 +31,8 @@ from wsiseg.run.events import (
     ignore,
 )
 from wsiseg.run.outcome import CohortResult
-from wsiseg.run.schedule import Executor, run_stages
-from wsiseg.run.steps import Making, importing, segmenting, slide_steps
+from wsiseg.run.schedule import Executor, Steps, run_stages
+from wsiseg.run.steps import Making, importing, loading, segmenting, slide_steps
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 
 
@@ -65,7 +66,8 @@ def segment_slides(
     def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
         return segmenting(SlideRequest(path, options, choice), folder, moved)
 
-    return _run(paths, out, executor, making, on_event)
+    early = [loading(choice, executor.slots - 1)] if choice.model != AUTO else []
+    return _run(paths, out, executor, making, on_event, early)
 
 
 def import_outlines(
@@ -113,8 +115,9 @@ def _run(
     executor: Executor,
     making: Callable[[Path, SlideFolder, Moved], Making],
     on_event: Listener,
+    early: Sequence[Steps] = (),
 ) -> CohortResult:
-    """Slides through their stages into a results folder, and the report over it."""
+    """Slides through their stages into a results folder, and the report over it; ``early``: steps before theirs."""
     if not paths:
         raise UsageError("no slides given")
     out, started = absolute(shown), time.perf_counter()
@@ -139,8 +142,8 @@ def _run(
             slide_steps(making(path, moved.home(path, folder), moved), moved, tell)
             for path, folder in folders.items()
         )
-        ended = dict(run_stages(executor, steps))
-        records = tuple(ended[i] for i in sorted(ended))
+        ended = dict(run_stages(executor, itertools.chain(early, steps)))
+        records = tuple(ended[i] for i in sorted(ended) if i >= len(early))
         report = write_reports(out, records)
     return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)
 

@@ -1,8 +1,4 @@
-"""From the parts of a slide to its published result: stitch, label map, thumbnail, record.
-
-Each function is the body of one task: it takes one picklable argument, reads and writes the slide's work folder,
-returns little, and may run twice.
-"""
+"""The task that publishes a slide: what its stages have left becomes the record, and the result gets its name."""
 
 from __future__ import annotations
 
@@ -11,38 +7,51 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from wsiseg.artefacts.map import artefact_shares
 from wsiseg.core.atomic import remove_unfinished
-from wsiseg.core.geometry import Box
+from wsiseg.core.memory import peak_memory
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.qc.typical import typical_values
-from wsiseg.report.artefactmap import write_picture
 from wsiseg.report.gallery import write_gallery
-from wsiseg.report.thumbnail import overview_mpp, write_thumbnail
-from wsiseg.results import maps
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
-from wsiseg.results.describe import describe_slide, now, versions
-from wsiseg.results.folder import ARTEFACTS_PNG, SlideFolder, WorkFolder, describe_files
+from wsiseg.results.describe import describe_lost, describe_slide, now, versions
+from wsiseg.results.folder import SlideFolder, WorkFolder, describe_files
 from wsiseg.results.job import once_alone
 from wsiseg.results.notes import artefact_notes, outside_notes, run_notes, seam_notes
+from wsiseg.results.overviewfile import OVERVIEW_FILE, load_overview
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned, read_whole
-from wsiseg.results.record import RECORD_NAME, Lost, LostBox, Outside, SegmentedRecord, write_record
-from wsiseg.results.stages import ARTEFACTS, MAPS, OUTSIDE, STITCH, FoundOutside, Stitched, Timed
-from wsiseg.slide.types import MISSING
-from wsiseg.tissue import Tissue
+from wsiseg.results.record import RECORD_NAME, Outside, Performance, SegmentedRecord, write_record
+from wsiseg.results.stages import (
+    ARTEFACTS,
+    ARTEFACTS_DRAWN,
+    MAPS,
+    OUTSIDE,
+    OVERVIEW,
+    STITCH,
+    THUMBNAIL,
+    FoundOutside,
+    Stitched,
+    Timed,
+)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a slide has taken from its plan to its last tile, and how many tiles this run has computed."""
+
+    tiles_s: float
+    computed: int
 
 
 @dataclass(frozen=True)
 class PublishJob:
     """A slide to record.
 
-    ``seconds``: how long it has taken so far. ``earlier``: of the record that is to be replaced, see
-    :func:`publish_job`. ``alone``: a worker died of it.
+    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record
+    that is to be replaced, see :func:`publish_job`. ``alone``: a worker died of it.
     """
 
     folder: SlideFolder
@@ -50,6 +59,7 @@ class PublishJob:
     key: str
     seconds: float
     earlier: tuple[int, int] | None
+    pace: Pace | None = None
     alone: bool = False
 
     def retries(self) -> Sequence[PublishJob]:
@@ -58,7 +68,7 @@ class PublishJob:
 
 
 def publish_slide(job: PublishJob) -> SegmentedRecord:
-    """Grade, thumbnail and record; then the result gets its final name. Done before, it is not done again."""
+    """Grade and record; then the result gets its final name. Done before, it is not done again."""
     published = published_record(job)
     if published is not None:
         job.folder.clean()
@@ -69,30 +79,19 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     outside = _outside(work, stitched.nuclei)
     with open_planned(work, plan, guarded=job.alone) as slide:
         described = describe_slide(slide)
-        overview, overview_scale = slide.overview(overview_mpp(slide))
-    maps.write_overview(work.result / "maps.zarr", overview, overview_scale, plan.mpp)
-    lost = _lost(stitched.lost, tissue, plan.mpp)
+    lost = describe_lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
     write_table(work.result / "patches.parquet", verdicts.columns)
     grade = grade_slide(verdicts.columns, verdicts.placed, stitched.tiles, lost.fraction_of_tissue)
-    write_thumbnail(
-        work.result / "thumbnail.png",
-        overview,
-        overview_scale,
-        plan.mpp,
-        tissue=tissue.core,
-        tissue_scale=tissue.scale,
-        nuclei_parquet=work.result / "nuclei.parquet",
-        lost=lost.boxes,
-    )
     whole, artefacts = replace(read_whole(work), region=tissue.region), load_artefacts(work.path / ARTEFACT_MAP)
     shares = artefact_shares(artefacts, whole, plan.mpp)
-    write_picture(work.result / ARTEFACTS_PNG, overview, overview_scale, artefacts, shares)
     with open_planned(work, plan, guarded=job.alone) as slide:
-        write_gallery(work.result, slide, overview, overview_scale, artefacts, verdicts.columns)
+        picture = load_overview(work.path / OVERVIEW_FILE)
+        write_gallery(work.result, slide, *picture, artefacts, verdicts.columns)
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
-    timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds, "publish": seconds}
+    drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
+    timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds, "publish": drawn + seconds}
     record = SegmentedRecord(
         id=job.folder.id,
         status="partial" if lost.boxes else "complete",
@@ -120,6 +119,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         grade=grade.record(),
         typical=typical_values(verdicts.columns),
         timings_s={**timings, "total": job.seconds + seconds},
+        performance=_performance(job.pace, plan, stitched, job.seconds + seconds),
         files=describe_files(work.result),
         versions=versions(),
         created=now(),
@@ -129,9 +129,11 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     return record
 
 
-def publish_job(folder: SlideFolder, work: WorkFolder, key: str, seconds: float) -> PublishJob:
+def publish_job(
+    folder: SlideFolder, work: WorkFolder, key: str, seconds: float, pace: Pace | None = None
+) -> PublishJob:
     """The job that publishes what has been finished in ``work``."""
-    return PublishJob(folder, work, key, seconds, _record_identity(folder))
+    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace)
 
 
 def published_record(job: PublishJob) -> SegmentedRecord | None:
@@ -156,17 +158,38 @@ def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:
 
 def _timings(work: WorkFolder, plan: SlidePlan, stitched: Stitched) -> dict[str, float | Mapping[str, float]]:
     """Seconds by stage, all workers together, over all attempts."""
-    drawn, outside = work.stage(MAPS, Timed), work.stage(OUTSIDE, FoundOutside)
-    mapped = work.stage(ARTEFACTS, Timed)
+    outside = work.stage(OUTSIDE, FoundOutside)
     return {
         "tissue": plan.seconds,
-        "artefacts": mapped.seconds if mapped else 0.0,
+        "artefacts": _seconds(work, ARTEFACTS),
         "segment": sum(stitched.segment_s.values()),
         "segment_by_activity": stitched.segment_s,
         "outside": outside.seconds if outside else 0.0,
         "stitch": stitched.seconds,
-        "labels": drawn.seconds if drawn else 0.0,
+        "labels": _seconds(work, MAPS),
     }
+
+
+def _seconds(work: WorkFolder, stage: str) -> float:
+    found = work.stage(stage, Timed)
+    return found.seconds if found else 0.0
+
+
+def _performance(pace: Pace | None, plan: SlidePlan, stitched: Stitched, total_s: float) -> Performance | None:
+    """How the run went; None where it has computed no tile."""
+    if pace is None or not pace.computed:
+        return None
+    all_s = sum(stitched.segment_s.values()) or 1.0
+    parts = {name: seconds / all_s * pace.tiles_s for name, seconds in stitched.segment_s.items()}
+    parts["end"] = total_s - pace.tiles_s
+    pixels = sum(plan.grid.core(tile).area for tile in plan.tiles) * pace.computed / len(plan.tiles)
+    return Performance(
+        bound=max(parts, key=lambda name: parts[name]),
+        tiles_s=pace.tiles_s,
+        end_s=parts["end"],
+        mpx_per_s=pixels / 1e6 / total_s,
+        peak_mib=max(stitched.peak_bytes, peak_memory()) / 2**20,
+    )
 
 
 def _outside(work: WorkFolder, nuclei: int) -> Outside | None:
@@ -178,16 +201,3 @@ def _outside(work: WorkFolder, nuclei: int) -> Outside | None:
     expected = per_mm2 * found.rim_mm2
     share = expected / (nuclei + expected) if expected else 0.0
     return Outside(found.windows, found.area_mm2, found.nuclei, per_mm2, share)
-
-
-def _lost(boxes: Sequence[LostBox], tissue: Tissue, mpp: float) -> Lost:
-    """The record's ``lost``. Tiles that a sparse file never held are lost only where there is tissue."""
-    kept = tuple(box for box in sorted(boxes) if box.reason != MISSING or tissue.touches(Box(*box[:4])))
-    mask = maps.lost_mask(kept, tissue.core.shape, tissue.scale).astype(bool)
-    area_px = sum((box.x1 - box.x0) * (box.y1 - box.y0) for box in kept)
-    seen = int(np.count_nonzero(tissue.core | mask))
-    return Lost(
-        area_mm2=area_px * (mpp / 1000) ** 2,
-        fraction_of_tissue=float(np.count_nonzero(mask) / seen) if seen else 0.0,
-        boxes=kept,
-    )

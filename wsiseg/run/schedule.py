@@ -1,9 +1,10 @@
 """Slides as sequences of stages, run side by side through one bounded window of tasks.
 
 A slide's work is a generator: it yields a :class:`Stage` (a function and its arguments), is sent the stage's
-results, and yields the next. :func:`run_stages` drives many such generators over one executor and keeps no more
-than a fixed number of tasks submitted, whatever the number of slides and tiles, so that neither the scheduler
-nor the caller grows with the cohort. No Dask in sight: :mod:`wsiseg.run.cluster` has the executor that runs on one.
+results, and yields the next; or it yields a :class:`Fork` of several such generators, which go on side by side, and
+is sent what they return. :func:`run_stages` drives the slides' generators over one executor and keeps no more than
+a fixed number of tasks submitted, whatever the number of slides and tiles, so that neither the scheduler nor the
+caller grows with the cohort. No Dask in sight: :mod:`wsiseg.run.cluster` has the executor that runs on one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,18 @@ class Stage:
     alone: Callable[[Any], bool] | None = None
 
 
-Steps: TypeAlias = Generator[Stage, list[Any], Any]
+@dataclass(frozen=True)
+class Fork:
+    """Steps that do not wait for one another; what each returns is sent on, in their order, once all have ended.
+
+    Their tasks take turns. Where one of them fails, the others are stopped, and once no task of theirs runs any
+    more the error is thrown into the generator that yielded the fork.
+    """
+
+    branches: Sequence[Steps]
+
+
+Steps: TypeAlias = Generator[Stage | Fork, Any, Any]
 
 
 class Executor(Protocol):
@@ -140,21 +152,31 @@ def _cancel(tasks: Iterable[Future[Any]]) -> None:
         task.cancel()
 
 
-@dataclass
-class _Active:
-    """A slide in progress: its generator and what its current stage still waits for."""
+@dataclass(eq=False)
+class _Branch:
+    """Steps in progress, and what they wait for: the tasks of a stage, or the branches of a fork.
 
-    order: int
+    ``parent``: whose fork they are of, ``place``: their number there. ``results`` is None before the first step.
+    """
+
     steps: Steps
+    parent: _Branch | None = None
+    place: int = 0
     stage: Stage | None = None
     todo: deque[Any] = field(default_factory=deque)
-    results: list[Any] = field(default_factory=list)
+    results: list[Any] | None = None
     in_flight: int = 0
     error: BaseException | None = None
+    stopped: bool = False
 
     @property
-    def stage_over(self) -> bool:
+    def ready(self) -> bool:
+        """Whether what it waits for has ended."""
         return self.in_flight == 0 and (not self.todo or self.error is not None)
+
+    @property
+    def has_task(self) -> bool:
+        return bool(self.todo) and self.error is None
 
     @property
     def next_alone(self) -> bool:
@@ -162,8 +184,93 @@ class _Active:
         stage = self.stage
         return stage is not None and stage.alone is not None and stage.alone(self.todo[0])
 
+    def go_on(self) -> Stage | Fork:
+        """The next step, given what came of the last."""
+        if self.error is not None:
+            error, self.error = self.error, None
+            return self.steps.throw(error)
+        return self.steps.send(self.results)
 
-_Owners: TypeAlias = dict[Future[Any], tuple[_Active, Any]]
+    def begin(self, stage: Stage) -> None:
+        self.stage, self.todo, self.results = stage, deque(stage.arguments), []
+
+    def fork(self, step: Fork) -> list[_Branch]:
+        """The branches that it waits for from now on."""
+        self.stage, self.todo, self.results = None, deque(), [None] * len(step.branches)
+        self.in_flight = len(step.branches)
+        return [_Branch(steps, self, place) for place, steps in enumerate(step.branches)]
+
+    def stop(self) -> None:
+        """Let it end with the tasks that run."""
+        self.todo.clear()
+        self.stopped = True
+
+    def below(self, other: _Branch) -> bool:
+        return self.parent is other or (self.parent is not None and self.parent.below(other))
+
+
+@dataclass
+class _Slide:
+    """A slide in progress; its branches in the order in which their tasks take turns."""
+
+    order: int
+    branches: list[_Branch]
+
+    def ready(self) -> _Branch | None:
+        return next((branch for branch in self.branches if branch.ready), None)
+
+    def with_task(self) -> _Branch | None:
+        return next((branch for branch in self.branches if branch.has_task), None)
+
+    def had_turn(self, branch: _Branch) -> None:
+        self.branches.remove(branch)
+        self.branches.append(branch)
+
+    def advance(self, branch: _Branch) -> tuple[Any] | None:
+        """Go on with a branch that is ready; (value,) when it was the slide's last.
+
+        Raises
+        ------
+        Exception
+            What the slide's own generator raises; of its branches only an :class:`EnvironmentFault`.
+        """
+        if branch.stopped:
+            branch.steps.close()
+            return self._ended(branch, None)
+        try:
+            step = branch.go_on()
+        except StopIteration as end:
+            return self._ended(branch, end.value)
+        except Exception as error:
+            if branch.parent is None or isinstance(error, EnvironmentFault):
+                raise
+            self._failed(branch, branch.parent, error)
+            return None
+        if isinstance(step, Fork):
+            self.branches += branch.fork(step)
+        else:
+            branch.begin(step)
+        return None
+
+    def _ended(self, branch: _Branch, value: Any) -> tuple[Any] | None:
+        self.branches.remove(branch)
+        parent = branch.parent
+        if parent is None:
+            return (value,)
+        assert parent.results is not None
+        parent.results[branch.place] = value
+        parent.in_flight -= 1
+        return None
+
+    def _failed(self, branch: _Branch, parent: _Branch, error: BaseException) -> None:
+        self._ended(branch, None)
+        parent.error = parent.error or error
+        for other in self.branches:
+            if other.below(parent):
+                other.stop()
+
+
+_Owners: TypeAlias = dict[Future[Any], tuple[_Branch, Any]]
 """Submitted tasks: whose each is, and its argument."""
 
 
@@ -172,12 +279,12 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
 
     Tasks of earlier slides go first; a further slide is started only when those that run cannot fill the
     window, so that slides finish early rather than all at the end. A task's error, unless the stage's ``retry``
-    has an answer, is thrown into its slide's generator once its other tasks have ended; an error that a
+    has an answer, is thrown into its generator once the stage's other tasks have ended; an error that a slide's
     generator does not handle is raised here. So is an :class:`EnvironmentFault`, at once: a full disk or a lost
     cluster is no slide's fault, and waiting for the other tasks may be waiting for ever. However it ends, no task
     of it stays submitted.
     """
-    active: list[_Active] = []
+    active: list[_Slide] = []
     owners: _Owners = {}
     try:
         yield from _drive(executor, enumerate(slides), active, owners)
@@ -185,89 +292,82 @@ def run_stages(executor: Executor, slides: Iterable[Steps]) -> Iterator[tuple[in
         _cancel(owners)
         # What a generator holds (a lock) must be free when the error arrives, not when it is collected.
         for slide in active:
-            slide.steps.close()
+            for branch in reversed(slide.branches):
+                branch.steps.close()
 
 
 def _drive(
-    executor: Executor, waiting: Iterator[tuple[int, Steps]], active: list[_Active], owners: _Owners
+    executor: Executor, waiting: Iterator[tuple[int, Steps]], active: list[_Slide], owners: _Owners
 ) -> Iterator[tuple[int, Any]]:
     alone = False
     while True:
         while len(owners) < executor.window and not alone:
-            slide = next((s for s in active if s.todo and s.error is None), None)
-            if slide is None:
-                ready = next((s for s in active if s.stage_over), None)
-                if ready is not None:
-                    outcome = _advance(ready)
-                    if outcome is not None:
-                        active.remove(ready)
-                        yield ready.order, outcome[0]
-                    continue
+            # What is ready goes on before anything is submitted: else a later slide's many tasks would keep an
+            # earlier one from ending, and a branch's many tasks the other branches.
+            ready = next(((slide, branch) for slide in active if (branch := slide.ready())), None)
+            if ready is not None:
+                slide, branch = ready
+                outcome = slide.advance(branch)
+                if outcome is not None:
+                    active.remove(slide)
+                    yield slide.order, outcome[0]
+                continue
+            turn = next(((slide, branch) for slide in active if (branch := slide.with_task())), None)
+            if turn is None:
                 following = next(waiting, None)
                 if following is None:
                     break
-                active.append(_Active(*following))
+                active.append(_Slide(following[0], [_Branch(following[1])]))
                 continue
-            if slide.next_alone:
+            slide, branch = turn
+            if branch.next_alone:
                 if owners:
                     break
                 alone = True
-            argument = slide.todo.popleft()
-            assert slide.stage is not None
-            task = executor.submit(slide.stage.name, slide.stage.function, argument)
-            owners[task] = (slide, argument)
-            slide.in_flight += 1
+            argument = branch.todo.popleft()
+            assert branch.stage is not None
+            task = executor.submit(branch.stage.name, branch.stage.function, argument)
+            owners[task] = (branch, argument)
+            branch.in_flight += 1
+            slide.had_turn(branch)
         if not owners:
             return
         done = executor.wait(owners)
         for task in [task for task in owners if task in done]:
-            slide, argument = owners.pop(task)
-            slide.in_flight -= 1
-            _settle(slide, argument, task)
+            branch, argument = owners.pop(task)
+            branch.in_flight -= 1
+            _settle(branch, argument, task)
         alone = False
 
 
-def _settle(slide: _Active, argument: Any, task: Future[Any]) -> None:
-    stage = slide.stage
+def _settle(branch: _Branch, argument: Any, task: Future[Any]) -> None:
+    stage = branch.stage
     assert stage is not None
     error = task.exception()
-    if error is None:
-        result = task.result()
-        slide.results.append(result)
-        if stage.on_result is not None:
-            _guarded(slide, stage.on_result, argument, result)
-        return
     if isinstance(error, EnvironmentFault):
         raise error
-    again = _guarded(slide, stage.retry, argument, error) if stage.retry is not None else None
+    if branch.stopped:
+        return
+    if error is None:
+        result = task.result()
+        assert branch.results is not None
+        branch.results.append(result)
+        if stage.on_result is not None:
+            _guarded(branch, stage.on_result, argument, result)
+        return
+    again = _guarded(branch, stage.retry, argument, error) if stage.retry is not None else None
     if again is not None:
-        slide.todo.extendleft(reversed(again))
-    elif slide.error is None:
-        slide.error = error
+        branch.todo.extendleft(reversed(again))
+    elif branch.error is None:
+        branch.error = error
 
 
-def _guarded(slide: _Active, callback: Callable[[Any, Any], Any], argument: Any, outcome: Any) -> Any:
+def _guarded(branch: _Branch, callback: Callable[[Any, Any], Any], argument: Any, outcome: Any) -> Any:
     """What a stage's callback returns; what it raises is its slide's failure, not the others'."""
     try:
         return callback(argument, outcome)
     except EnvironmentFault:
         raise
     except Exception as error:
-        slide.error = slide.error or error
+        branch.error = branch.error or error
         return None
-
-
-def _advance(slide: _Active) -> tuple[Any] | None:
-    """Send the ended stage's results (or throw its error); (value,) when the generator returned."""
-    try:
-        if slide.error is not None:
-            error, slide.error = slide.error, None
-            slide.stage = slide.steps.throw(error)
-        elif slide.stage is None:
-            slide.stage = next(slide.steps)
-        else:
-            slide.stage = slide.steps.send(slide.results)
-    except StopIteration as end:
-        return (end.value,)
-    slide.todo, slide.results = deque(slide.stage.arguments), []
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -37,16 +38,15 @@ from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.isolation import Job, isolated
-from wsiseg.run.publish import publish_job, publish_slide, published_record
-from wsiseg.run.schedule import Stage, Steps
+from wsiseg.run.pictures import draw_artefacts, draw_thumbnail, take_overview
+from wsiseg.run.publish import Pace, publish_job, publish_slide, published_record
+from wsiseg.run.schedule import Fork, Stage, Steps
 from wsiseg.stitch.stage import stitch_slide
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
 from wsiseg.tiles.outside import OutsideJob, check_outside
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SlideRequest
-from wsiseg.tiles.work import segment_batch
-
-Stages = Generator[Stage, list[Any], Any]
+from wsiseg.tiles.work import load_early, segment_batch
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class _Telling:
         self.on_event(StageStarted(self.name, name))
         return isolated(name, function, jobs)
 
-    def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Stages:
+    def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Steps:
         """A stage of one task: what it returns."""
         (result,) = yield self.stage(name, function, [job])
         return result
 
     def planned(
         self, plan: tuple[str, Callable[[Any], Any]], stage: tuple[str, Callable[[Any], Any]], job: Job
-    ) -> Stages:
+    ) -> Steps:
         """A stage whose jobs are found by a task, and that task before it."""
         jobs = yield from self.one(*plan, job)
         yield self.stage(*stage, jobs)
@@ -86,15 +86,16 @@ class Making:
     job : PlanJob or ImportJob
         That task's.
     nuclei : callable
-        The stages from there to ``nuclei.parquet``.
+        The steps from there to ``nuclei.parquet``, and what needs none of it beside them; they return what became
+        of the tiles.
     opinion : ModelChoice
-        Who gives second opinions on them.
+        Who gives second opinions on the nuclei.
     """
 
     path: Path
     plan: Callable[[Any], Planned]
     job: PlanJob | ImportJob
-    nuclei: Callable[[Planned, _Telling], Stages]
+    nuclei: Callable[[Planned, _Telling], Steps]
     opinion: ModelChoice
 
 
@@ -116,6 +117,12 @@ def importing(
     """The nuclei that another program has found."""
     job = ImportJob(folder, path, segmentation, options, moved.candidates(path, folder))
     return Making(path, plan_import, job, partial(_import, segmentation=segmentation), opinion)
+
+
+def loading(choice: ModelChoice, workers: int) -> Steps:
+    """Idle workers load the segmenter while another plans the first slide; a fault is that one's to tell."""
+    with contextlib.suppress(Exception):
+        yield Stage("load-model", load_early, [choice] * workers)
 
 
 def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
@@ -144,7 +151,7 @@ def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
     return record
 
 
-def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage, list[Any], Planned]:
+def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage | Fork, Any, Planned]:
     job = making.job
     telling = _Telling(job.folder.id, on_event)
     planned: Planned = yield from telling.one("plan-slide", making.plan, job)
@@ -157,49 +164,81 @@ def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage, 
 
 
 def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
-    """The stages of a planned slide in their order, and its record."""
+    """The steps of a planned slide, and its record."""
     if planned.plan is None:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
-    yield from making.nuclei(planned, telling)
-    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
-    yield from telling.one("label-pyramid", write_label_pyramid, whole)
+    tiled = yield from making.nuclei(planned, telling)
     grading = GradeJob(planned.work, making.opinion)
-    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading)
-    return (yield from _publish(planned, time.perf_counter() - started, telling))
+    yield Fork(
+        [
+            telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading),
+            _labels(telling, whole),
+            telling.one("draw-thumbnail", draw_thumbnail, whole),
+            telling.one("draw-artefacts", draw_artefacts, whole),
+        ]
+    )
+    pace = Pace(tiled.ended - started, tiled.computed)
+    return (yield from _publish(planned, time.perf_counter() - started, pace, telling))
 
 
-def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Stages:
+@dataclass(frozen=True)
+class _Tiled:
+    """The tiles that failed and why, how many this run has computed, and when the last one ended."""
+
+    failed: list[tuple[int, str]]
+    computed: int
+    ended: float
+
+
+def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Steps:
     """From the plan to ``nuclei.parquet`` by a segmenter."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     choice = named(choice, plan)
     stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice))
-    failed = yield from _tiles(planned, telling, len(plan.tiles), stage)
-    if failed and len(failed) == len(plan.tiles):
+    tiled, *_ = yield Fork(
+        [
+            _tiles(planned, telling, len(plan.tiles), stage),
+            *_beside_tiles(telling, WorkJob(work)),
+            telling.one("check-outside", check_outside, OutsideJob(work, choice)),
+        ]
+    )
+    if tiled.failed and len(tiled.failed) == len(plan.tiles):
         planned.folder.clean()
-        raise SlideError(f"none of its {len(failed)} tiles could be computed: {failed[0][1]}")
-    yield from _artefacts(telling, WorkJob(work))
-    yield from telling.one("check-outside", check_outside, OutsideJob(work, choice))
+        raise SlideError(f"none of its {len(tiled.failed)} tiles could be computed: {tiled.failed[0][1]}")
     yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
+    return tiled
 
 
-def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Stages:
+def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Steps:
     """From the plan to ``nuclei.parquet`` by what another program has found."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
-    yield from _tiles(planned, telling, len(found.tiles), stage)
-    yield from _artefacts(telling, WorkJob(work))
+    tiles = _tiles(planned, telling, len(found.tiles), stage)
+    tiled, *_ = yield Fork([tiles, *_beside_tiles(telling, WorkJob(work))])
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
+    return tiled
 
 
-def _artefacts(telling: _Telling, whole: WorkJob) -> Stages:
+def _beside_tiles(telling: _Telling, whole: WorkJob) -> list[Steps]:
+    """What every slide has and no nuclei are needed for."""
+    return [_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)]
+
+
+def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
     """The map by which nuclei are flagged."""
     yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
     yield from telling.one("join-artefacts", join_blocks, whole)
+
+
+def _labels(telling: _Telling, whole: WorkJob) -> Steps:
+    """The label map."""
+    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
+    yield from telling.one("label-pyramid", write_label_pyramid, whole)
 
 
 def _tiles(
@@ -207,11 +246,10 @@ def _tiles(
     telling: _Telling,
     total: int,
     stage: tuple[str, Callable[[Any], BatchSummary], Callable[[set[int]], Sequence[Job]]],
-) -> Generator[Stage, list[Any], list[tuple[int, str]]]:
+) -> Generator[Stage | Fork, Any, _Tiled]:
     """The parts of all tiles: those that an earlier run has left, and the missing ones computed.
 
-    ``stage``: its name and function, and the jobs that are missing where some tiles are done. Gives the tiles that
-    failed and why.
+    ``stage``: its name and function, and the jobs that are missing where some tiles are done.
     """
     plan, work, name = planned.plan, planned.work, planned.folder.id
     assert plan is not None
@@ -237,12 +275,14 @@ def _tiles(
     task, function, missing = stage
     jobs = missing({tile for summary in done for tile in summary.tiles})
     yield isolated(task, function, jobs, lambda job, summary: ended(summary, computed=not job.lost))
-    return failed
+    return _Tiled(failed, so_far.computed, time.perf_counter())
 
 
-def _publish(planned: Planned, seconds: float, telling: _Telling) -> Generator[Stage, list[Any], SegmentedRecord]:
+def _publish(
+    planned: Planned, seconds: float, pace: Pace, telling: _Telling
+) -> Generator[Stage | Fork, Any, SegmentedRecord]:
     assert planned.plan is not None
-    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds)
+    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace)
     try:
         record: SegmentedRecord = yield from telling.one("publish-slide", publish_slide, job)
     except WorkerDied:

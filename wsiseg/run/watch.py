@@ -53,10 +53,10 @@ class Progress:
             case Started(slides):
                 self.slides = slides
             case Begun(name, total):
-                self.current, self.fraction = f"{name}: {total} tiles", 0.0
+                self.current, self.fraction = f"{name}: {total} tiles", 0.0 if total else 1.0
             case TilesDone(name, done, total, nuclei):
                 self.current, self.fraction = f"{name}: {done} of {total} tiles, {nuclei:,} nuclei", done / total
-            case StageStarted(name, stage):
+            case StageStarted(name, stage) if self.fraction in (None, 1.0):  # else tiles are what takes time
                 self.current = f"{name}: {stage}"
             case Note(name, text):
                 self.lines.append(f"{name}: {text}")

@@ -56,6 +56,7 @@ def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched
         tiles=_tiles(plan, summaries),
         lost=tuple(box for summary in summaries for box in summary.lost),
         segment_s=_seconds(summaries),
+        peak_bytes=max((summary.peak_bytes for summary in summaries), default=0),
         file=describe_file(result),
         seconds=time.perf_counter() - started,
     )

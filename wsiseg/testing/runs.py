@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,38 @@ class StopsAfter(SerialExecutor):
         return super().submit(name, function, argument)
 
 
+class ShuffledExecutor(SerialExecutor):
+    """Ends tasks in random order and counts how many were submitted at once."""
+
+    slots = 3
+    window = 7
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.most = 0
+        self.calls: list[tuple[str, Any]] = []
+        self.pending: dict[Future[Any], Callable[[], Future[Any]]] = {}
+
+    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
+        task: Future[Any] = Future()
+        run = super().submit
+        self.pending[task] = lambda: run(name, function, argument)
+        task.add_done_callback(self.pending.pop)
+        self.calls.append((name, argument))
+        self.most = max(self.most, len(self.pending))
+        return task
+
+    def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
+        task = self.random.choice([task for task in self.pending if task in tasks])
+        ended = self.pending[task]()
+        if ended.exception() is None:
+            task.set_result(ended.result())
+        else:
+            task.set_exception(ended.exception())
+        return {task}
+
+
 def run(
     slides: list[Path], out: Path, executor: SerialExecutor | None = None, **settings: Any
 ) -> tuple[CohortResult, list[Event]]:
@@ -50,6 +83,7 @@ def same_results(first: Path, second: Path) -> None:
             records = [json.loads(text) for text in (one, other)]
             for record in records:
                 record.pop("timings_s")
+                record.pop("performance")
                 record.pop("created")
             assert records[0] == records[1]
         elif name != SLIDE_PAGE:

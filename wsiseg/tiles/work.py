@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from wsiseg.core.environment import environment_fault, environment_faults
 from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.memory import peak_memory
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
 from wsiseg.models.base import Segmenter
-from wsiseg.models.resident import resident_segmenter
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.partfile import BatchSummary, write_part
 from wsiseg.results.plan import SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
@@ -27,6 +28,11 @@ from wsiseg.tiles.borders import segment_within
 from wsiseg.tiles.candidates import select_candidates
 from wsiseg.tiles.measure import measure
 from wsiseg.tissue import Tissue
+
+
+def load_early(choice: ModelChoice) -> None:
+    """Load what a tile needs, libraries and segmenter, in a process that is still idle."""
+    resident_segmenter(choice)
 
 
 def segment_batch(job: BatchJob) -> BatchSummary:
@@ -51,7 +57,9 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     part = job.work.part(job.tiles[0], job.tiles[-1])
     with _timed(found.seconds, "write"):
         owned = int(np.count_nonzero(joined.columns["owned"]))
-        summary = BatchSummary(job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds)
+        summary = BatchSummary(
+            job.tiles, owned, tuple(found.failed), tuple(found.lost), found.seconds, peak_memory()
+        )
         with environment_faults(part):
             write_part(part, joined, as_plain(summary))
     return summary

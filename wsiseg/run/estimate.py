@@ -1,0 +1,193 @@
+"""What a run would take: stated beforehand, from a slide's plan and a trial of one of its tiles.
+
+Nothing is written but what a temporary folder holds for that long. The plan is the run's own: tissue, tiles, model.
+A small window and then a larger one, each where there is most tissue, are computed by the run's own task; time and
+memory of a whole tile follow from the pixels that each reads. What is not tried is taken from what it was on other
+slides, and the interval is that wide.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from wsiseg.core.environment import absolute
+from wsiseg.core.grid import TileGrid
+from wsiseg.core.memory import peak_memory
+from wsiseg.models.registry import locate_model
+from wsiseg.models.resident import ModelChoice
+from wsiseg.results.folder import SlideFolder, WorkFolder
+from wsiseg.results.partfile import BatchSummary
+from wsiseg.results.plan import SlidePlan, write_plan
+from wsiseg.results.planned import read_planned, read_whole
+from wsiseg.tiles.batch import BatchJob
+from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
+from wsiseg.tiles.request import SegmentOptions, SlideRequest
+from wsiseg.tiles.work import segment_batch
+
+_TRIALS_PX = (256, 768)
+"""Sides of the windows that are tried. The first also loads and compiles, for which the second is not to blame."""
+_END = 0.1
+"""Of the time of the tiles: what stitching, labels, grade and pictures take after them."""
+_START_S = 5.0
+"""Workers that start, the report, workers that end."""
+_INTERVAL = (0.7, 1.6)
+"""Around the time of the tiles: cores that share caches are slower than one alone, and tissue is not all alike."""
+_NUCLEUS_BYTES = (400, 1200)
+"""Of a nucleus in the result (GeoParquet, labels), and beside it in the work folder until the end (parts)."""
+_PICTURES_BYTES = 6_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of one slide.
+
+    Attributes
+    ----------
+    slide, model : str
+    tiles : int
+        To be computed, of ``tile_px`` at ``mpp``.
+    tissue_mm2 : float
+    workers : int
+        Processes that the times are for.
+    memory_mib : float
+        Peak of each.
+    disk_mib, work_mib : float
+        Of the result, and of what lies beside it until the slide is finished.
+    seconds : float
+        From the command to its end if this is the only slide, expected; ``seconds_low`` to ``seconds_high``.
+    tile_s : float
+        Of one tile on one process, of which ``activities`` take these shares.
+    """
+
+    slide: str
+    model: str
+    tiles: int
+    tile_px: int
+    mpp: float
+    tissue_mm2: float
+    workers: int
+    memory_mib: float
+    disk_mib: float
+    work_mib: float
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    tile_s: float
+    activities: dict[str, float]
+
+
+def estimate_slide(path: Path, options: SegmentOptions, *, device: str, workers: int) -> Estimate:
+    """What segmenting a slide on this machine is expected to take, were nothing of it there yet.
+
+    Parameters
+    ----------
+    path : Path
+    options : SegmentOptions
+    device : {"cpu", "cuda"}
+    workers : int
+        Processes, at least 1.
+
+    Raises
+    ------
+    SlideError, ModelError, UsageError
+        As the run itself would.
+    """
+    options = replace(options, model=locate_model(options.model))
+    choice = options.choice(device, None if device == "cuda" else 1)
+    request = SlideRequest(absolute(path), options, choice)
+    with tempfile.TemporaryDirectory(prefix="wsiseg-") as temporary:
+        return _estimate(request, SlideFolder(Path(temporary), "slide"), workers)
+
+
+def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estimate:
+    started = time.perf_counter()
+    planned = plan_or_reuse(PlanJob(folder, request))
+    assert planned.plan is not None  # the folder was empty
+    plan, before_s = planned.plan, _START_S + time.perf_counter() - started
+    trials = _try(planned.work, plan, named(request.choice, plan)) if plan.tiles else []
+    tile = _whole_tile(plan, trials)
+    tiles_s = tile.seconds * math.ceil(len(plan.tiles) / workers) * (1 + _END)
+    low, high = (before_s + tiles_s * factor for factor in _INTERVAL)
+    result, work = (size * tile.nuclei for size in _NUCLEUS_BYTES)
+    return Estimate(
+        slide=request.path.name,
+        model=plan.specification["model"]["name"],
+        tiles=len(plan.tiles),
+        tile_px=plan.grid.tile,
+        mpp=plan.specification["mpp_effective"],
+        tissue_mm2=plan.tissue_mm2,
+        workers=workers,
+        memory_mib=tile.peak_bytes / 2**20,
+        disk_mib=(result + _PICTURES_BYTES) / 2**20,
+        work_mib=work / 2**20,
+        seconds=before_s + tiles_s,
+        seconds_low=low,
+        seconds_high=high,
+        tile_s=tile.seconds,
+        activities=tile.activities,
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A window that was tried: the pixels that were read for it, its tissue, and what it took."""
+
+    read_px: int
+    tissue_mm2: float
+    summary: BatchSummary
+    peak_bytes: int
+
+
+def _try(work: WorkFolder, plan: SlidePlan, choice: ModelChoice) -> list[_Trial]:
+    """The windows in the place with the most tissue, the smaller one first."""
+    _, tissue = read_planned(work)
+    whole, trials = read_whole(work), []
+    for side in sorted({min(side, plan.grid.tile) for side in _TRIALS_PX}):
+        grid = TileGrid(plan.grid.width, plan.grid.height, side, plan.grid.halo, plan.grid.stride)
+        ratio = tissue.scale.downsample / plan.downsample
+        area = {int(tile): _cells(tissue.core, grid, tile, ratio) for tile in grid.touching(tissue.mask, ratio)}
+        tile = max(area, key=lambda tile: (area[tile], -tile))
+        write_plan(work, replace(plan, grid=grid, tiles=(tile,)), tissue, whole)
+        summary = segment_batch(BatchJob(work, (tile,), choice))
+        mm2 = area[tile] * (tissue.scale.downsample * plan.mpp / 1000) ** 2
+        trials.append(_Trial(grid.read(tile).area, mm2, summary, peak_memory()))
+    return trials
+
+
+def _cells(core: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], grid: TileGrid, tile: int, ratio: float) -> int:
+    """How many cells of tissue a tile holds."""
+    window = grid.core(tile)
+    y0, y1, x0, x1 = (round(at / ratio) for at in (window.y, window.y1, window.x, window.x1))
+    return int(np.count_nonzero(core[y0:y1, x0:x1]))
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What a whole tile takes by its trials, and the nuclei of the slide at their density."""
+
+    seconds: float
+    activities: dict[str, float]
+    peak_bytes: float
+    nuclei: float
+
+
+def _whole_tile(plan: SlidePlan, trials: Sequence[_Trial]) -> _Tile:
+    if not trials:
+        return _Tile(0.0, {}, peak_memory(), 0.0)
+    first, last = trials[0], trials[-1]
+    read_px = (plan.grid.tile + 2 * plan.grid.halo) ** 2
+    seconds = sum(last.summary.seconds.values())
+    bytes_px = (last.peak_bytes - first.peak_bytes) / max(1, last.read_px - first.read_px)
+    return _Tile(
+        seconds=seconds * read_px / last.read_px,
+        activities={name: value / seconds for name, value in last.summary.seconds.items()},
+        peak_bytes=last.peak_bytes + bytes_px * max(0, read_px - last.read_px),
+        nuclei=last.summary.nuclei / last.tissue_mm2 * plan.tissue_mm2 if last.tissue_mm2 else 0.0,
+    )
