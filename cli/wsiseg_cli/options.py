@@ -113,7 +113,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "-w",
                 "--workers",
                 type=click.IntRange(min=0),
-                help="Worker processes; default one a GPU, else one a core. 0 runs without Dask.",
+                help="Worker processes; default one a core; on GPUs they share these. 0 runs without Dask.",
             ),
             click.option(
                 "--scheduler",

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from wsiseg.core.nuclei import Nuclei
-from wsiseg.core.raster import components, largest_components, rasterize, spans, trace
+from wsiseg.core.raster import components, largest_components, rasterize, runs_of, spans, trace, trace_runs
 
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14), elements=st.integers(0, 3)
@@ -146,3 +146,43 @@ def test_later_polygons_win():
 def test_spans_of_a_concave_ring():
     ring = np.array([[0.0, 0], [5, 0], [5, 2], [4, 2], [4, 1], [1, 1], [1, 2], [0, 2]])
     np.testing.assert_array_equal(spans(ring, 10, 10), [[0, 0, 5], [1, 0, 1], [1, 4, 5]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_images)
+def test_runs_are_the_labels_row_by_row(labels):
+    runs = runs_of(labels)
+    painted = np.zeros(labels.shape, dtype=int)
+    for row, first, stop, name in zip(runs.rows, runs.firsts, runs.stops, runs.names, strict=True):
+        assert name > 0
+        assert not painted[row, first:stop].any()
+        painted[row, first:stop] = name
+        assert first == 0 or labels[row, first - 1] != name
+        assert stop == labels.shape[1] or labels[row, stop] != name
+    assert np.array_equal(painted, np.maximum(labels, 0))
+    places = list(zip(runs.rows, runs.firsts, strict=True))
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 17])
+def test_runs_of_rows_that_are_full_or_negative(width):
+    """Rows are read eight pixels at a time."""
+    labels = np.array([[3] * width, [-1] * width, [0] * width, [5] * width])
+    runs = runs_of(labels)
+    assert runs.rows.tolist() == [0, 3]
+    assert runs.firsts.tolist() == [0, 0]
+    assert runs.stops.tolist() == [width, width]
+    assert runs.names.tolist() == [3, 5]
+
+
+def test_a_large_thin_spiral_costs_no_more_than_its_outline():
+    """Bounds say nothing of an object's pixels: its neighbours within them are left alone."""
+    labels = np.ones((101, 101), dtype=np.int32)
+    labels[1::2] = 0
+    labels[1::4, -1] = 1
+    labels[3::4, 0] = 1
+    labels[labels == 0] = 2
+    nuclei = trace(labels)
+    assert nuclei.columns["label"].tolist() == [1, 2]
+    assert nuclei.areas()[0] == (labels == 1).sum()
+    assert np.array_equal(trace_runs(runs_of(labels)).vertices, nuclei.vertices)

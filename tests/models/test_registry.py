@@ -396,7 +396,7 @@ def test_a_full_gpu_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     held: list[weakref.ref[Allocation]] = []
 
-    def small_memory(batch: list[np.ndarray]) -> np.ndarray:
+    def small_memory(batch: list[np.ndarray]) -> torch.Tensor:
         assert not any(ref() for ref in held), "the failed attempt still holds its memory"
         activations = Allocation()
         held.append(weakref.ref(activations))
@@ -410,7 +410,7 @@ def test_a_full_gpu_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes[0] == 5
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(expected, found, strict=True))
 
-    def no_memory(batch: list[np.ndarray]) -> np.ndarray:
+    def no_memory(batch: list[np.ndarray]) -> torch.Tensor:
         raise torch.cuda.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(engine, "_forward", no_memory)

@@ -47,18 +47,50 @@ def test_cpu_workers_are_processes_of_one_thread_on_loopback(tmp_path: Path) -> 
     assert "look" in report.read_text()
 
 
-def test_each_cuda_device_gets_a_process_of_its_own_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_one_thread_share_the_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The set-up alone: no device is touched."""
     monkeypatch.setattr(cluster, "cuda_devices", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cluster, "cuda_memory", lambda: (80 << 30, 80 << 30))
+    monkeypatch.setattr(cluster, "available_cores", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, MIG-5c1f")
     with open_executor(ClusterOptions(device="cuda", dashboard="127.0.0.1:0")) as executor:
-        assert executor.device == "cuda"
-        assert executor.slots >= 4
-        found = list(executor.map_bounded(surroundings, range(16), "look"))
-    by_device = {place["CUDA_VISIBLE_DEVICES"]: place["pid"] for place in found}
-    assert set(by_device) == {"0", "1"}
-    assert len(set(by_device.values())) == 2
-    assert len({place["thread"] for place in found}) > 2
+        assert (executor.slots, executor.device, executor.torch_threads) == (3, "cuda", 1)
+        found = list(executor.map_bounded(surroundings, range(24), "look"))
+    processes = {place["pid"]: place["CUDA_VISIBLE_DEVICES"] for place in found}
+    assert sorted(processes.values()) == ["3", "3", "MIG-5c1f"]
+    assert len({place["thread"] for place in found}) <= len(processes)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "workers", "expected"),
+    [
+        ((80 * GIB,), 16, None, "a" * 16),
+        ((8 * GIB,), 16, None, "aa"),
+        ((1 * GIB,), 16, None, "a"),
+        ((80 * GIB, 80 * GIB), 5, None, "ababa"),
+        ((8 * GIB, 80 * GIB), 7, None, "ababbbb"),
+        ((80 * GIB,) * 4, 2, None, "abcd"),
+        ((80 * GIB,) * 4, 16, 2, "ab"),
+        ((8 * GIB,), 16, 5, "aaaaa"),
+    ],
+)
+def test_devices_are_dealt_round(memory: tuple[int, ...], cores: int, workers: int | None, expected: str) -> None:
+    """One process a core, of each device as many as it has memory for, and at least one."""
+    assert "".join(cluster.dealt_devices("abcd"[: len(memory)], memory, cores, workers)) == expected
+
+
+def test_devices_behind_an_invalid_one_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA shows none from the first name on that it does not know."""
+    monkeypatch.setattr(cluster, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(cluster, "cuda_memory", lambda: (80 << 30,))
+    monkeypatch.setattr(cluster, "available_cores", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
+    with open_executor(ClusterOptions(device="cuda", dashboard="127.0.0.1:0")) as executor:
+        found = list(executor.map_bounded(surroundings, range(4), "look"))
+    assert {place["CUDA_VISIBLE_DEVICES"] for place in found} == {"1"}
 
 
 def test_cuda_that_is_not_there_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

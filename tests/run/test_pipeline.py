@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import shapely
 from markupsafe import escape
 
+from wsiseg.core.geometry import Scale
 from wsiseg.errors import UsageError
 from wsiseg.evaluate import match_polygons
 from wsiseg.interop.export import export_run
@@ -257,6 +259,30 @@ def test_what_nobody_would_expect_is_said(tmp_path: Path) -> None:
     assert shown == [(name, text) for name in names for text in said[name]]
     again, _ = run([tmp_path / "grey.svs"], tmp_path / "out")
     assert list(again.records[0].notes or ()) == said["grey"]
+
+
+@pytest.mark.parametrize(("side", "count"), [(1008, 1), (2048, 8), (6144, 16)])
+def test_a_costly_model_is_calibrated_on_at_most_half_of_a_small_slide(
+    side: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large slides and cheap models get the windows that they always got."""
+    path = tmp_path / "s.svs"
+    write_slide(path, width=side, height=side, layout="dense", seed=4, tile=256, levels=(1,))
+    with open_slide(path) as slide:
+        tissue = replace(find_tissue(slide), mask=np.ones((side // 16, side // 16), dtype=bool), scale=Scale(16.0))
+        windows: list[Any] = []
+        monkeypatch.setattr(slide, "read_lossy", lambda window, _: (windows.append(window), ((), ()))[1])
+        costly = list(calibration_samples(slide, Scale(1.0), tissue, costly=True))
+        chosen, _ = list(windows), windows.clear()
+        cheap = list(calibration_samples(slide, Scale(1.0), tissue))
+    assert len(costly) == count
+    assert len(cheap) == 16
+    if count == 16:
+        assert chosen == windows
+    else:
+        assert all(w.x >= 0 and w.y >= 0 and w.x1 <= side and w.y1 <= side for w in chosen)
+        middle = np.mean([w.y + w.height / 2 for w in chosen])
+        assert abs(middle - side / 2) < 0.1 * side
 
 
 def test_a_lost_tile_enters_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

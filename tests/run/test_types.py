@@ -158,19 +158,19 @@ def test_mirrors_average_probabilities_of_types() -> None:
     """Sure views outweigh unsure ones, whichever comes first."""
     head = HEADS["hover"]
 
-    def run(images: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+    def run(images: list[np.ndarray]) -> list[tuple[torch.Tensor, ...]]:
         logits = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [0.0, 1.0, 0.5]])
         found = []
         for values in logits:
             raw = {"np": torch.zeros(1, 2, 4, 4), "hv": torch.zeros(1, 2, 4, 4)}
             raw["tp"] = values.view(1, 3, 1, 1).expand(1, 3, 4, 4)
-            found.append(tuple(value[0].numpy() for value in head.activate(raw)))
+            found.append(tuple(value[0] for value in head.activate(raw)))
         return found
 
-    probabilities = mean_of_mirrors(run, np.zeros((4, 4, 3), np.uint8), head)[2]
+    probabilities = mean_of_mirrors(run, np.zeros((4, 4, 3), np.uint8), head)[2].numpy()
     assert probabilities.shape == (3, 4, 4)
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-6)
-    assert (run([])[0][2].argmax(axis=0) == 1).all()
+    assert (run([])[0][2].argmax(dim=0) == 1).all()
     assert (probabilities.argmax(axis=0) == 2).all()
 
 

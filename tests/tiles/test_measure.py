@@ -10,7 +10,7 @@ from scipy.special import ellipe
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize, trace
 from wsiseg.core.stain import eosin, hematoxylin
-from wsiseg.tiles.measure import MEASUREMENTS, _hull_area, measure
+from wsiseg.tiles.measure import MEASUREMENTS, _from_left_to_right, _hull_area, measure
 
 WHITE = np.full((100, 100, 3), 255, np.uint8)
 
@@ -130,3 +130,20 @@ def test_stains_are_separated():
         assert hematoxylin(image)[0, 0] == pytest.approx(0.8 if stain == "h" else 0, abs=0.02)
         assert eosin(image)[0, 0] == pytest.approx(0.8 if stain == "e" else 0, abs=0.02)
     assert hematoxylin(WHITE).max() == hematoxylin(WHITE).min() == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 80), st.booleans())
+def test_points_of_a_line_in_order(seed, count, lattice):
+    """Whatever way the line takes, equal points included."""
+    rng = np.random.default_rng(seed)
+    points = rng.integers(0, 5, (count, 2)).astype(float) if lattice else rng.normal(0, 5, (count, 2))
+    expected = points[np.lexsort((points[:, 1], points[:, 0]))]
+    assert np.array_equal(_from_left_to_right(points), expected)
+
+
+def test_points_of_a_spiral_in_order():
+    """To and fro so often that inserting them one by one would take as many moves as there are pairs."""
+    angle = np.linspace(0, 200 * np.pi, 20000)
+    points = np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=1)
+    assert np.array_equal(_from_left_to_right(points), points[np.lexsort((points[:, 1], points[:, 0]))])

@@ -7,6 +7,8 @@ smaller on each side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,14 +18,31 @@ from wsiseg.core.nuclei import IntArray, Nuclei
 
 Labels = npt.NDArray[np.int32]
 
-# Headings east, south, west, north: the step, then the pixels ahead on the left and on the right of it,
-# as (row, column) relative to the vertex.
-_STEP_X = np.array([1, 0, -1, 0])
-_STEP_Y = np.array([0, 1, 0, -1])
-_LEFT_ROW = np.array([-1, 0, 0, -1])
-_LEFT_COLUMN = np.array([0, 0, -1, -1])
-_RIGHT_ROW = np.array([0, 0, -1, -1])
-_RIGHT_COLUMN = np.array([0, -1, -1, 0])
+_SPARSE = 64
+"""A table by label may have so many entries for each run; labels that are rarer are numbered anew."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where the labels of an image are: maximal horizontal runs of one label, in raster order.
+
+    Attributes
+    ----------
+    rows, firsts, stops : int64 arrays (R,)
+        Run r is ``labels[rows[r], firsts[r]:stops[r]]``.
+    names : int64 array (R,)
+        The label of each, above 0.
+    """
+
+    rows: IntArray
+    firsts: IntArray
+    stops: IntArray
+    names: IntArray
+
+
+def runs_of(labels: npt.NDArray[np.integer]) -> Runs:
+    """The runs of an integer image (h, w); 0 and negative values are background."""
+    return Runs(*_runs(np.ascontiguousarray(labels, dtype=np.int32)))
 
 
 def trace(labels: npt.NDArray[np.integer]) -> Nuclei:
@@ -45,15 +64,23 @@ def trace(labels: npt.NDArray[np.integer]) -> Nuclei:
         sign). Collinear points are merged. Holes are filled, and so are bays that only a diagonal contact of
         two pixels closes: a ring that followed them would touch itself and not be valid.
     """
-    image = np.ascontiguousarray(labels, dtype=np.int32)
-    rows, columns, names, image = _starts(image)
-    vertices, offsets = _trace(image, rows, columns)
-    return Nuclei(vertices, offsets, {"label": names})
+    return trace_runs(runs_of(labels))
+
+
+def trace_runs(runs: Runs) -> Nuclei:
+    """What :func:`trace` gives of the image with these runs."""
+    roots, chosen = _chosen(runs)
+    vertices, offsets = _trace(runs.rows, runs.firsts, runs.stops, roots, chosen)
+    return Nuclei(vertices, offsets, {"label": runs.names[chosen].astype(np.int32)})
 
 
 def largest_components(labels: npt.NDArray[np.integer]) -> Labels:
     """``labels`` (h, w) with only the largest 4-connected component of each label left."""
-    return _starts(np.ascontiguousarray(labels, dtype=np.int32))[3]
+    runs = runs_of(labels)
+    roots, chosen = _chosen(runs)
+    image = np.zeros(labels.shape, dtype=np.int32)
+    _fill_chosen(image, runs.rows, runs.firsts, runs.stops, runs.names, roots, chosen)
+    return image
 
 
 def components(mask: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
@@ -102,18 +129,14 @@ def rasterize(
     return image
 
 
-def _starts(image: Labels) -> tuple[IntArray, IntArray, Labels, Labels]:
-    """Row, column and name of the first pixel of each label's largest component; and the image without the rest."""
-    rows, firsts, stops, names = _runs(image)
-    dense = names
-    if len(names) and names.max() > image.size:  # a table by label would be larger than the image
-        dense = np.unique(names, return_inverse=True)[1]
-    root, chosen = _components(rows, firsts, stops, dense, int(dense.max()) + 1 if len(dense) else 0)
-    heads = chosen[chosen >= 0]
-    if np.count_nonzero(root == np.arange(len(root))) > len(heads):
-        image = image.copy()
-        _erase(image, rows, firsts, stops, dense, root, chosen)
-    return rows[heads], firsts[heads], names[heads].astype(np.int32), image
+def _chosen(runs: Runs) -> tuple[IntArray, IntArray]:
+    """The first run of each run's component; and of each label's largest component, in the order of the labels."""
+    dense = runs.names
+    if len(dense) and dense.max() > _SPARSE * len(dense):
+        dense = np.unique(dense, return_inverse=True)[1]
+    labels = int(dense.max()) + 1 if len(dense) else 0
+    roots, chosen = _components(runs.rows, runs.firsts, runs.stops, dense, labels)
+    return roots, chosen[chosen >= 0]
 
 
 @compiled
@@ -122,23 +145,32 @@ def _runs(image: npt.NDArray[np.integer]) -> tuple[IntArray, IntArray, IntArray,
     height, width = image.shape
     count, capacity = 0, 1024
     runs = np.empty((capacity, 4), dtype=np.int64)
-    for i in range(height):
-        j = 0
-        while j < width:
-            name = image[i, j]
-            if name <= 0:
-                j += 1
+    # Where a pixel differs from the one before it, a byte each: most words of eight are 0 and passed over at once.
+    differs = np.zeros((width // 8 + 1) * 8, dtype=np.uint8)
+    words = differs.view(np.uint64)
+    differs[width] = 1  # the row's end ends a run
+    for i in range(height if width > 0 else 0):
+        line = image[i]
+        before, here, changed = line[:-1], line[1:], differs[1:width]
+        differs[0] = line[0] != 0
+        for j in range(width - 1):
+            changed[j] = here[j] != before[j]
+        first, name = 0, 0
+        for word in range(len(words)):
+            if words[word] == 0:
                 continue
-            first = j
-            while j < width and image[i, j] == name:
-                j += 1
-            if count == capacity:
-                capacity *= 2
-                grown = np.empty((capacity, 4), dtype=np.int64)
-                grown[:count] = runs[:count]
-                runs = grown
-            runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = i, first, j, name
-            count += 1
+            for j in range(8 * word, 8 * word + 8):
+                if differs[j] == 0:
+                    continue
+                if name > 0:
+                    if count == capacity:
+                        capacity *= 2
+                        grown = np.empty((capacity, 4), dtype=np.int64)
+                        grown[:count] = runs[:count]
+                        runs = grown
+                    runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = i, first, j, name
+                    count += 1
+                first, name = j, (line[j] if j < width else 0)
     return (runs[:count, 0].copy(), runs[:count, 1].copy(), runs[:count, 2].copy(), runs[:count, 3].copy())
 
 
@@ -188,31 +220,81 @@ def _components(
 
 
 @compiled
-def _erase(
+def _fill_chosen(
     image: Labels,
     rows: IntArray,
     firsts: IntArray,
     stops: IntArray,
     names: IntArray,
-    root: IntArray,
+    roots: IntArray,
     chosen: IntArray,
 ) -> None:
+    """Paint the components whose first runs are ``chosen``."""
+    keep = np.zeros(len(rows), dtype=np.bool_)
+    keep[chosen] = True
     for run in range(len(rows)):
-        if chosen[names[run]] != root[run]:
-            image[rows[run], firsts[run] : stops[run]] = 0
+        if keep[roots[run]]:
+            image[rows[run], firsts[run] : stops[run]] = names[run]
 
 
 @compiled
-def _trace(image: Labels, rows: IntArray, columns: IntArray) -> tuple[FloatArray, IntArray]:
-    height, width = image.shape
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    count, capacity = 0, 32 * len(rows) + 64
+def _grouped(roots: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """The runs of each chosen component, one component after the other, and where each begins."""
+    number = np.full(len(roots), -1, dtype=np.int64)
+    for n in range(len(chosen)):
+        number[chosen[n]] = n
+    begin = np.zeros(len(chosen) + 1, dtype=np.int64)
+    for run in range(len(roots)):
+        n = number[roots[run]]
+        if n >= 0:
+            begin[n + 1] += 1
+    for n in range(len(chosen)):
+        begin[n + 1] += begin[n]
+    order, used = np.empty(begin[-1], dtype=np.int64), begin[:-1].copy()
+    for run in range(len(roots)):
+        n = number[roots[run]]
+        if n >= 0:
+            order[used[n]] = run
+            used[n] += 1
+    return order, begin
+
+
+@compiled
+def _trace(
+    rows: IntArray, firsts: IntArray, stops: IntArray, roots: IntArray, chosen: IntArray
+) -> tuple[FloatArray, IntArray]:
+    """Outlines of the components whose first runs are ``chosen``.
+
+    Each is painted alone into a small mask with a rim of background, followed there and wiped out again: its pixels
+    stay in the fastest cache, and the cost is that of its runs and its outline, however large its bounds are.
+    """
+    order, begin = _grouped(roots, chosen)
+    left, wide, largest = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.int64), 0
+    for n in range(len(chosen)):
+        own = order[begin[n] : begin[n + 1]]
+        low, high = firsts[own[0]], stops[own[0]]
+        for run in own:
+            low, high = min(low, firsts[run]), max(high, stops[run])
+        left[n], wide[n] = low - 1, high - low + 2
+        largest = max(largest, (rows[own[-1]] - rows[own[0]] + 3) * wide[n])
+    mask = np.zeros(largest, dtype=np.uint8)
+    offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
+    count, capacity = 0, 32 * len(chosen) + 64
     vertices = np.empty((capacity, 2), dtype=np.float64)
-    for n in range(len(rows)):
-        y, x = rows[n], columns[n]
-        name = image[y, x]
-        heading = 0
-        turned = True
+    step, ahead_left, ahead_right = np.empty(4, np.int64), np.empty(4, np.int64), np.empty(4, np.int64)
+    for n in range(len(chosen)):
+        own, width = order[begin[n] : begin[n + 1]], wide[n]
+        top = rows[own[0]] - 1
+        for run in own:
+            at = (rows[run] - top) * width - left[n]
+            mask[at + firsts[run] : at + stops[run]] = 1
+        # Headings east, south, west, north: the step of a vertex, which goes by the pixel whose top left corner it
+        # is, and the pixels ahead of it on both sides.
+        step[0], step[1], step[2], step[3] = 1, width, -1, -width
+        ahead_left[0], ahead_left[1], ahead_left[2], ahead_left[3] = -width, 0, -1, -width - 1
+        ahead_right[0], ahead_right[1], ahead_right[2], ahead_right[3] = 0, -1, -width - 1, -width
+        start = width + firsts[own[0]] - left[n]
+        at, heading, turned = start, 0, True
         while True:
             if turned:
                 if count == capacity:
@@ -220,23 +302,22 @@ def _trace(image: Labels, rows: IntArray, columns: IntArray) -> tuple[FloatArray
                     grown = np.empty((capacity, 2), dtype=np.float64)
                     grown[:count] = vertices[:count]
                     vertices = grown
-                vertices[count, 0], vertices[count, 1] = x, y
+                vertices[count, 0], vertices[count, 1] = at % width + left[n], at // width + top
                 count += 1
-            x += _STEP_X[heading]
-            y += _STEP_Y[heading]
-            if x == columns[n] and y == rows[n]:
+            at += step[heading]
+            if at == start:
                 break
             # Left before straight before right: at a saddle the ring crosses over to the diagonal pixel.
-            row, column = y + _LEFT_ROW[heading], x + _LEFT_COLUMN[heading]
             turned = True
-            if 0 <= row < height and 0 <= column < width and image[row, column] == name:
+            if mask[at + ahead_left[heading]] != 0:
                 heading = (heading + 3) % 4
-                continue
-            row, column = y + _RIGHT_ROW[heading], x + _RIGHT_COLUMN[heading]
-            if 0 <= row < height and 0 <= column < width and image[row, column] == name:
+            elif mask[at + ahead_right[heading]] != 0:
                 turned = False
-                continue
-            heading = (heading + 1) % 4
+            else:
+                heading = (heading + 1) % 4
+        for run in own:
+            at = (rows[run] - top) * width - left[n]
+            mask[at + firsts[run] : at + stops[run]] = 0
         offsets[n + 1] = count
     return vertices[:count].copy(), offsets
 

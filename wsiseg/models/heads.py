@@ -143,12 +143,12 @@ class Head:
         """The decoder's arguments for a batch: float32 (N, h, w) or (N, channels, h, w), in the head's order."""
         return tuple(_ACTIVATIONS[self.maps[name].kind](maps[name].float()) for name in self.inputs if name in maps)
 
-    def split(self, stacked: Maps, outputs: Mapping[str, int]) -> tuple[Maps, ...]:
+    def split(self, stacked: Tensor, outputs: Mapping[str, int]) -> tuple[Tensor, ...]:
         """The maps of :meth:`activate` again, of one image, from their channels (C, h, w) one after the other.
 
         ``outputs`` are names and channels of the raw maps that the decoder reads.
         """
-        found: list[Maps] = []
+        found: list[Tensor] = []
         first = 0
         for name, channels in outputs.items():
             flat = self.maps[name].kind in ("logit", "classes")

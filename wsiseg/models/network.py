@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from wsiseg.models.networks.published import load_published_checkpoint
 from wsiseg.models.weightfile import Named, WeightFile
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from wsiseg.models.foreign.manifest import Manifest
 
@@ -116,24 +117,36 @@ class NetworkSegmenter:
         return self.head.calibrate(samples, self.decoder)
 
     def segment(self, images: Sequence[Image], calibration: Mapping[str, float]) -> list[Nuclei]:
-        return [self._decode(maps, calibration) for maps in self.maps(images)]
+        if self.engine.placement.device != "cpu" and isinstance(self.decoder, OffsetDecoder):
+            return self.segment_on_device(images, self.decoder)
+        return [self.head.decode(maps, self.decoder, calibration) for maps in self.maps(images)]
+
+    def segment_on_device(self, images: Sequence[Image], decoder: OffsetDecoder) -> list[Nuclei]:
+        """:meth:`segment` by what a device does best: bytes go up, runs of labels come down, maps stay there.
+
+        The same nuclei but where two values are equal up to rounding (:mod:`wsiseg.models.decoders.offsets_torch`).
+        """
+        from wsiseg.models.decoders.offsets_torch import find_on_device
+
+        found = []
+        for image in images:  # one after the other: a device holds the maps of one
+            ((foreground, offsets),) = self._maps_on_device([image])
+            decode = partial(find_on_device, foreground, offsets, decoder)
+            found.append(decoder.nuclei(*self.engine.with_memory(decode)))
+        return found
 
     def maps(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
         """What the decoder reads of each image, in the order of its arguments (:meth:`Head.activate`).
 
         For the head "offsets": foreground (h, w) and offsets (2, h, w: y, x in pixels).
         """
+        return [tuple(one.cpu().numpy() for one in maps) for maps in self._maps_on_device(images)]
+
+    def _maps_on_device(self, images: Sequence[Image]) -> list[tuple[Tensor, ...]]:
+        """:meth:`maps`, where the network ran."""
         if not self.flips:
-            return self.engine.run(images)
-        return [mean_of_mirrors(self.engine.run, image, self.head) for image in images]
-
-    def _decode(self, maps: tuple[Maps, ...], calibration: Mapping[str, float]) -> Nuclei:
-        device = self.engine.placement.device
-        if device != "cpu" and isinstance(self.decoder, OffsetDecoder):
-            from wsiseg.models.decoders.offsets_torch import decode_on_device
-
-            return decode_on_device(self.decoder, maps[0], maps[1], device)
-        return self.head.decode(maps, self.decoder, calibration)
+            return self.engine.run_on_device(images)
+        return [mean_of_mirrors(self.engine.run_on_device, image, self.head) for image in images]
 
 
 def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = False) -> NetworkSegmenter:

@@ -269,8 +269,8 @@ class SegmentedRecord:
 
     ``types`` is None, and not in the JSON, for a model without types. ``outside`` is None where nothing is outside.
     ``usable_mm2``: tissue without a spoiling artefact; None in records of before they were mapped. ``typical`` is
-    None in records of before it was noted. ``performance``: None where the run that ended it computed no tile, and in
-    older records.
+    None in records of before it was noted. ``performance``: None where the run that ended it computed no tile, and
+    in older records.
     """
 
     schema: Literal["wsiseg.slide"] = "wsiseg.slide"

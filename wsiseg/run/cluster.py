@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import ipaddress
+import itertools
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -57,6 +58,8 @@ _CONFIG = {
 }
 _LEAST_MEMORY = 64 << 20
 """Bytes below which not even an empty worker can start."""
+DEVICE_BYTES = 4 << 30
+"""Device memory that a process is expected to need: its context, a tile's way through network and decoder."""
 _POLL_S = 2.0
 """How often the cluster is looked at while no task ends."""
 _NO_WORKERS_S = 60.0
@@ -84,8 +87,8 @@ class ClusterOptions:
         Address of a running scheduler to join (``tcp://host:port``), or a client that is connected to one; None
         starts a cluster on this machine.
     workers : int or None
-        Worker processes of the local cluster; None: one a CUDA device if there is one, else one a core; 0: none,
-        the tasks run in this process.
+        Worker processes of the local cluster; None: one a core, of which those on a CUDA device share it as far
+        as it has memory (:func:`dealt_devices`); 0: none, the tasks run in this process.
     device : {"auto", "cpu", "cuda"}
         What the workers compute on.
     dashboard : str
@@ -118,8 +121,8 @@ class DaskExecutor:
         # One running and one waiting in each slot hide the scheduler's latency.
         self.window = 2 * max(slots, 1) + 1
         self.device = device
-        # One thread computes in a CPU worker: as many processes as cores share the machine better than threads.
-        self.torch_threads = None if device == "cuda" else 1
+        # As many processes as cores share the machine better than threads.
+        self.torch_threads = 1
 
     @property
     def dashboard(self) -> str | None:
@@ -263,6 +266,13 @@ def cuda_devices() -> int:
     return cuda_device_count()
 
 
+def cuda_memory() -> tuple[int, ...]:
+    """Bytes of memory of each visible CUDA device."""
+    from wsiseg.models.engine.devices import cuda_memory
+
+    return cuda_memory()
+
+
 @contextlib.contextmanager
 def _event_loop() -> Iterator[Any]:
     """A cluster's loop, in its thread. A terminal sends Ctrl-C to all processes; those of this loop ignore it.
@@ -380,22 +390,22 @@ def _whole(start: Callable[[], Any]) -> Any:
 
 
 def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[Any, int, str]:
-    """One process a device; its threads read and decode while one of them holds the device."""
+    """Processes of one thread that share the devices; each sees its own device only."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(i) for i in range(cuda_devices())]
-    names = names[: options.workers] if options.workers else names
-    threads = max(2, min(12, available_cores() // len(names)))
+    memory = cuda_memory()
+    names = [name.strip() for name in visible.split(",")] if visible else [str(i) for i in range(len(memory))]
+    places = dealt_devices(names[: len(memory)], memory, available_cores(), options.workers)
     workers = {
-        f"gpu-{name}": {
+        f"gpu-{name}-{place}": {
             "cls": distributed.Nanny,
             "options": {
-                "nthreads": threads,
+                "nthreads": 1,
                 "host": "127.0.0.1",
                 "memory_limit": options.memory_limit,
                 "env": {"CUDA_VISIBLE_DEVICES": name},
             },
         }
-        for name in names
+        for place, name in enumerate(places)
     }
     scheduler = {
         "cls": distributed.Scheduler,
@@ -404,7 +414,36 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[A
     cluster = _whole(
         lambda: distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=_log_level(), loop=loop)
     )
-    return cluster, threads * len(names), "cuda"
+    return cluster, len(places), "cuda"
+
+
+def dealt_devices(names: Sequence[str], memory: Sequence[int], cores: int, workers: int | None = None) -> list[str]:
+    """The device of each worker process, dealt round.
+
+    A tile's way is mostly the processor's work, which threads of one process do in turns where Python is in
+    it: processes share a device better (docs/design.md, "A device and its processes").
+
+    Parameters
+    ----------
+    names : sequence of str
+        Devices as ``CUDA_VISIBLE_DEVICES`` names them: numbers, UUIDs of devices or of MIG slices.
+    memory : sequence of int
+        Bytes of each.
+    cores : int
+        Processes that the machine has room for.
+    workers : int, optional
+        Processes that the user asks for, whatever there is room for.
+
+    Returns
+    -------
+    list of str
+        As many as there are cores, but of each device no more than it has memory for, and at least one.
+    """
+    if workers:
+        return [names[place % len(names)] for place in range(workers)]
+    room = {name: max(1, size // DEVICE_BYTES) for name, size in zip(names, memory, strict=True)}
+    rounds = (name for turn in range(max(room.values())) for name in names if turn < room[name])
+    return list(itertools.islice(rounds, max(cores, len(names))))
 
 
 def _scheduler_address(options: ClusterOptions) -> str:

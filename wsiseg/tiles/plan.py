@@ -162,7 +162,8 @@ def plan_slide(
         notes += _nothing_left(everything, options)
     notes = (*said, *slide.notes, *image_notes(image, everything), *notes)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
-    calibration = segmenter.calibrate(calibration_samples(slide, scale, everything))
+    network = specification["model"].get("kind") == "network"
+    calibration = segmenter.calibrate(calibration_samples(slide, scale, everything, costly=network))
     plan = SlidePlan(
         source=work.source,
         mpp=mpp.value,

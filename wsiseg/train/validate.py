@@ -45,8 +45,9 @@ def predict(engine: Engine, plan: Plan, image: npt.NDArray[np.uint8], mirrors: b
     pad = min(_PAD_PX, height - 1, width - 1)
     after = [-(n + 2 * pad) % stride + pad for n in (height, width)]
     padded = np.pad(image, ((pad, after[0]), (pad, after[1]), (0, 0)), mode="symmetric")
-    maps = mean_of_mirrors(engine.run, padded, plan.head) if mirrors else engine.run([padded])[0]
-    maps = tuple(np.ascontiguousarray(m[..., pad : pad + height, pad : pad + width]) for m in maps)
+    run = engine.run_on_device
+    found = mean_of_mirrors(run, padded, plan.head) if mirrors else run([padded])[0]
+    maps = tuple(m[..., pad : pad + height, pad : pad + width].contiguous().cpu().numpy() for m in found)
     nuclei = plan.head.decode(maps, plan.decoder)
     labels = rasterize(nuclei, np.arange(1, len(nuclei) + 1), (height, width))
     return Prediction(maps, labels, nuclei.columns["score"].astype(np.float32))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from wsiseg.core.compiled import compiled
 from wsiseg.core.nuclei import IntArray, Nuclei
-from wsiseg.core.raster import trace
+from wsiseg.core.raster import Runs, runs_of, trace_runs
 from wsiseg.models.decoders.maps import Map, kernel_radius, maxima, phases, smooth
 
 
@@ -88,11 +88,12 @@ class OffsetDecoder:
 
     def decode(self, foreground: Map, offsets: Map) -> Nuclei:
         """Nuclei of the maps (see :func:`decode_offsets`) in their pixels, with float32 column ``score``."""
-        return self.nuclei(*decode_offsets(foreground, offsets, self))
+        labels, scores = decode_offsets(foreground, offsets, self)
+        return self.nuclei(runs_of(labels), scores)
 
-    def nuclei(self, labels: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]) -> Nuclei:
-        """Outlines of what :func:`decode_offsets` gives, without those that are rejected."""
-        nuclei = trace(labels)
+    def nuclei(self, runs: Runs, scores: npt.NDArray[np.float32]) -> Nuclei:
+        """Outlines of the labels with these runs that :func:`decode_offsets` gives, without what is rejected."""
+        nuclei = trace_runs(runs)
         nuclei = Nuclei(nuclei.vertices / self.upsample, nuclei.offsets, nuclei.columns)
         score = scores[nuclei.columns["label"] - 1]
         bounds = nuclei.bounds()

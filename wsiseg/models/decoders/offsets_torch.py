@@ -1,8 +1,10 @@
 """The votes' decoder on a device: what :func:`decode_offsets` does, by torch.
 
-Votes are accumulated by ``index_add_``, seeds are maxima of ``max_pool2d``, pixels are assigned by gathering from
-the map of nearest seeds. The compiled decoder is the oracle: labels agree but where two values are equal up to
-rounding: votes are added in another order, on CUDA in none that is fixed.
+Maps stay where they are. What comes down are the runs of the labels, some MB a tile, of which the processor makes
+outlines. The compiled decoder is the oracle: labels agree but where two values are equal up to rounding. Votes and
+scores are added as whole numbers, whose sums do not depend on the order: a device gives the same labels each time.
+The number of torch calls does not depend on the maps' content, and not on radii but for those of smoothing and of
+seeds.
 """
 
 from __future__ import annotations
@@ -10,20 +12,27 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsiseg.core.nuclei import Nuclei
-from wsiseg.models.decoders.maps import Map, kernel_radius
+from wsiseg.core.raster import Runs
+from wsiseg.models.decoders.maps import kernel_radius
 from wsiseg.models.decoders.offsets import OffsetDecoder
 
+_WHOLE = 2.0**24
+"""Votes and probabilities are added in units of one part of this, the precision of float32 below 1."""
+_MOST_PAIRS = 1 << 23
+"""Pairs of seeds and pixels that are compared at once: 200 MB, more than a dense tile's."""
 
-def decode_on_device(decoder: OffsetDecoder, foreground: Map, offsets: Map, device: str) -> Nuclei:
-    """What ``decoder.decode`` gives, labelled on ``device``; outlines are traced on the processor."""
-    maps = [torch.from_numpy(np.ascontiguousarray(value)).to(device) for value in (foreground, offsets)]
-    labels, scores = decode_offsets_on_device(maps[0], maps[1], decoder)
-    return decoder.nuclei(labels.cpu().numpy(), scores.cpu().numpy())
+
+def find_on_device(
+    foreground: Tensor, offsets: Tensor, params: OffsetDecoder
+) -> tuple[Runs, npt.NDArray[np.float32]]:
+    """What :meth:`OffsetDecoder.nuclei` makes nuclei of, found on the device of the maps."""
+    labels, scores = decode_offsets_on_device(foreground, offsets, params)
+    return label_runs(labels), scores.cpu().numpy()
 
 
 @torch.inference_mode()
@@ -51,12 +60,24 @@ def decode_offsets_on_device(foreground: Tensor, offsets: Tensor, params: Offset
     return _assign(foreground, offsets, nearest, len(seeds), params)
 
 
+@torch.inference_mode()
+def label_runs(labels: Tensor) -> Runs:
+    """The runs of non-negative labels (h, w), found where they lie and brought to the processor as int32."""
+    if labels.numel() == 0:
+        return Runs(*np.empty((4, 0), dtype=np.int64))
+    changed = labels[:, 1:] != labels[:, :-1]
+    begins, ends = (functional.pad(changed, side, value=True) & (labels > 0) for side in ((1, 0), (0, 1)))
+    rows, firsts = torch.nonzero(begins, as_tuple=True)
+    stops = torch.nonzero(ends, as_tuple=True)[1] + 1
+    found = torch.stack([part.to(torch.int32) for part in (rows, firsts, stops, labels[rows, firsts])])
+    return Runs(*found.cpu().numpy().astype(np.int64))
+
+
 def _votes(foreground: Tensor, offsets: Tensor, params: OffsetDecoder) -> Tensor:
     """Density of the points voted for, each split between the four pixels around it."""
     height, width = foreground.shape
-    reach = torch.tensor(params.reach_px, dtype=torch.float32)
     dy, dx = offsets
-    voting = (foreground > params.threshold) & (dy * dy + dx * dx <= (reach * reach).to(dy.device))
+    voting = (foreground > params.threshold) & (dy * dy + dx * dx <= _squared(params.reach_px))
     rows, columns = torch.nonzero(voting, as_tuple=True)
     weight, dy, dx = foreground[rows, columns], dy[rows, columns], dx[rows, columns]
     fy, fx = dy.floor(), dx.floor()
@@ -65,76 +86,85 @@ def _votes(foreground: Tensor, offsets: Tensor, params: OffsetDecoder) -> Tensor
     inside = (y >= 0) & (y < height - 1) & (x >= 0) & (x < width - 1)
     place = (y * width + x)[inside]
     weight, ty, tx = weight[inside], ty[inside], tx[inside]
-    votes = torch.zeros(height * width, dtype=torch.float32, device=foreground.device)
-    votes.index_add_(0, place, weight * (1 - ty) * (1 - tx))
-    votes.index_add_(0, place + 1, weight * (1 - ty) * tx)
-    votes.index_add_(0, place + width, weight * ty * (1 - tx))
-    votes.index_add_(0, place + width + 1, weight * ty * tx)
-    return votes.view(height, width)
+    votes = torch.zeros(height * width, dtype=torch.int64, device=foreground.device)
+    votes.index_add_(0, place, _whole(weight * (1 - ty) * (1 - tx)))
+    votes.index_add_(0, place + 1, _whole(weight * (1 - ty) * tx))
+    votes.index_add_(0, place + width, _whole(weight * ty * (1 - tx)))
+    votes.index_add_(0, place + width + 1, _whole(weight * ty * tx))
+    return (votes.view(height, width).double() / _WHOLE).float()
+
+
+def _whole(values: Tensor) -> Tensor:
+    """Values as whole numbers of parts: adding these on a device gives one result, whatever the order."""
+    return (values * _WHOLE).round().long()
 
 
 def _smooth(image: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian smoothing of a map that counts as 0 beyond its border."""
+    """Gaussian smoothing of a map that counts as 0 beyond its border.
+
+    By sums of shifted maps: a convolution may be computed in TF32, whose rounding would move maxima.
+    """
     if sigma_px <= 0:
         return image
     radius = kernel_radius(sigma_px)
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma_px) ** 2)
-    taps = (taps / taps.sum()).to(torch.float32).to(image.device)
-    down = functional.conv2d(image[None, None], taps.view(1, 1, -1, 1), padding=(radius, 0))
-    return functional.conv2d(down, taps.view(1, 1, 1, -1), padding=(0, radius))[0, 0]
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_px) ** 2)
+    weights = [float(tap) for tap in (taps / taps.sum()).astype(np.float32)]
+    for axis in (0, 1):
+        size = image.shape[axis]
+        padded = functional.pad(image, (0, 0, radius, radius) if axis == 0 else (radius, radius))
+        image = torch.zeros_like(image)
+        for shift, weight in enumerate(weights):
+            image.add_(padded.narrow(axis, shift, size), alpha=weight)
+    return image
 
 
 def _maxima(image: Tensor, radius_px: float, minimum: float) -> Tensor:
     """Rows and columns (N, 2), in raster order, of the pixels that no other within ``radius_px`` surpasses.
 
-    Of equal values the first in raster order surpasses the others, as in the compiled one: candidates that are
-    equal to the largest value of their disc are few, and compared one shift after the other.
+    Of equal values the first in raster order surpasses the others, as in the compiled one: a seed is above all
+    that come before it in its disc, and not below any that come after it.
     """
     reach = int(radius_px)
-    shifts = [
-        (dy, dx)
-        for dy in range(-reach, reach + 1)
-        for dx in range(-reach, reach + 1)
-        if 0 < dy * dy + dx * dx <= radius_px**2
-    ]
-    # Rows of the disc are maxima along one axis: reach·2 + 1 poolings instead of one of a square.
-    highest = torch.full_like(image, -math.inf)
     padded = functional.pad(image[None, None], (reach,) * 4, value=-math.inf)
     height, width = image.shape
+    before, after = (torch.full_like(image, -math.inf) for _ in range(2))
     for dy in range(-reach, reach + 1):
         half = math.isqrt(int(radius_px**2 - dy * dy))
-        band = padded[:, :, reach + dy : reach + dy + height, reach - half : reach + half + width]
-        highest = torch.maximum(highest, functional.max_pool2d(band, (1, 2 * half + 1), stride=1)[0, 0])
-    found = torch.nonzero((image >= highest) & (image > minimum))
-    values = image[found[:, 0], found[:, 1]]
-    first = torch.ones(len(found), dtype=torch.bool, device=image.device)
-    for dy, dx in shifts:
-        if dy < 0 or (dy == 0 and dx < 0):
-            other = padded[0, 0, found[:, 0] + reach + dy, found[:, 1] + reach + dx]
-            first &= other != values
-    return found[first]
+        if dy == 0 and half == 0:
+            continue
+        span = 2 * half + 1 if dy else half
+        for highest, first in ((before, -half), (after, -half if dy else 1)):
+            if (dy > 0 and highest is before) or (dy < 0 and highest is after):
+                continue
+            left = reach + first
+            band = padded[:, :, reach + dy : reach + dy + height, left : left + span - 1 + width]
+            torch.maximum(highest, functional.max_pool2d(band, (1, span), stride=1)[0, 0], out=highest)
+    return torch.nonzero((image > before) & (image >= after) & (image > minimum))
 
 
 def _nearest_seed(seeds: Tensor, shape: torch.Size, radius: float) -> Tensor:
     """1 + index of the nearest seed within ``radius`` of each pixel, the earlier one of two; 0 without."""
     height, width = shape
     reach = int(radius)
-    far = (reach + 1) ** 2 * 2
+    span = torch.arange(-reach, reach + 1, device=seeds.device)
+    dy, dx = (axis.flatten() for axis in torch.meshgrid(span, span, indexing="ij"))
+    distance = dy * dy + dx * dx
+    dy, dx, distance = (part[distance <= radius * radius] for part in (dy, dx, distance))
     count = len(seeds) + 1
-    best = torch.full((height * width,), far * count, dtype=torch.int64, device=seeds.device)
-    index = torch.arange(1, count, device=seeds.device)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            distance = dy * dy + dx * dx
-            if distance > radius * radius:
-                continue
-            y, x = seeds[:, 0] + dy, seeds[:, 1] + dx
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            # Distance first, then the index: one number whose least is the nearest, earliest seed.
-            key = distance * count + index[inside]
-            best.scatter_reduce_(0, y[inside] * width + x[inside], key, "amin")
-    nearest = torch.where(best < far * count, best % count, 0)
-    return nearest.view(height, width)
+    none = (reach + 1) ** 2 * 2 * count
+    best = torch.full((height * width,), none, dtype=torch.int64, device=seeds.device)
+    step = max(1, _MOST_PAIRS // len(distance))
+    for first in range(0, len(seeds), step):
+        part = seeds[first : first + step]
+        y, x = part[:, :1] + dy, part[:, 1:] + dx
+        # Distance first, then the index: one number whose least is the nearest, earliest seed.
+        index = torch.arange(first + 1, first + 1 + len(part), device=seeds.device)
+        key = distance * count + index[:, None]
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        place = torch.where(inside, y * width + x, part[:, :1] * width + part[:, 1:])
+        key = torch.where(inside, key, none)
+        best.scatter_reduce_(0, place.flatten(), key.flatten(), "amin")
+    return torch.where(best < none, best % count, 0).view(height, width)
 
 
 def _assign(
@@ -145,36 +175,45 @@ def _assign(
     up = params.upsample
     device = foreground.device
     labels = torch.zeros(height, up, width, up, dtype=torch.int32, device=device)
-    total = torch.zeros(seeds + 1, dtype=torch.float64, device=device)
+    total = torch.zeros(seeds + 1, dtype=torch.int64, device=device)
     count = torch.zeros(seeds + 1, dtype=torch.int64, device=device)
-    reach = torch.tensor(params.reach_px, dtype=torch.float32, device=device)
-    rows = torch.arange(height, device=device)
+    # Neighbours are views of maps that continue beyond their border as they end there.
+    maps = functional.pad(torch.cat([foreground[None], offsets])[None], (1,) * 4, mode="replicate")[0]
+    rows = torch.arange(height, device=device)[:, None]
     columns = torch.arange(width, device=device)
     for p in range(up):
         down, b = _phase(p, up)
-        i2 = (rows + down).clamp(0, height - 1)
         for q in range(up):
             right, d = _phase(q, up)
-            j2 = (columns + right).clamp(0, width - 1)
-            corners = [(rows, columns, (1 - b) * (1 - d)), (rows, j2, (1 - b) * d)]
-            corners += [(i2, columns, b * (1 - d)), (i2, j2, b * d)]
-            weights = [w * foreground[i][:, j] for i, j, w in corners]
+            corners = [
+                (maps[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width], weight_y * weight_x)
+                for i, weight_y in ((0, 1 - b), (down, b))
+                for j, weight_x in ((0, 1 - d), (right, d))
+            ]
+            weights = [weight * corner[0] for corner, weight in corners]
             probability = sum(weights[1:], weights[0])
             dy, dx = (
-                sum(w * axis[i][:, j] for w, (i, j, _) in zip(weights, corners, strict=True)) / probability
-                for axis in offsets
+                sum(weight * corner[axis] for weight, (corner, _) in zip(weights, corners, strict=True))
+                / probability
+                for axis in (1, 2)
             )
-            voting = (probability > params.threshold) & (dy * dy + dx * dx <= reach * reach)
-            y = rows[:, None] + torch.where(voting, (dy + down * b + 0.5).floor(), 0).long()
+            voting = (probability > params.threshold) & (dy * dy + dx * dx <= _squared(params.reach_px))
+            y = rows + torch.where(voting, (dy + down * b + 0.5).floor(), 0).long()
             x = columns + torch.where(voting, (dx + right * d + 0.5).floor(), 0).long()
             voting &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
             seed = torch.where(voting, nearest[y.clamp(0, height - 1), x.clamp(0, width - 1)], 0)
-            labels[:, p, :, q] = seed.to(torch.int32)
-            flat = seed.flatten()
-            total.index_add_(0, flat, probability.flatten().double().nan_to_num())
-            count.index_add_(0, flat, torch.ones_like(flat))
-    scores = (total[1:] / count[1:].clamp(min=1)).to(torch.float32)
+            labels[:, p, :, q] = seed
+            # Without the background, which would be added up in one place by all at once.
+            own = seed > 0
+            total.index_add_(0, seed[own], _whole(probability[own]))
+            count.index_add_(0, seed[own], torch.ones_like(seed[own]))
+    scores = (total[1:].double() / _WHOLE / count[1:].clamp(min=1)).float()
     return labels.view(height * up, width * up), scores
+
+
+def _squared(length: float) -> float:
+    """The square in float32, as the compiled decoder has it."""
+    return float(np.float32(length) * np.float32(length))
 
 
 def _phase(p: int, factor: int) -> tuple[int, float]:

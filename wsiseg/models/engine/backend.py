@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from wsiseg.models.base import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Backend = Callable[[npt.NDArray[np.uint8]], "Tensor"]
-"""RGB images (N, h, w, 3) of one shape to raw maps float32 (N, channels, h', w'), one map after the other."""
+Backend = Callable[[Sequence[Image]], "Tensor"]
+"""RGB images (h, w, 3) of one shape to raw maps float32 (N, channels, h', w'), one map after the other."""

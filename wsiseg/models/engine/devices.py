@@ -8,3 +8,10 @@ def cuda_device_count() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def cuda_memory() -> tuple[int, ...]:
+    """Bytes of memory of each CUDA device that this process may use. No context is made on any."""
+    import torch
+
+    return tuple(int(torch.cuda.get_device_properties(n).total_memory) for n in range(cuda_device_count()))

@@ -9,13 +9,13 @@ image in windows (:mod:`wsiseg.models.engine.windows`): the maps always have the
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import Image
@@ -26,7 +26,12 @@ from wsiseg.models.foreign.outputs import OnnxNetwork
 from wsiseg.models.heads import Head, Maps, head_of
 
 ENGINES = ("auto", "torch", "openvino")
+_NO_MEMORY = (
+    "the GPU's memory does not suffice for one image. Use a smaller --tile, or fewer --workers where they share it."
+)
 _NOT_FINITE = "the network's output is not finite: the weights do not suit this precision or image"
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,15 @@ class Engine:
         self._lock = threading.Lock()
 
     def run(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
+        """:meth:`run_on_device`, with the maps as arrays."""
+        return [tuple(one.cpu().numpy() for one in maps) for maps in self.run_on_device(images)]
+
+    @torch.inference_mode()
+    def run_on_device(self, images: Sequence[Image]) -> list[tuple[Tensor, ...]]:
         """What the head's decoder reads of each image: float32 (h, w) or (channels, h, w), of the image's size.
 
         See :meth:`wsiseg.models.heads.Head.activate`. The maps of an image do not depend on which others are given
-        with it.
+        with it. They lie where the network ran: only bytes go up, and nothing comes down.
 
         Raises
         ------
@@ -134,7 +144,7 @@ class Engine:
                 raise ValueError(f"image of {image.shape[:2]}: sides must be multiples of {stride}, and not 0")
         found = [pieces(image, self.config) for image in images]
         flat = [(n, piece) for n, parts in enumerate(found) for piece in parts]
-        whole: list[Maps | None] = [None] * len(images)
+        whole: list[Tensor | None] = [None] * len(images)
         for group in _same_shape([piece.pixels for _, piece in flat], self.placement.batch):
             outputs = self._run_batch([flat[k][1].pixels for k in group])
             for k, output in zip(group, outputs, strict=True):
@@ -142,41 +152,51 @@ class Engine:
                 whole[n] = _place(whole[n], piece, output, images[n].shape[:2], alone=len(found[n]) == 1)
         return [self.head.split(maps, self._channels) for maps in whole if maps is not None]
 
-    def _run_batch(self, images: list[Image]) -> list[Maps]:
-        output = self._attempt(images)
-        if output is None:
-            torch.cuda.empty_cache()
-            if len(images) == 1:
-                h, w = images[0].shape[:2]
-                raise ModelError(
-                    f"the GPU's memory does not suffice for one image of {w} × {h}. Use a smaller --tile."
-                )
-            half = len(images) // 2
-            return self._run_batch(images[:half]) + self._run_batch(images[half:])
-        if not np.isfinite(output).all():
-            raise ModelError(_NOT_FINITE)
-        return list(output)
+    def _run_batch(self, images: list[Image]) -> list[Tensor]:
+        output = self._attempt(lambda: self._forward(images))
+        if output is not None:
+            return list(output)
+        torch.cuda.empty_cache()
+        if len(images) == 1:
+            raise ModelError(_NO_MEMORY)
+        half = len(images) // 2
+        return self._run_batch(images[:half]) + self._run_batch(images[half:])
 
-    def _attempt(self, images: list[Image]) -> Maps | None:
-        """:meth:`_forward`, or None where the GPU's memory does not suffice.
+    def with_memory(self, compute: Callable[[], _Result]) -> _Result:
+        """What ``compute`` gives on the device; tried again with all that is free where memory does not suffice.
+
+        Raises
+        ------
+        ModelError
+            It does not suffice then either.
+        """
+        result = self._attempt(compute)
+        if result is None:
+            torch.cuda.empty_cache()
+            result = self._attempt(compute)
+        if result is None:
+            raise ModelError(_NO_MEMORY)
+        return result
+
+    def _attempt(self, compute: Callable[[], _Result]) -> _Result | None:
+        """What ``compute`` gives, or None where the GPU's memory does not suffice.
 
         The error ends here: while it lives, its traceback holds what the failed attempt has allocated.
         """
         try:
             with self._lock:
-                return self._forward(images)
+                return compute()
         except torch.cuda.OutOfMemoryError:
             return None
 
-    @torch.inference_mode()
-    def _forward(self, images: list[Image]) -> Maps:
+    def _forward(self, images: list[Image]) -> Tensor:
         """All maps of images of one shape, one after the other: (N, channels, h', w')."""
-        raw = self._backend(np.stack(images))
+        raw = self._backend(images)
         if not bool(raw.isfinite().all()):  # a sigmoid or an argmax would make numbers of what is none
             raise ModelError(_NOT_FINITE)
         parts = raw.split(list(self._channels.values()), dim=1)
         active = self.head.activate(dict(zip(self._channels, parts, strict=True)))
-        return torch.cat([x[:, None] if x.ndim == 3 else x for x in active], dim=1).cpu().contiguous().numpy()
+        return torch.cat([x[:, None] if x.ndim == 3 else x for x in active], dim=1).contiguous()
 
 
 def _backend(network: nn.Module | OnnxNetwork, placement: Placement, maps: tuple[str, ...]) -> Backend:
@@ -191,13 +211,13 @@ def _backend(network: nn.Module | OnnxNetwork, placement: Placement, maps: tuple
     return torch_backend(network, placement.device, placement.precision, maps)
 
 
-def _place(whole: Maps | None, piece: Piece, output: Maps, shape: tuple[int, ...], alone: bool) -> Maps:
+def _place(whole: Tensor | None, piece: Piece, output: Tensor, shape: tuple[int, ...], alone: bool) -> Tensor:
     """Put what is kept of a piece's maps into those of its image."""
     part = output[:, piece.inner[0], piece.inner[1]]
     if alone:
         return part
     if whole is None:
-        whole = np.empty((len(output), *shape), dtype=np.float32)
+        whole = output.new_empty((len(output), *shape))
     whole[:, piece.outer[0], piece.outer[1]] = part
     return whole
 

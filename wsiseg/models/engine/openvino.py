@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.errors import ModelError, UsageError
+from wsiseg.models.base import Image
 from wsiseg.models.engine.backend import Backend
 from wsiseg.models.engine.pytorch import simplified
 from wsiseg.models.foreign.outputs import OnnxNetwork, read_maps
@@ -48,13 +49,13 @@ def openvino_backend(network: nn.Module, precision: str, maps: Sequence[str]) ->
         raise ModelError(f"OpenVINO cannot convert the network ({_line(error)}). Use --engine torch.") from error
     compute = compiled(model, precision)
 
-    def backend(images: npt.NDArray[np.uint8]) -> Tensor:
-        return compute(images)[0]
+    def backend(images: Sequence[Image]) -> Tensor:
+        return compute(np.stack(images))[0]
 
     other = [input_side(config, count * config.stride_px)[0] for count in (3, 2)]
     sample = np.random.default_rng(0).integers(0, 256, (1, *other, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected, found = whole(torch.from_numpy(sample)), backend(sample)
+        expected, found = whole(torch.from_numpy(sample)), backend(list(sample))
     alike = found.shape == expected.shape
     off = float((found - expected).square().mean().sqrt()) if alike else float("inf")
     if not off <= _MOST_ERROR * float(expected.square().mean().sqrt()) + 1e-6:
@@ -99,9 +100,9 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
         ) from error
     names = _names([item.names for item in model.outputs], {pick.output for pick in about.picks.values()})
 
-    def backend(images: npt.NDArray[np.uint8]) -> Tensor:
-        outputs = dict(zip(names, compute(images), strict=True))
-        found = read_maps(outputs, about.picks, about.config, images.shape[1], images.shape[2])
+    def backend(images: Sequence[Image]) -> Tensor:
+        outputs = dict(zip(names, compute(np.stack(images)), strict=True))
+        found = read_maps(outputs, about.picks, about.config, *images[0].shape[:2])
         return torch.cat([found[name] for name in maps], dim=1)
 
     return backend

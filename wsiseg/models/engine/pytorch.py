@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wsiseg.models.base import Image
 from wsiseg.models.engine.backend import Backend
 from wsiseg.models.engine.folding import fold_batch_norm
 from wsiseg.models.networks.sizes import input_side
@@ -26,13 +26,21 @@ def torch_backend(network: nn.Module, device: str, precision: str, maps: Sequenc
     ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def compute(images: npt.NDArray[np.uint8]) -> Tensor:
+    def compute(images: Sequence[Image]) -> Tensor:
         # NHWC bytes viewed as NCHW are channels_last already: nothing is copied but the conversion.
-        x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).to(dtype)
+        x = _bytes_on(device, images).permute(0, 3, 1, 2).to(dtype)
         found: dict[str, Tensor] = ready(x / 127.5 - 1.0)
         return torch.cat([found[name] for name in maps], dim=1).float()
 
     return compute
+
+
+def _bytes_on(device: str, images: Sequence[Image]) -> Tensor:
+    """Images (N, h, w, 3) on a device: joined in memory that a CUDA device copies from by itself."""
+    shape = (len(images), *images[0].shape)
+    joined = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
+    np.stack(images, out=joined.numpy())
+    return joined.to(device, non_blocking=True)
 
 
 def simplified(network: nn.Module) -> nn.Module:
