@@ -12,7 +12,7 @@ import distributed
 import pytest
 
 from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.run.cluster import ClusterOptions, devices, joined, open_executor
+from wsiseg.run.cluster import ClusterOptions, devices, open_executor
 from wsiseg.run.cluster.started import host_options, pod_options
 
 LIBRARIES = {
@@ -132,9 +132,8 @@ def test_dask_cudas_cluster_has_a_process_a_device_on_loopback(monkeypatch: pyte
     module.LocalCUDACluster = recorded  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
     monkeypatch.setattr(devices, "cuda_devices", lambda: 2)
-    monkeypatch.setattr(joined, "cuda_devices", lambda: 2)
-    with started("cuda") as executor:
-        assert executor.device == "cuda"
+    with started("cuda"):
+        pass
     assert recorded.told["host"] == "127.0.0.1"
     assert recorded.told["dashboard_address"] == "127.0.0.1:0"
     assert recorded.told["threads_per_worker"] >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,12 +14,17 @@ from typing import Any
 import distributed
 
 from wsiseg.errors import ClusterLost, WorkerDied
+from wsiseg.run.board import Board
 from wsiseg.run.cluster import patience
 from wsiseg.run.cluster.attended import Attended
+from wsiseg.run.cluster.page import TOPIC
+from wsiseg.run.events import Event, SlideEnded, Started
 from wsiseg.run.schedule import map_bounded
 
 _GIVEN_UP = (OSError, asyncio.CancelledError, concurrent.futures.CancelledError)
 """What Dask raises for a task that it does not know, or not any more."""
+_TELL_S = 1.0
+"""How often the dashboard's page is told how a run stands."""
 _KEPT = "What is finished is kept: the same command goes on from there."
 _LOST = f"the Dask scheduler was lost. {_KEPT}"
 
@@ -60,6 +66,8 @@ class DaskExecutor:
         self._patience_s = patience_s
         self._deserted_since: float | None = None
         self._counted_at = time.monotonic()
+        self._board = Board()
+        self._told_at = 0.0
         self.slots = slots
         self.device = device
         # One thread computes in a CPU worker: as many processes as cores share the machine better than threads.
@@ -102,6 +110,18 @@ class DaskExecutor:
             task.set_exception(error)
         if not isinstance(error, ClusterLost | WorkerDied):
             self._deserted_since = None  # some worker is there
+
+    def tell(self, event: Event) -> None:
+        """Count it for the dashboard's page, which is told how the run stands once a second."""
+        self._board.hear(event)
+        if isinstance(event, SlideEnded | Started) or time.monotonic() - self._told_at > _TELL_S:
+            self._told_at = time.monotonic()
+            self._loop.add_callback(self._post, self._board.shown())
+
+    async def _post(self, shown: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a scheduler that is lost is found out elsewhere
+            if self._client.scheduler is not None:
+                await self._client.scheduler.log_event(topic=TOPIC, msg=shown)
 
     def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
         if time.monotonic() - self._counted_at > patience.COUNT_S:

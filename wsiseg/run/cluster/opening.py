@@ -15,6 +15,7 @@ from wsiseg.run.cluster.joined import borrow, examine_workers, join, scheduler_a
 from wsiseg.run.cluster.local import close, event_loop, start
 from wsiseg.run.cluster.logs import silence_libraries
 from wsiseg.run.cluster.options import CLUSTERS, ClusterOptions
+from wsiseg.run.cluster.page import show_page
 from wsiseg.run.cluster.profile import read_profile
 from wsiseg.run.cluster.settings import CONFIG
 from wsiseg.run.cluster.started import start_cluster
@@ -47,6 +48,7 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
             executor = DaskExecutor(client, *borrow(client, options.device), guarded=True)
         else:
             client, executor = _open_client(options, joins, stack)
+        show_page(client)
         if options.performance_report is not None:
             stack.enter_context(client.as_current())
             stack.enter_context(
