@@ -18,6 +18,7 @@ import distributed
 import psutil
 from dask.utils import format_bytes, parse_bytes
 from distributed.utils import LoopRunner
+from tornado.ioloop import PeriodicCallback
 
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.run.cluster import devices
@@ -26,6 +27,7 @@ from wsiseg.run.cluster.options import ClusterOptions
 
 _LEAST_MEMORY = 64 << 20
 """Bytes below which not even an empty worker can start."""
+_REVIVE_MS = 1000
 _GRACE_S = 0.5
 """For how long workers may finish what they do when the run has ended or is stopped."""
 
@@ -172,6 +174,25 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[A
         close,
     )
     return cluster, threads * len(names), "cuda"
+
+
+def revive(cluster: Any, loop: Any) -> PeriodicCallback:
+    """Start workers anew that left with their nannies, for as long as the callback that is returned runs.
+
+    A nanny brings back a worker that was killed. One whose process ends in order, as by ``sys.exit`` in a library,
+    takes its nanny along, and Dask's cluster would be smaller for good.
+    """
+
+    def look() -> None:
+        gone = [name for name, nanny in cluster.workers.items() if nanny.status == distributed.Status.closed]
+        for name in gone:
+            del cluster.workers[name]
+        if gone:
+            cluster.scale(len(cluster.worker_spec))
+
+    callback = PeriodicCallback(look, _REVIVE_MS)
+    loop.add_callback(callback.start)
+    return callback
 
 
 def close(cluster: Any) -> None:

@@ -12,7 +12,7 @@ from wsiseg.errors import UsageError
 from wsiseg.run.cluster.devices import resolve_device
 from wsiseg.run.cluster.executor import DaskExecutor
 from wsiseg.run.cluster.joined import borrow, examine_workers, join, scheduler_address
-from wsiseg.run.cluster.local import close, event_loop, start
+from wsiseg.run.cluster.local import close, event_loop, revive, start
 from wsiseg.run.cluster.logs import silence_libraries
 from wsiseg.run.cluster.options import CLUSTERS, ClusterOptions
 from wsiseg.run.cluster.page import show_page
@@ -94,6 +94,7 @@ def _open_client(
     if profile is None:
         cluster, slots, device = start(options, loop)
         stack.callback(close, cluster)
+        stack.callback(revive(cluster, loop).stop)
         client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=2)
         return client, DaskExecutor(client, slots, device)

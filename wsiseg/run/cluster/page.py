@@ -111,7 +111,7 @@ def _document(scheduler: distributed.Scheduler, extra: Mapping[str, Any], docume
     line = figure(title="Mpx/s of the network's input", x_axis_label="seconds since the run began", **size)
     line.line("seconds", "mpx_s", source=speed, line_width=2, color="#1b6f8a")
     activities = FactorRange(factors=["–"])
-    bars = figure(title="What the workers' time went into, %", y_range=activities, x_range=(0, 100), **size)
+    bars = figure(title="What the workers' time went into, %", y_range=activities, **size)
     bars.hbar(y="activity", right="share", height=0.7, source=work, color="#c9782f")
     columns = [TableColumn(field=name, title=title) for name, title in _ROW.items()]
     table = DataTable(source=slides, columns=columns, sizing_mode="stretch_width", height=420, index_position=None)
