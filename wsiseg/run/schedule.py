@@ -131,7 +131,7 @@ def map_bounded(
     submitted: set[Future[Any]] = set()
     try:
         while True:
-            for argument in itertools.islice(waiting, executor.window - len(submitted)):
+            for argument in itertools.islice(waiting, max(0, executor.window - len(submitted))):
                 submitted.add(executor.submit(name, function, argument))
             if not submitted:
                 return
