@@ -58,6 +58,10 @@ class EnvironmentFault(WsisegError):
     exit_code = 5
 
 
+class ClusterLost(EnvironmentFault):
+    """A cluster that ran went away; what is finished is kept, and the same command goes on from there."""
+
+
 class WorkerDied(WsisegError):
     """The worker processes that ran a task died, each time it was tried."""
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from wsiseg.errors import EnvironmentFault, WsisegError
+from wsiseg.errors import ClusterLost, EnvironmentFault, WsisegError
 from wsiseg.version import __version__
 from wsiseg_cli.options import resume_command
 from wsiseg_cli.terminal import note, output_fault
@@ -115,7 +115,15 @@ def run() -> None:
 
 def _refused(error: WsisegError) -> int:
     note(f"wsiseg: {error}")
+    if isinstance(error, ClusterLost) and _resumable():
+        note(f"To go on:\n  {resume_command()}")
     return error.exit_code
+
+
+def _resumable() -> bool:
+    """Whether this process's command goes on where it was stopped."""
+    words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
+    return any(words[: len(path)] == path for path in _RESUMABLE)
 
 
 def _unexpected(error: Exception) -> int:
@@ -147,8 +155,7 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _stopped(code: int) -> int:
-    words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
-    if any(words[: len(path)] == path for path in _RESUMABLE):
+    if _resumable():
         note(f"\nstopped; nothing finished is lost. To go on:\n  {resume_command()}")
     else:
         note("\nstopped")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from wsiseg.core.plainfile import require_plain_file
+from wsiseg_cli.terminal import note
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,14 +99,19 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         memory_limit: str,
         performance_report: Path | None,
         scheduler_file: Path | None,
+        cluster: str,
+        cluster_profile: Path | None,
         **others: Any,
     ) -> Any:
         from wsiseg.run.cluster import ClusterOptions  # it imports Dask
 
-        cluster = ClusterOptions(
-            scheduler, workers, device, dashboard_address, memory_limit, performance_report, scheduler_file
-        )
-        return function(cluster=cluster, **others)
+        options = ClusterOptions(
+            scheduler, workers, device, dashboard_address, memory_limit, performance_report, scheduler_file,
+            cluster, cluster_profile,
+        )  # fmt: skip
+        if cluster not in ("local", "cuda"):
+            note(f"--cluster {cluster}: its workers are waited for")
+        return function(cluster=options, **others)
 
     for option in reversed(
         (
@@ -114,6 +120,19 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--workers",
                 type=click.IntRange(min=0),
                 help="Worker processes; default one a core; on GPUs they share these. 0 runs without Dask.",
+            ),
+            click.option(
+                "--cluster",
+                type=click.Choice(["local", "cuda", "slurm", "pbs", "lsf", "sge", "kubernetes", "ssh"]),
+                default="local",
+                show_default=True,
+                help="What to start workers with, as [cluster.NAME] in wsiseg.toml or Dask's configuration says.",
+            ),
+            click.option(
+                "--cluster-profile",
+                type=Readable(),
+                metavar="FILE",
+                help="That file; by default wsiseg.toml here, else in ~/.config/wsiseg.",
             ),
             click.option(
                 "--scheduler",

@@ -122,6 +122,7 @@ def command(
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
     wsiseg segment slides -o results --dry-run         what it would take
+    wsiseg segment slides -o results --cluster slurm      see docs/cluster.md
     """
     from wsiseg.models.registry import DEFAULT_MODEL
     from wsiseg.run.cluster import open_executor

@@ -85,7 +85,7 @@ def invoke(*arguments: object) -> str:
 def test_a_scheduler_that_does_not_answer(
     drawn: tuple[Path, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("wsiseg.run.cluster._CONNECT_S", 1.0)
+    monkeypatch.setattr("wsiseg.run.cluster.patience.CONNECT_S", 1.0)
     words = ["segment", str(drawn[0]), "-o", str(tmp_path), "--scheduler", "tcp://127.0.0.1:9"]
     monkeypatch.setattr(sys, "argv", ["wsiseg", *words])
     handler = signal.getsignal(signal.SIGTERM)

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-import wsiseg.run.cluster as cluster
 from wsiseg.errors import EnvironmentFault, UsageError
-from wsiseg.run.cluster import ClusterOptions, open_executor
+from wsiseg.run.cluster import ClusterOptions, DaskExecutor, devices, local, open_executor, patience
+from wsiseg.run.cluster import executor as executing
 
 
 def surroundings(_argument: int) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def test_cpu_workers_are_processes_of_one_thread_on_loopback(tmp_path: Path) -> 
 
 def test_processes_of_one_thread_share_the_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The set-up alone: no device is touched."""
-    monkeypatch.setattr(cluster, "cuda_devices", lambda: 2)
-    monkeypatch.setattr(cluster, "cuda_memory", lambda: (80 << 30, 80 << 30))
-    monkeypatch.setattr(cluster, "available_cores", lambda: 3)
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 2)
+    monkeypatch.setattr(devices, "cuda_memory", lambda: (80 << 30, 80 << 30))
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, MIG-5c1f")
     with open_executor(ClusterOptions(device="cuda", dashboard="127.0.0.1:0")) as executor:
         assert (executor.slots, executor.device, executor.torch_threads) == (3, "cuda", 1)
@@ -79,14 +79,14 @@ GIB = 1 << 30
 )
 def test_devices_are_dealt_round(memory: tuple[int, ...], cores: int, workers: int | None, expected: str) -> None:
     """One process a core, of each device as many as it has memory for, and at least one."""
-    assert "".join(cluster.dealt_devices("abcd"[: len(memory)], memory, cores, workers)) == expected
+    assert "".join(devices.dealt_devices("abcd"[: len(memory)], memory, cores, workers)) == expected
 
 
 def test_devices_behind_an_invalid_one_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA shows none from the first name on that it does not know."""
-    monkeypatch.setattr(cluster, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(cluster, "cuda_memory", lambda: (80 << 30,))
-    monkeypatch.setattr(cluster, "available_cores", lambda: 2)
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(devices, "cuda_memory", lambda: (80 << 30,))
+    monkeypatch.setattr(devices, "available_cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
     with open_executor(ClusterOptions(device="cuda", dashboard="127.0.0.1:0")) as executor:
         found = list(executor.map_bounded(surroundings, range(4), "look"))
@@ -94,7 +94,7 @@ def test_devices_behind_an_invalid_one_are_not_there(monkeypatch: pytest.MonkeyP
 
 
 def test_cuda_that_is_not_there_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
     with pytest.raises(EnvironmentFault, match="--device cpu"), open_executor(ClusterOptions(device="cuda")):
         pass
 
@@ -154,7 +154,7 @@ def babbling() -> Iterator[str]:
 def test_what_answers_as_no_scheduler_does_is_refused(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(patience, "CONNECT_S", 1.0)
     address = request.getfixturevalue(kind)
     with (
         pytest.raises(EnvironmentFault, match=f"no Dask scheduler answers at '{address}'.*tcp://host:8786"),
@@ -169,7 +169,7 @@ def test_what_answers_as_no_scheduler_does_is_refused(
      "http://127.0.0.1:1", "tls://127.0.0.1:1", "inproc://1/2/3"],
 )  # fmt: skip
 def test_addresses_that_are_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(patience, "CONNECT_S", 0.5)
     with (
         pytest.raises(EnvironmentFault, match="no Dask scheduler answers at"),
         open_executor(ClusterOptions(scheduler=address)),
@@ -181,7 +181,7 @@ def test_a_scheduler_file_names_the_scheduler(tmp_path: Path, monkeypatch: pytes
     """One that is being started writes it a little later."""
     path = tmp_path / "scheduler.json"
     content = json.dumps({"type": "Scheduler", "address": "tcp://127.0.0.1:9", "workers": {}})
-    monkeypatch.setattr(cluster, "_CONNECT_S", 2.0)
+    monkeypatch.setattr(patience, "CONNECT_S", 2.0)
     writing = threading.Timer(0.5, lambda: path.write_text(content))
     writing.start()
     with (
@@ -199,7 +199,7 @@ def test_a_scheduler_file_names_the_scheduler(tmp_path: Path, monkeypatch: pytes
 def test_scheduler_files_without_an_address(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_CONNECT_S", 0.1)
+    monkeypatch.setattr(patience, "CONNECT_S", 0.1)
     path = tmp_path / "scheduler.json"
     if content is not None:
         path.write_text(content, errors="surrogateescape")
@@ -223,7 +223,7 @@ def test_a_scheduler_file_that_is_a_pipe(tmp_path: Path) -> None:
      ("localhost:1", "localhost:1"), ("127.3.2.1:1", "127.3.2.1:1"), ("[::1]:5", "[::1]:5")],
 )  # fmt: skip
 def test_the_dashboard_listens_on_this_machine(given: str, taken: str) -> None:
-    assert cluster._loopback(given) == taken
+    assert local.loopback(given) == taken
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_dashboard_beyond_this_machine_is_refused_with_the_tunnel(address: str
 @pytest.mark.parametrize("address", ["", "nonsense", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", "[::1]:-1"])
 def test_a_dashboards_address_that_is_none(address: str) -> None:
     with pytest.raises(UsageError, match="expected host:port"):
-        cluster._loopback(address)
+        local.loopback(address)
 
 
 # a cluster without workers
@@ -264,9 +264,9 @@ class Scheduler:
 
 def test_only_a_minute_without_workers_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(executing, "time", SimpleNamespace(monotonic=lambda: clock.now))
     client: Any = Scheduler()
-    executor = cluster.DaskExecutor(client, 1, "cpu")
+    executor = DaskExecutor(client, 1, "cpu")
     clock.now = 1000.0  # of results, between which nobody asked
     client.workers = 0
     executor._check_cluster()
@@ -290,7 +290,7 @@ def test_a_task_that_dask_gave_up_is_a_fault_of_the_cluster(given_up: type[BaseE
     client: Any = SimpleNamespace(loop=None, status="running", gather=gather)
     task: concurrent.futures.Future[Any] = concurrent.futures.Future()
     remote: Any = SimpleNamespace(status="cancelled")
-    asyncio.run(cluster.DaskExecutor(client, 1, "cpu")._fulfil(remote, task))
+    asyncio.run(DaskExecutor(client, 1, "cpu")._fulfil(remote, task))
     with pytest.raises(EnvironmentFault, match="scheduler was lost"):
         task.result()
 
@@ -303,20 +303,20 @@ def test_a_memory_limit_that_none_can_work_in_is_refused(limit: str) -> None:
 
 @pytest.mark.parametrize("limit", ["auto", "0", "1GiB", "512 MB"])
 def test_memory_limits_as_dask_writes_them(limit: str) -> None:
-    cluster._require_memory_limit(limit)
+    local.require_memory_limit(limit)
 
 
 CLOSES = """
 import subprocess, sys, time
 from types import SimpleNamespace
-import wsiseg.run.cluster as cluster
+import wsiseg.run.cluster.local as local
 
 child = subprocess.Popen(["sleep", "60"])
 gone = subprocess.Popen(["true"])
 gone.wait()
 nannies = [SimpleNamespace(pid=pid) for pid in (None, gone.pid, child.pid)]
-slow = SimpleNamespace(workers=dict(enumerate(nannies)), close=lambda timeout: time.sleep(2 * cluster._GRACE_S))
-cluster._close(slow)
+slow = SimpleNamespace(workers=dict(enumerate(nannies)), close=lambda timeout: time.sleep(2 * local._GRACE_S))
+local.close(slow)
 print(child.wait(30))
 """
 

@@ -24,7 +24,6 @@ import psutil
 import pytest
 import torch
 
-import wsiseg.run.cluster as cluster
 import wsiseg.run.steps as steps
 from wsiseg.errors import EnvironmentFault
 from wsiseg.evaluate import match_polygons
@@ -34,7 +33,8 @@ from wsiseg.models.weightfile import save_weights
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.record import Tiles
-from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor
+from wsiseg.run.cluster import ClusterOptions, DaskExecutor, open_executor, patience
+from wsiseg.run.cluster import executor as executing
 from wsiseg.run.events import Begun, Event, StageStarted, TilesDone
 from wsiseg.run.outcome import CohortResult
 from wsiseg.run.pipeline import segment_slides
@@ -160,8 +160,8 @@ def test_a_restart_after_a_while_of_results_ends_nothing(monkeypatch: pytest.Mon
     """As long as results come nobody looks whether there are workers; an hour of them is none without workers."""
     clock = SimpleNamespace(ahead=0.0, sleep=time.sleep)
     clock.monotonic = lambda: time.monotonic() + clock.ahead
-    monkeypatch.setattr(cluster, "time", clock)
-    monkeypatch.setattr(cluster, "_POLL_S", 0.05)
+    monkeypatch.setattr(executing, "time", clock)
+    monkeypatch.setattr(patience, "POLL_S", 0.05)
     with open_executor(ClusterOptions(workers=1, device="cpu", dashboard="127.0.0.1:0")) as executor:
         numbers = executor.map_bounded(abs, range(-20, 0), "abs")
         found = [next(numbers) for _ in range(10)]
@@ -233,11 +233,11 @@ THREADS = "__import__('torch').get_num_threads()"  # the workers of others canno
 def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
     drawn: tuple[Path, Truth], clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_NO_WORKERS_S", 3.0)
+    monkeypatch.setattr(patience, "NO_WORKERS_S", 3.0)
     with scheduler(tmp_path) as (started, address):
         with pytest.raises(EnvironmentFault, match="no worker"), open_executor(ClusterOptions(scheduler=address)):
             pass
-        monkeypatch.setattr(cluster, "_NO_WORKERS_S", 60.0)
+        monkeypatch.setattr(patience, "NO_WORKERS_S", 60.0)
         with workers(address) as fleet, open_executor(ClusterOptions(scheduler=address)) as executor:
             until = time.monotonic() + 30
             while len(pids(executor)) < 2 and time.monotonic() < until:  # type: ignore[arg-type]
@@ -248,7 +248,7 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
             assert list(executor.map_bounded(eval, [THREADS] * 4, "threads")) == [1] * 4
 
             # All workers go for good.
-            monkeypatch.setattr(cluster, "_NO_WORKERS_S", 3.0)
+            monkeypatch.setattr(patience, "NO_WORKERS_S", 3.0)
             os.killpg(fleet.pid, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(EnvironmentFault, match=r"no worker.*the same command"):
@@ -256,7 +256,7 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
             assert time.monotonic() - began < 20
 
             # The scheduler goes while tasks wait for it.
-            monkeypatch.setattr(cluster, "_NO_WORKERS_S", 60.0)
+            monkeypatch.setattr(patience, "NO_WORKERS_S", 60.0)
             began = time.monotonic()
             os.killpg(started.pid, signal.SIGKILL)
             for _ in range(2):
@@ -269,7 +269,7 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
     ("address", "expected"), [("tcp://127.0.0.1:9", "no Dask scheduler"), ("nonsense", "tcp://host")]
 )
 def test_a_scheduler_that_is_not_there(address: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(patience, "CONNECT_S", 1.0)
     with pytest.raises(EnvironmentFault, match=expected), open_executor(ClusterOptions(scheduler=address)):
         pass
 

@@ -13,7 +13,7 @@ What is counted is counted from the beginning, also when an earlier call did a p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from wsiseg.results.record import SlideRecord
@@ -46,13 +46,20 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class TilesDone:
-    """More tiles of a slide are segmented; this call computed ``computed`` of them, an earlier one the others."""
+    """More tiles of a slide are segmented; this call computed ``computed`` of them, an earlier one the others.
+
+    ``failed`` tiles could not be computed. ``pixels`` of the network's input are those of this call's tiles,
+    without halos, and ``seconds`` the time that its workers spent on them, by activity.
+    """
 
     name: str
     done: int
     total: int
     nuclei: int
     computed: int
+    failed: int = 0
+    pixels: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

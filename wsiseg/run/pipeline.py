@@ -126,6 +126,7 @@ def _run(
     def tell(event: Event) -> None:
         if isinstance(event, TilesDone):
             computed[event.name] = event.computed
+        executor.tell(event)
         try:
             on_event(event)
         except Exception as error:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from wsiseg.errors import EnvironmentFault
+from wsiseg.run.events import Event
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ class Executor(Protocol):
             None will ever end: there is nobody left to run them.
         """
 
+    def tell(self, event: Event) -> None:
+        """Told what happens in a run, to show it where the tasks are watched."""
+
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         """Results of ``function`` over ``tasks`` as they end, never more than a window submitted."""
 
@@ -121,6 +125,9 @@ class SerialExecutor:
     def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
         return set(tasks)
 
+    def tell(self, event: Event) -> None:
+        pass
+
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)
 
@@ -136,7 +143,7 @@ def map_bounded(
     submitted: set[Future[Any]] = set()
     try:
         while True:
-            for argument in itertools.islice(waiting, executor.window - len(submitted)):
+            for argument in itertools.islice(waiting, max(0, executor.window - len(submitted))):
                 submitted.add(executor.submit(name, function, argument))
             if not submitted:
                 return

@@ -34,6 +34,7 @@ from wsiseg.results.job import WorkJob
 from wsiseg.results.labelmap import draw_labels, plan_labels, write_label_pyramid
 from wsiseg.results.moved import Moved
 from wsiseg.results.partfile import BatchSummary
+from wsiseg.results.plan import SlidePlan
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
@@ -260,7 +261,7 @@ def _tiles(
     def ended(summary: BatchSummary, *, computed: bool) -> None:
         nonlocal so_far
         failed.extend(summary.failed)
-        so_far = _further(so_far, summary, computed)
+        so_far = _further(so_far, summary, plan, computed)
         telling.on_event(so_far)
 
     resumed: list[Resumed] = []
@@ -294,14 +295,24 @@ def _publish(
     return record
 
 
-def _further(so_far: TilesDone, summary: BatchSummary, computed: bool) -> TilesDone:
+def _further(so_far: TilesDone, summary: BatchSummary, plan: SlidePlan, computed: bool) -> TilesDone:
     """The progress of a slide with the tiles of one more batch."""
     tiles = len(summary.tiles)
-    return replace(
+    further = replace(
         so_far,
         done=so_far.done + tiles,
         nuclei=so_far.nuclei + summary.nuclei,
-        computed=so_far.computed + (tiles if computed else 0),
+        failed=so_far.failed + len(summary.failed),
+    )
+    if not computed:
+        return further
+    cores = map(plan.grid.core, summary.tiles)
+    spent = {name: so_far.seconds.get(name, 0.0) + value for name, value in summary.seconds.items()}
+    return replace(
+        further,
+        computed=so_far.computed + tiles,
+        pixels=so_far.pixels + sum(core.width * core.height for core in cores),
+        seconds={**so_far.seconds, **spent},
     )
 
 

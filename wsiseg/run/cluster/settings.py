@@ -1,0 +1,26 @@
+"""How Dask is set up where wsiseg starts it."""
+
+from __future__ import annotations
+
+# What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
+# tile, which the network's activations then fault in again page by page. Keeping it is worth two thirds more
+# throughput; what a worker holds stays bounded by its largest tile.
+WORKER_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+CONFIG = {
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    "distributed.worker.daemon": True,
+    # Two deaths of its workers, and a task is tried alone (run/isolation.py): each costs seconds of starting anew.
+    "distributed.scheduler.allowed-failures": 1,
+    # A worker that is not back by then is given up for good, with its nanny. On a busy machine a start takes longer
+    # than the 15 s of the default, and a run would lose its workers one by one.
+    "distributed.deploy.lost-worker-timeout": "1 day",
+    # A finished task's record is of no further use to anybody; the default keeps 100,000 of them.
+    "distributed.admin.low-level-log-length": 1000,
+}
