@@ -34,7 +34,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from wsiseg.core.geometry import Window
+from wsiseg.core.geometry import Box, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import largest_components, rasterize, trace
 from wsiseg.evaluate.compare import find_sources
@@ -45,7 +45,7 @@ from wsiseg.models.registry import load_segmenter
 from wsiseg.models.resident import resident_segmenter
 from wsiseg.qc.agreement import calibrate, measure_patch, reason
 from wsiseg.qc.evidence import COLUMNS, measure_evidence
-from wsiseg.qc.opinion import OPINION_MPP, compare, opinion_choice, second_opinion
+from wsiseg.qc.opinion import OPINION_MPP, Seen, compare, opinion_choice, second_opinion
 from wsiseg.synth.render import MPP, RenderOptions, render_patch
 from wsiseg.synth.textures import dissect
 from wsiseg.tiles.measure import measure
@@ -245,7 +245,8 @@ class Opinion:
         opinion = self.labels[y0:y1, x0:x1]
         near = Nuclei(nuclei.vertices * self.factor, nuclei.offsets)
         own = rasterize(near, np.arange(1, len(near) + 1), opinion.shape, (float(x0), float(y0)))
-        return compare(own, opinion, self.score, np.ones(opinion.shape, dtype=bool))
+        box = Box(float(x0), float(y0), float(x1), float(y1))
+        return compare(Seen(box, own, opinion, self.score, np.ones(opinion.shape, dtype=bool)))
 
 
 def opinion_on(image: Pixels, mpp: float) -> Opinion:

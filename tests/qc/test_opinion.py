@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.core.geometry import Window
+from wsiseg.core.geometry import Box, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.models.resident import resident_segmenter
@@ -20,7 +20,9 @@ from wsiseg.qc.opinion import (
     OPINION,
     OPINION_MPP,
     WINDOW_UM,
+    Seen,
     compare,
+    error_map,
     opinion_choice,
     second_opinion,
     seen_window,
@@ -30,6 +32,13 @@ from wsiseg.testing import write_slide
 
 Labels = npt.NDArray[np.int32]
 SCORE = np.full(9, 0.9, dtype=np.float32)
+
+
+def said_of(
+    own: Labels, opinion: Labels, score: npt.NDArray[np.float32], wanted: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    height, width = own.shape
+    return compare(Seen(Box(0, 0, width, height), own, opinion, score, wanted))
 
 
 def boxes(*corners: tuple[int, int, int, int]) -> Labels:
@@ -54,14 +63,17 @@ ONE, TWO = (10, 20, 10, 20), (10, 20, 30, 40)
     ],
 )
 def test_each_kind_of_disagreement_has_its_share(own: Labels, opinion: Labels, kind: str, share: float) -> None:
-    said = compare(own, opinion, SCORE, np.ones(own.shape, dtype=bool))
+    said = said_of(own, opinion, SCORE, np.ones(own.shape, dtype=bool))
     assert said[f"share_{kind}"] == pytest.approx(share)
     assert all(said[f"share_{other}"] == 0 for other in KINDS if other != kind)
     assert said["agreement"] < 1
+    where = error_map(own, opinion, np.ones(own.shape, dtype=bool))
+    assert set(np.unique(where)) == {0, KINDS.index(kind) + 1}
+    assert (where > 0).sum() == pytest.approx(share * ((own > 0) | (opinion > 0)).sum())
 
 
 def test_the_same_outlines_agree_whatever_their_numbers_are() -> None:
-    said = compare(boxes(ONE, TWO), boxes(TWO, ONE), SCORE, np.ones((60, 60), dtype=bool))
+    said = said_of(boxes(ONE, TWO), boxes(TWO, ONE), SCORE, np.ones((60, 60), dtype=bool))
     assert said == {
         "agreement": 1.0,
         **{f"share_{kind}": 0.0 for kind in KINDS},
@@ -72,14 +84,14 @@ def test_the_same_outlines_agree_whatever_their_numbers_are() -> None:
 def test_what_lies_outside_the_tissue_does_not_count() -> None:
     wanted = np.ones((60, 60), dtype=bool)
     wanted[:, 25:] = False
-    assert compare(boxes(ONE), boxes(ONE, TWO), SCORE, wanted)["agreement"] == 1.0
+    assert said_of(boxes(ONE), boxes(ONE, TWO), SCORE, wanted)["agreement"] == 1.0
 
 
 def test_where_neither_finds_a_nucleus_nothing_is_said() -> None:
-    said = compare(boxes(), boxes(), SCORE, np.ones((60, 60), dtype=bool))
+    said = said_of(boxes(), boxes(), SCORE, np.ones((60, 60), dtype=bool))
     assert set(said) == set(OPINION)
     assert np.isnan(list(said.values())).all()
-    alone = compare(boxes(), boxes(ONE), SCORE, np.ones((60, 60), dtype=bool))
+    alone = said_of(boxes(), boxes(ONE), SCORE, np.ones((60, 60), dtype=bool))
     assert (alone["agreement"], alone["share_missed"]) == (0.0, 1.0)
 
 
@@ -88,7 +100,7 @@ def test_where_neither_finds_a_nucleus_nothing_is_said() -> None:
 def test_shares_are_shares(seed: int) -> None:
     rng = np.random.default_rng(seed)
     own, opinion = (np.kron(rng.integers(0, 8, (12, 12)), np.ones((5, 5))).astype(np.int32) for _ in range(2))
-    said = compare(own, opinion, SCORE, rng.random((60, 60)) < 0.9)
+    said = said_of(own, opinion, SCORE, rng.random((60, 60)) < 0.9)
     assert all(0 <= said[name] <= 1 for name in OPINION)
 
 
@@ -116,7 +128,7 @@ def test_the_network_finds_drawn_nuclei_in_the_view_and_a_window_at_the_border_i
         found, score = second_opinion(segmenter, image[read.within(whole)], read, window)
         assert found.shape == window.shape
         assert len(score) >= found.max() > 10
-        said = compare(labels[window.within(whole)], found, score, np.ones(window.shape, dtype=bool))
+        said = said_of(labels[window.within(whole)], found, score, np.ones(window.shape, dtype=bool))
         assert said["agreement"] > 0.6
         moved = np.roll(labels, 8, axis=1)[window.within(whole)]
-        assert compare(moved, found, score, np.ones(window.shape, dtype=bool))["agreement"] < 0.5
+        assert said_of(moved, found, score, np.ones(window.shape, dtype=bool))["agreement"] < 0.5

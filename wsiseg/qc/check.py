@@ -12,12 +12,12 @@ import numpy.typing as npt
 from wsiseg.core.geometry import Box, Lattice, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
-from wsiseg.errors import ReadError, SlideError
+from wsiseg.errors import ReadError
 from wsiseg.models.base import Segmenter
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
 from wsiseg.qc.evidence import COLUMNS, EVIDENCE, measure_evidence
 from wsiseg.qc.judge import JUDGEMENT, load_judge
-from wsiseg.qc.opinion import KINDS, MARGIN_UM, OPINION, OPINION_MPP, compare, second_opinion, seen_window
+from wsiseg.qc.opinion import KINDS, OPINION, compare, look_again
 from wsiseg.qc.patches import Patches
 from wsiseg.qc.rubric import BAD
 from wsiseg.results.nuclei import read_nuclei
@@ -174,9 +174,8 @@ def _measure(
     for common in without:
         wanted[scale.window(common).intersection(view.window).within(view.window)] = False
     columns = {name: near.columns[name] for name in COLUMNS if name in near.columns}
-    said = _opinion(slide, box, near, tissue, without, opinion) if opinion else dict.fromkeys(OPINION, np.nan)
     return {
-        **said,
+        **_opinion(slide, box, near, tissue, without, opinion),
         **measure_evidence(view.image, labels, wanted, columns, len(near), view.lattice.mpp),
         **measure_patch(
             view.image,
@@ -192,26 +191,14 @@ def _measure(
 
 
 def _opinion(
-    slide: Slide, box: Box, nuclei: Nuclei, tissue: Tissue, without: Sequence[Box], segmenter: Segmenter
+    slide: Slide, box: Box, nuclei: Nuclei, tissue: Tissue, without: Sequence[Box], segmenter: Segmenter | None
 ) -> dict[str, float]:
-    """:data:`OPINION` of a patch, by its middle; NaN where the slide is too coarse or cannot be read."""
+    """:data:`OPINION` of a patch, by its middle; NaN where there is none."""
     try:
-        scale = slide.scale(OPINION_MPP)
-        window = seen_window(scale.window(box))
-        width, height = slide.lattice(scale).whole
-        read = window.pad(round(MARGIN_UM / OPINION_MPP)).intersection(Window(0, 0, width, height))
-        image, lost = slide.read_lossy(read, scale)
-    except (ReadError, SlideError):
-        return dict.fromkeys(OPINION, np.nan)
-    found, score = second_opinion(segmenter, image, read, window)
-    outlines = replace(nuclei, vertices=scale.from_level0(nuclei.vertices))
-    origin = (float(window.x), float(window.y))
-    labels = rasterize(outlines, np.arange(1, len(outlines) + 1), window.shape, origin)
-    wanted = tissue.contains_pixels(window, scale)
-    for common in (*without, *(part.box.intersection(box) for part in lost)):
-        if not common.empty:
-            wanted[scale.window(common).intersection(window).within(window)] = False
-    return compare(labels, found, score, wanted)
+        seen = look_again(slide, box, nuclei, tissue, segmenter, without) if segmenter else None
+    except ReadError:
+        seen = None
+    return compare(seen) if seen else dict.fromkeys(OPINION, np.nan)
 
 
 def _unseen(lost: float, artefact: float) -> dict[str, float]:

@@ -10,17 +10,22 @@ doi:10.1016/j.neucom.2019.01.103.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.core.geometry import Window
+from wsiseg.core.geometry import Box, FloatArray, Window
+from wsiseg.core.nuclei import BoolArray, IntArray, Nuclei
 from wsiseg.core.overlap import Overlap, aji, best_pairs, label_overlap
 from wsiseg.core.raster import rasterize
+from wsiseg.errors import SlideError
 from wsiseg.models.base import Segmenter
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice
+from wsiseg.slide import Slide
+from wsiseg.tissue import Tissue
 
 Labels = npt.NDArray[np.int32]
 BoolImage = npt.NDArray[np.bool_]
@@ -39,6 +44,7 @@ OPINION = ("agreement", *(f"share_{kind}" for kind in KINDS), "opinion_score")
 """What comes of an opinion: the AJI of the outlines against it, the share of each kind in all that either covers,
 and the mean score of the opinion's own nuclei."""
 
+_OF_OPINION = ("missed", "split")  # the kinds whose objects are the opinion's
 _ALONE = 0.25  # covered to less than this, a nucleus has no counterpart
 _HELD = 0.5  # more than this of a nucleus lies in an outline that holds it
 
@@ -82,57 +88,140 @@ def second_opinion(
     return np.ascontiguousarray(turned.T), np.asarray(found.columns["score"], np.float32)
 
 
-def compare(labels: Labels, opinion: Labels, score: npt.NDArray[np.float32], wanted: BoolImage) -> dict[str, float]:
-    """The numbers of :data:`OPINION`.
+@dataclass(frozen=True)
+class Seen:
+    """A window of a slide with the outlines that are judged and the opinion on it.
 
-    Parameters
+    Attributes
     ----------
+    box : Box
+        The window in level-0 pixels.
     labels, opinion : int32 array (h, w)
-        The outlines and the opinion, 0 is none; both cut at the window.
+        The outlines and the opinion at :data:`OPINION_MPP`, 0 is none; both cut at the window.
     score : float32 array (N,)
         Of the opinion's nuclei 1 … N.
     wanted : bool array (h, w)
         Where nuclei were looked for; what lies elsewhere does not count.
-
-    Returns
-    -------
-    dict
-        NaN where neither has a nucleus.
     """
-    own, other = np.where(wanted, labels, 0), np.where(wanted, opinion, 0)
+
+    box: Box
+    labels: Labels
+    opinion: Labels
+    score: npt.NDArray[np.float32]
+    wanted: BoolImage
+
+
+def look_again(
+    slide: Slide, patch: Box, nuclei: Nuclei, tissue: Tissue, segmenter: Segmenter, without: Sequence[Box] = ()
+) -> Seen | None:
+    """The middle of a patch as outlined and as seen by the network; None where the slide is too coarse.
+
+    Parameters
+    ----------
+    slide : Slide
+    patch : Box
+        Level 0.
+    nuclei : Nuclei
+        Those near the patch, level 0.
+    tissue : Tissue
+    segmenter : Segmenter
+        Of :func:`opinion_choice`.
+    without : sequence of Box
+        Areas where nothing was looked for, level 0.
+
+    Raises
+    ------
+    ReadError
+        It cannot be read.
+    """
+    try:
+        scale = slide.scale(OPINION_MPP)
+    except SlideError:
+        return None
+    window = seen_window(scale.window(patch))
+    whole = Window(0, 0, *slide.lattice(scale).whole)
+    read = window.pad(round(MARGIN_UM / OPINION_MPP)).intersection(whole)
+    image, lost = slide.read_lossy(read, scale)
+    opinion, score = second_opinion(segmenter, image, read, window)
+    outlines = Nuclei(scale.from_level0(nuclei.vertices), nuclei.offsets)
+    labels = rasterize(outlines, np.arange(1, len(nuclei) + 1), window.shape, (float(window.x), float(window.y)))
+    wanted = tissue.contains_pixels(window, scale)
+    for area in (*without, *(part.box for part in lost)):
+        hole = scale.window(area).intersection(window)
+        if hole.area:
+            wanted[hole.within(window)] = False
+    return Seen(scale.box(window), labels, opinion, score, wanted)
+
+
+def compare(seen: Seen) -> dict[str, float]:
+    """The numbers of :data:`OPINION`; NaN where neither has a nucleus."""
+    own, other = np.where(seen.wanted, seen.labels, 0), np.where(seen.wanted, seen.opinion, 0)
     table = label_overlap(other, own)
     covered = table.truth_area.sum() + table.pred_area.sum() - table.shared.sum()
     if covered == 0:
         return dict.fromkeys(OPINION, np.nan)
-    areas = dict.fromkeys(KINDS, 0.0)
-    for kind, area in _disagreements(table):
-        areas[kind] += area
-    seen = np.unique(other)
-    seen = seen[seen > 0]
+    found = _disagree(table)
+    areas = {kind: _side(table, kind)[rows].sum() for kind, rows in found.whole.items()}
+    areas["outline"] = (table.union[found.pairs] - table.shared[found.pairs]).sum()
+    names = np.unique(other)
+    names = names[names > 0]
     return {
         "agreement": aji(table),
-        **{f"share_{kind}": float(min(area / covered, 1.0)) for kind, area in areas.items()},
-        "opinion_score": float(score[seen - 1].mean()) if len(seen) else np.nan,
+        **{f"share_{kind}": float(min(areas[kind] / covered, 1.0)) for kind in KINDS},
+        "opinion_score": float(seen.score[names - 1].mean()) if len(names) else np.nan,
     }
 
 
-def _disagreements(table: Overlap) -> Iterator[tuple[str, float]]:
-    """Kind and area of each disagreement; ``truth`` is the opinion."""
+def error_map(labels: Labels, opinion: Labels, wanted: BoolImage) -> npt.NDArray[np.uint8]:
+    """Where and of which kind the two disagree.
+
+    Parameters
+    ----------
+    labels, opinion : int32 array (h, w)
+    wanted : bool array (h, w)
+        As of :class:`Seen`. With a truth in the opinion's place it is the map of the true errors.
+
+    Returns
+    -------
+    uint8 array (h, w)
+        0 where they agree, else the place in :data:`KINDS`, from 1.
+    """
+    own, other = np.where(wanted, labels, 0), np.where(wanted, opinion, 0)
+    table = label_overlap(other, own)
+    found = _disagree(table)
+    sides = {"truth": np.unique(other), "pred": np.unique(own)}
+    sides = {side: names[names > 0] for side, names in sides.items()}
+    partner = np.zeros(int(other.max(initial=0)) + 1, dtype=np.int32)
+    partner[sides["truth"][table.truth[found.pairs]]] = sides["pred"][table.pred[found.pairs]]
+    either = (own > 0) | (other > 0)
+    kinds = np.where(either & ~((own > 0) & (partner[other] == own)), KINDS.index("outline") + 1, 0)
+    for kind, rows in found.whole.items():
+        image, side = (other, "truth") if kind in _OF_OPINION else (own, "pred")
+        kinds[np.isin(image, sides[side][rows])] = KINDS.index(kind) + 1
+    return kinds.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Disagreements:
+    """Which objects differ as wholes, bool over those of the side that the kind is about; and the pairs left."""
+
+    whole: dict[str, BoolArray]
+    pairs: IntArray
+
+
+def _disagree(table: Overlap) -> _Disagreements:
+    """``truth`` of the table is the opinion."""
     of_other = table.shared / table.truth_area[table.truth]
     of_own = table.shared / table.pred_area[table.pred]
-    other_covered = np.bincount(table.truth, of_other, len(table.truth_area))
-    own_covered = np.bincount(table.pred, of_own, len(table.pred_area))
-    holds = np.bincount(table.pred[of_other > _HELD], minlength=len(table.pred_area))
-    held = np.bincount(table.truth[of_own > _HELD], minlength=len(table.truth_area))
-    missed, false = other_covered < _ALONE, own_covered < _ALONE
-    merged, split = (holds > 1) & ~false, (held > 1) & ~missed
-    for kind, chosen, area in (
-        ("missed", missed, table.truth_area),
-        ("false", false, table.pred_area),
-        ("merged", merged, table.pred_area),
-        ("split", split, table.truth_area),
-    ):
-        yield from ((kind, size) for size in area[chosen].tolist())
-    best = best_pairs(table.truth, table.pred, table.iou)
-    best = best[~(missed | split)[table.truth[best]] & ~(false | merged)[table.pred[best]]]
-    yield from (("outline", size) for size in (table.union[best] - table.shared[best]).tolist())
+    missed = np.bincount(table.truth, of_other, len(table.truth_area)) < _ALONE
+    false = np.bincount(table.pred, of_own, len(table.pred_area)) < _ALONE
+    merged = (np.bincount(table.pred[of_other > _HELD], minlength=len(false)) > 1) & ~false
+    split = (np.bincount(table.truth[of_own > _HELD], minlength=len(missed)) > 1) & ~missed
+    pairs = best_pairs(table.truth, table.pred, table.iou)
+    pairs = pairs[~(missed | split)[table.truth[pairs]] & ~(false | merged)[table.pred[pairs]]]
+    return _Disagreements({"merged": merged, "split": split, "false": false, "missed": missed}, pairs)
+
+
+def _side(table: Overlap, kind: str) -> FloatArray:
+    """Areas of the objects that a kind is about."""
+    return table.truth_area if kind in _OF_OPINION else table.pred_area

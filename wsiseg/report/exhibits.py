@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from wsiseg.artefacts.kinds import COLOURS, KINDS
 from wsiseg.qc.grade import WORDS
 from wsiseg.qc.judge import JUDGEMENT
-from wsiseg.report.examples import TYPICAL, WORST, named_examples
+from wsiseg.report.examples import ERROR_COLOURS, TYPICAL, WORST, named_examples
 from wsiseg.report.gallery import ARTEFACTS, OVERVIEW, QUALITY
 from wsiseg.report.qualitymap import BANDS, band_of
 from wsiseg.report.rows import percent
@@ -27,6 +27,8 @@ from wsiseg.results.record import SegmentedRecord
 _MOST_BYTES = 1_000_000  # of a picture: ours have a tenth of it
 _MOST_TABLE_BYTES = 100_000_000
 _COLUMNS = ("index", "reason", *JUDGEMENT)
+_SHARES = {kind: f"share_{kind}" for kind in ERROR_COLOURS}
+_LEAST_SHARE = 0.01
 
 Patch = Mapping[str, Any]
 
@@ -87,7 +89,9 @@ def gather_exhibits(folder: Path, record: SegmentedRecord, *, embed: bool) -> Ex
         (ARTEFACTS, "Artefacts", *_artefacts_said(record)),
     )
     examples = named_examples(found)
-    shown = {one: picture(one.file, one.label, _caption(table.get(one.index))) for one in examples}
+    shown = {
+        one: picture(one.file, one.label, _caption(row := table.get(one.index)), _errors(row)) for one in examples
+    }
     return Exhibits(
         tuple(picture(*one) for one in maps if one[0] in found),
         tuple(shown[one] for one in examples if one.kind == WORST),
@@ -113,7 +117,9 @@ def _patches(path: Path) -> Mapping[int, Patch]:
     try:
         if not path.is_file() or path.stat().st_size > _MOST_TABLE_BYTES:
             return {}
-        rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+        there = pq.read_schema(path).names
+        shares = [name for name in _SHARES.values() if name in there]  # not in files of before there were opinions
+        rows = pq.read_table(path, columns=[*_COLUMNS, *shares]).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
     return {row["index"]: row for row in rows if row["p_bad"] is not None}
@@ -132,6 +138,16 @@ def _judged_text(record: SegmentedRecord) -> str:
     placed = f" of {grade.placed:,}" if grade.placed not in (None, grade.patches) else ""
     sample = ", a random sample; the others have no colour" if placed else ""
     return f"{grade.patches:,}{placed} patches were judged{sample}. Frames: the patches below."
+
+
+def _errors(patch: Patch | None) -> tuple[Swatch, ...]:
+    """What the second opinion has against a patch's outlines, by kind, of all that either covers."""
+    shares = {kind: (patch or {}).get(name) for kind, name in _SHARES.items()}
+    return tuple(
+        Swatch(_hex(ERROR_COLOURS[kind]), f"{WORDS[kind]} {percent(share)}")
+        for kind, share in shares.items()
+        if share is not None and share >= _LEAST_SHARE
+    )
 
 
 def _quality_legend(patches: Collection[Patch]) -> tuple[Swatch, ...]:

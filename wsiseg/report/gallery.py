@@ -15,7 +15,7 @@ from wsiseg.core.atomic import write_bytes
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box, Scale
 from wsiseg.report.artefactmap import draw_artefacts
-from wsiseg.report.examples import choose_examples, draw_example
+from wsiseg.report.examples import Look, choose_examples, draw_example
 from wsiseg.report.qualitymap import draw_quality
 from wsiseg.report.thumbnail import thumbnail_size
 from wsiseg.results.folder import PICTURES
@@ -38,6 +38,7 @@ def write_gallery(
     scale: Scale,
     artefacts: ArtefactMap,
     verdicts: Mapping[str, npt.NDArray[np.generic]],
+    look: Look | None = None,
 ) -> None:
     """Write the pictures of a slide into its results folder; what was there under their names is replaced.
 
@@ -49,6 +50,8 @@ def write_gallery(
         The whole slide on the lattice ``scale``.
     verdicts : mapping of str to array (P,)
         The columns of ``patches.parquet``.
+    look : callable, optional
+        Asks second opinions, for the error maps of the examples.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def write_gallery(
     at = {int(index): n for n, index in enumerate(verdicts["index"].tolist())} if examples else {}
     for example in examples:
         x, y, width, height = (float(verdicts[name][at[example.index]]) for name in ("x", "y", "width", "height"))
-        picture = draw_example(slide, result / "nuclei.parquet", Box(x, y, x + width, y + height))
+        picture = draw_example(slide, result / "nuclei.parquet", Box(x, y, x + width, y + height), look)
         if picture is not None:
             write_jpeg(folder / example.file, Image.fromarray(picture))
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from wsiseg.artefacts.map import artefact_shares
 from wsiseg.core.atomic import remove_unfinished
 from wsiseg.core.memory import peak_memory
+from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.qc.grade import grade_slide
+from wsiseg.qc.opinion import look_again
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.qc.typical import typical_values
+from wsiseg.report.examples import Look
 from wsiseg.report.gallery import write_gallery
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.describe import describe_lost, describe_slide, now, versions
@@ -36,6 +39,8 @@ from wsiseg.results.stages import (
     Stitched,
     Timed,
 )
+from wsiseg.slide import Slide
+from wsiseg.tissue import Tissue
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Pace:
 class PublishJob:
     """A slide to record.
 
-    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record
-    that is to be replaced, see :func:`publish_job`. ``alone``: a worker died of it.
+    ``opinion``: who gives second opinions. ``seconds``: how long it has taken so far, of which ``pace`` tells the
+    tiles' part. ``earlier``: of the record that is to be replaced, see :func:`publish_job`. ``alone``: a worker
+    died of it.
     """
 
     folder: SlideFolder
@@ -60,6 +66,7 @@ class PublishJob:
     seconds: float
     earlier: tuple[int, int] | None
     pace: Pace | None = None
+    opinion: ModelChoice | None = None
     alone: bool = False
 
     def retries(self) -> Sequence[PublishJob]:
@@ -87,7 +94,8 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     shares = artefact_shares(artefacts, whole, plan.mpp)
     with open_planned(work, plan, guarded=job.alone) as slide:
         picture = load_overview(work.path / OVERVIEW_FILE)
-        write_gallery(work.result, slide, *picture, artefacts, verdicts.columns)
+        look = _look(job, slide, tissue)
+        write_gallery(work.result, slide, *picture, artefacts, verdicts.columns, look)
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
@@ -130,10 +138,15 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
 
 
 def publish_job(
-    folder: SlideFolder, work: WorkFolder, key: str, seconds: float, pace: Pace | None = None
+    folder: SlideFolder,
+    work: WorkFolder,
+    key: str,
+    seconds: float,
+    pace: Pace | None = None,
+    opinion: ModelChoice | None = None,
 ) -> PublishJob:
     """The job that publishes what has been finished in ``work``."""
-    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace)
+    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace, opinion)
 
 
 def published_record(job: PublishJob) -> SegmentedRecord | None:
@@ -145,6 +158,14 @@ def published_record(job: PublishJob) -> SegmentedRecord | None:
         return None
     record = job.folder.record()
     return record if isinstance(record, SegmentedRecord) and record.key == job.key else None
+
+
+def _look(job: PublishJob, slide: Slide, tissue: Tissue) -> Look | None:
+    """How the pictures ask second opinions."""
+    if job.opinion is None:
+        return None
+    segmenter = resident_segmenter(job.opinion)
+    return lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter)
 
 
 def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:

@@ -181,7 +181,7 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
         ]
     )
     pace = Pace(tiled.ended - started, tiled.computed)
-    return (yield from _publish(planned, time.perf_counter() - started, pace, telling))
+    return (yield from _publish(planned, time.perf_counter() - started, pace, making.opinion, telling))
 
 
 @dataclass(frozen=True)
@@ -280,10 +280,10 @@ def _tiles(
 
 
 def _publish(
-    planned: Planned, seconds: float, pace: Pace, telling: _Telling
+    planned: Planned, seconds: float, pace: Pace, opinion: ModelChoice, telling: _Telling
 ) -> Generator[Stage | Fork, Any, SegmentedRecord]:
     assert planned.plan is not None
-    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace)
+    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace, opinion)
     try:
         record: SegmentedRecord = yield from telling.one("publish-slide", publish_slide, job)
     except WorkerDied:
