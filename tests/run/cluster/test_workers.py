@@ -48,7 +48,7 @@ def run_stub_tiles(executor: Any, tiles: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["sys.exit", "graceful", "segfault"])
+@pytest.mark.parametrize("mode", ["graceful", "segfault"])
 def test_workers_that_die_at_random_change_nothing(mode: Any) -> None:
     with open_executor(ClusterOptions(workers=2, device="cpu", dashboard="127.0.0.1:0")) as executor:
         client = executor._client  # type: ignore[attr-defined]
