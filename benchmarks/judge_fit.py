@@ -82,11 +82,12 @@ def filled(cases: pd.DataFrame, names: Sequence[str], middle: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Line:
-    """Expected AJI by agreement alone; ``usual`` stands for a missing one."""
+    """Expected AJI by agreement alone; ``usual`` stands for a missing one, ``good`` is the better half's median."""
 
     intercept: float
     slope: float
     usual: float
+    good: float
 
     def __call__(self, cases: pd.DataFrame) -> Floats:
         return self.intercept + self.slope * cases.agreement.fillna(self.usual).to_numpy(np.float64)
@@ -95,7 +96,8 @@ class Line:
 def fit_line(cases: pd.DataFrame) -> Line:
     known = cases[np.isfinite(cases.agreement)]
     slope, intercept = np.polyfit(known.agreement, known.aji, 1)
-    return Line(float(intercept), float(slope), float(known.agreement.mean()))
+    better = known[known.aji >= known.aji.median()]
+    return Line(float(intercept), float(slope), float(known.agreement.mean()), float(better.agreement.median()))
 
 
 def fit_line_and_trees(cases: pd.DataFrame) -> tuple[Predict, Line, GradientBoostingRegressor, Floats]:
@@ -188,6 +190,7 @@ def export(line: Line, model: GradientBoostingRegressor) -> dict[str, Any]:
         "intercept": line.intercept + SHRUNK * float(model.init_.constant_[0, 0]),
         "slope": line.slope,
         "usual": line.usual,
+        "good": line.good,
     }
 
 

@@ -17,6 +17,7 @@ TWO = Judge(
     intercept=0.1,
     slope=0.5,
     usual=0.8,
+    good=0.8,
     # solidity > .9, then on either side missed > .2; and a stump that is repeated below.
     feature=((0, 1, 1), (1, 0, 0)),
     threshold=((0.9, 0.2, 0.2), (0.5, 0.0, 0.0)),
@@ -58,8 +59,12 @@ def test_missing_evidence_is_taken_as_typical_and_no_patches_are_no_judgement() 
 
 
 def test_the_weakest_aspect_is_the_one_whose_mending_would_raise_most() -> None:
-    columns = {"solidity": np.array([0.8, 0.95]), "missed": np.array([0.0, 0.6]), "agreement": np.full(2, 0.8)}
-    assert TWO.weakest(columns) == ["shapes", "between"]
+    columns = {
+        "solidity": np.array([0.8, 0.95, 0.95]),
+        "missed": np.array([0.0, 0.6, 0.0]),
+        "agreement": np.array([0.8, 0.8, 0.3]),
+    }
+    assert TWO.weakest(columns) == ["shapes", "between", "disagreement"]
 
 
 def test_less_agreement_is_a_lower_aji() -> None:

@@ -37,6 +37,7 @@ NAMED = (*GROSS, "blurred")
 """Reasons that go before what a judge finds: they are of the image."""
 
 _CALIBRATION_PATCHES = 32
+_CLEAR = 0.15  # share of what is covered, from which on a kind of whole nuclei names a patch
 _MEASURED = (*FEATURES, *EVIDENCE, *OPINION)
 
 
@@ -116,14 +117,20 @@ def _columns(
     reasons = np.array([reason(row, limits) for row in rows], dtype=np.str_)
     judged = _judged(columns, reasons, limits)
     bad = judged["p_bad"] >= BAD
-    # What is gross has a name; else what spoke most against the outlines, of a disagreement its kind. Where there
-    # was nothing to judge, what the measurements say.
-    weakest = np.array(load_judge().weakest(columns), dtype=np.str_)
-    kinds = np.column_stack([np.nan_to_num(columns[f"share_{kind}"], nan=-1.0) for kind in KINDS])
-    weakest = np.where(weakest == "disagreement", np.array(KINDS)[kinds.argmax(axis=1)], weakest)
+    # What is gross has a name. Where there was nothing to judge, what the measurements say.
     measured = np.isin(reasons, NAMED) | (np.isnan(judged["expected_aji"]) & (reasons != ""))
-    named = np.where(bad, np.where(measured, reasons, weakest), "")
+    named = np.where(bad, np.where(measured, reasons, _why(columns)), "")
     return {**columns, **judged, "reason": named, "bad": bad}
+
+
+def _why(columns: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.str_]:
+    """What speaks most against each patch's outlines: a disagreement over much as wholes, else an aspect."""
+    weakest = np.array(load_judge().weakest(columns), dtype=np.str_)
+    shares = np.nan_to_num(np.column_stack([columns[f"share_{kind}"] for kind in KINDS]).astype(np.float64))
+    kinds = np.array(KINDS)
+    wholes = shares[:, kinds != "outline"]
+    plain = np.where(weakest == "disagreement", kinds[shares.argmax(axis=1)], weakest)
+    return np.where(wholes.max(axis=1) >= _CLEAR, kinds[kinds != "outline"][wholes.argmax(axis=1)], plain)
 
 
 def _judged(

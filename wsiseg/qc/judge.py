@@ -54,6 +54,8 @@ class Judge:
         Of the line.
     usual : float
         The agreement that stands for a missing one in the line.
+    good : float
+        The agreement of good outlines.
     feature, threshold, value : tuples of tuples
         Of each of T complete binary trees of one depth D: what its 2^D - 1 inner nodes ask for (places in
         ``evidence``), level by level; above which value they go right; and what its 2^D leaves add.
@@ -73,6 +75,7 @@ class Judge:
     intercept: float
     slope: float
     usual: float
+    good: float
     feature: tuple[tuple[int, ...], ...]
     threshold: tuple[tuple[float, ...], ...]
     value: tuple[tuple[float, ...], ...]
@@ -99,6 +102,9 @@ class Judge:
             places = [self.evidence.index(name) for name in names if name in self.evidence]
             mended = values.copy()
             mended[:, places] = np.array(self.typical)[places]
+            if names == OPINION:  # whose typical values say that there is none
+                agreement = self.evidence.index("agreement")
+                mended[:, agreement] = np.maximum(values[:, agreement], self.good)
             raised.append(self._expected(mended))
         aspects = list(ASPECTS)
         return [aspects[k] for k in np.argmax(raised, axis=0).tolist()]
