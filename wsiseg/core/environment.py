@@ -81,8 +81,8 @@ def environment_fault(
 
 
 def _vanished_attempt(path: Path) -> Path | None:
-    """The attempt's folder that ``path`` lies in, if it is gone while the results folder is still there."""
-    for attempt in path.parents:
+    """The attempt's folder that ``path`` is or lies in, if it is gone while the results folder is still there."""
+    for attempt in (path, *path.parents):
         if attempt.parent.parent.name == WORK:
             return attempt if not attempt.exists() and attempt.parents[2].exists() else None
     return None
