@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -68,17 +69,17 @@ def _bad_fraction(record: SegmentedRecord) -> float | None:
     return record.grade.fraction if record.grade.assessed else None
 
 
-def _typical(name: str) -> Callable[[SegmentedRecord], float | None]:
-    return lambda record: getattr(record.typical, name, None)
+def _typical(name: str, record: SegmentedRecord) -> float | None:
+    return getattr(record.typical, name, None)
 
 
 MEASURES = (
     Measure("bad_fraction", "Patches expected bad", "", ".0%", _bad_fraction),
     Measure("nuclei_per_mm2", "Nuclear density", " per mm²", ",.0f", density_per_mm2, ratio=True),
-    Measure("nuclear_area_um2", "Nuclear area", " µm²", ".1f", _typical("nuclear_area_um2"), ratio=True),
-    Measure("hematoxylin_od", "Haematoxylin", " OD", ".2f", _typical("hematoxylin_od")),
-    Measure("eosin_od", "Eosin", " OD", ".2f", _typical("eosin_od")),
-    Measure("detail", "Focus (fine detail)", "", ".2f", _typical("detail")),
+    Measure("nuclear_area_um2", "Nuclear area", " µm²", ".1f", partial(_typical, "nuclear_area_um2"), ratio=True),
+    Measure("hematoxylin_od", "Haematoxylin", " OD", ".2f", partial(_typical, "hematoxylin_od")),
+    Measure("eosin_od", "Eosin", " OD", ".2f", partial(_typical, "eosin_od")),
+    Measure("detail", "Focus (fine detail)", "", ".2f", partial(_typical, "detail")),
 )
 
 
