@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import wsiseg
+from wsiseg.qc.judge import load_judge
 from wsiseg.testing import write_slide
 from wsiseg.tiles import work
 
@@ -49,6 +50,7 @@ def entered(modules: list[str]) -> Iterator[None]:
 def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What a slide of one tile enters, and its tile."""
     folder = tmp_path_factory.mktemp("walk")
+    load_judge.cache_clear()  # it is entered where a slide first asks for it, whatever tests did before
     write_slide(folder / "a.svs", width=768, height=768, seed=1)
     slide: list[str] = []
     tile: list[str] = []
