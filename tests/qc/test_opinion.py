@@ -132,3 +132,24 @@ def test_the_network_finds_drawn_nuclei_in_the_view_and_a_window_at_the_border_i
         assert said["agreement"] > 0.6
         moved = np.roll(labels, 8, axis=1)[window.within(whole)]
         assert said_of(moved, found, score, np.ones(window.shape, dtype=bool))["agreement"] < 0.5
+
+
+def test_an_opinion_does_not_depend_on_the_threads_that_torch_has(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    write_slide(tmp_path / "s.svs", width=1024, height=1024, layout="dense", seed=6)
+    segmenter, window = resident_segmenter(opinion_choice("cpu", None)), Window(60, 60, 213, 213)
+    with open_slide(tmp_path / "s.svs") as slide:
+        read = window.pad(round(MARGIN_UM / OPINION_MPP))
+        image = slide.read_window(read, slide.scale(OPINION_MPP))
+    before = torch.get_num_threads()
+    try:
+        said = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            said.append(second_opinion(segmenter, image, read, window))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for labels, score in said[1:]:
+        assert np.array_equal(labels, said[0][0])
+        assert np.array_equal(score, said[0][1])

@@ -22,6 +22,7 @@ from wsiseg.core.overlap import Overlap, aji, best_pairs, label_overlap
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import SlideError
 from wsiseg.models.base import Segmenter
+from wsiseg.models.engine.threads import one_thread
 from wsiseg.models.registry import DEFAULT_MODEL
 from wsiseg.models.resident import ModelChoice
 from wsiseg.slide import Slide
@@ -82,7 +83,8 @@ def second_opinion(
         after = max(0, end + margin - high)
         around.append((before, after + -(before + high - low + after) % stride))
     whole = np.pad(image, (*around, (0, 0)), mode="symmetric")
-    (found,) = segmenter.segment([np.ascontiguousarray(whole.transpose(1, 0, 2))], {})
+    with one_thread():  # the same opinion, whatever the executor lets the segmenter have
+        (found,) = segmenter.segment([np.ascontiguousarray(whole.transpose(1, 0, 2))], {})
     origin = (float(window.y - read.y + around[0][0]), float(window.x - read.x + around[1][0]))
     turned = rasterize(found, np.arange(1, len(found) + 1), (window.width, window.height), origin)
     return np.ascontiguousarray(turned.T), np.asarray(found.columns["score"], np.float32)

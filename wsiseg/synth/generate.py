@@ -12,6 +12,7 @@ import numpy as np
 
 from wsiseg.core.atomic import lock_beside
 from wsiseg.errors import ModelError, UsageError
+from wsiseg.models.engine.threads import one_thread
 from wsiseg.models.files import require_file, sha256_of
 from wsiseg.run.events import Listener, PatchesDone, ignore
 from wsiseg.run.schedule import Executor
@@ -148,14 +149,8 @@ def list_positions(folder: str, digest: str) -> tuple[str, ...]:
 
 def _refine(pair: RefinerPair, images: Any, references: Any) -> tuple[Any, Any]:
     """Patch by patch on one thread: sums of many threads, or of other batches, differ in their last bits."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         parts = [pair.refine(images[k : k + 1], references[k : k + 1]) for k in range(len(images))]
-    finally:
-        torch.set_num_threads(threads)
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 

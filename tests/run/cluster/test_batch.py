@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,14 @@ HEADERS = {
     "sge": ["#$ -q gpu", "#$ -l h_rt=02:00:00"],
     "lsf": ["#BSUB -q gpu", "#BSUB -n 8", "#BSUB -W 02:00"],
 }
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """dask-jobqueue takes it for itself when a test imports it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def script(cluster: str, told: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import pytest
 
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.run.cluster import ClusterOptions, devices, open_executor
-from wsiseg.run.cluster.started import host_options, pod_options
+from wsiseg.run.cluster.started import _library, host_options, pod_options
 
 LIBRARIES = {
     "slurm": ("dask_jobqueue", "jobqueue"),
@@ -143,3 +144,13 @@ def test_dask_cudas_real_cluster_takes_what_it_is_told() -> None:
     library = pytest.importorskip("dask_cuda", exc_type=ImportError)
     names = inspect.signature(library.LocalCUDACluster).parameters
     assert {"n_workers", "threads_per_worker", "memory_limit", "device_memory_limit"} <= set(names)
+
+
+def test_a_library_that_takes_ctrl_c_when_it_is_imported_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taker.py").write_text("import signal\nsignal.signal(signal.SIGINT, lambda *_: None)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    _library("taker", "taker", "taker")
+    assert signal.getsignal(signal.SIGINT) is before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -191,6 +192,7 @@ _STARTERS: dict[str, tuple[_Start, float]] = {
 
 
 def _library(module: str, package: str, extra: str) -> Any:
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -198,6 +200,10 @@ def _library(module: str, package: str, extra: str) -> Any:
             f"this cluster is started by {package}, which cannot be imported here ({_one_line(error)}): "
             f"pip install 'wsiseg[{extra}]'"
         ) from error
+    finally:
+        # dask-jobqueue takes Ctrl-C for itself when it is imported: a run would end without a word on how to go on.
+        if signal.getsignal(signal.SIGINT) is not interrupt:
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def _close(cluster: Any) -> None:
