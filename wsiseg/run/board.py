@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ class Board:
         self._ended: deque[dict[str, Any]] = deque(maxlen=_MOST_ROWS)
         self._notes: deque[str] = deque(maxlen=_MOST_NOTES)
         self._totals: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._recent: deque[tuple[float, int]] = deque([(self._began, 0)])
 
     def hear(self, event: Event) -> None:
@@ -102,7 +102,7 @@ class Board:
         self._totals["tiles_failed"] += event.failed - row.failed
         self._totals["pixels"] += event.pixels - row.pixels
         for activity, value in event.seconds.items():
-            self._seconds[activity] += value - row.seconds.get(activity, 0.0)  # type: ignore[assignment]
+            self._seconds[activity] += value - row.seconds.get(activity, 0.0)
         row.done, row.nuclei, row.failed, row.pixels = event.done, event.nuclei, event.failed, event.pixels
         row.seconds = dict(event.seconds)
         now = self._clock()

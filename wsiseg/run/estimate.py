@@ -22,6 +22,7 @@ from wsiseg.core.grid import TileGrid
 from wsiseg.core.memory import peak_memory
 from wsiseg.models.registry import locate_model
 from wsiseg.models.resident import ModelChoice
+from wsiseg.qc.patches import PATCH_UM, SAMPLE
 from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.plan import SlidePlan, write_plan
@@ -34,7 +35,9 @@ from wsiseg.tiles.work import segment_batch
 _TRIALS_PX = (256, 768)
 """Sides of the windows that are tried. The first also loads and compiles, for which the second is not to blame."""
 _END = 0.1
-"""Of the time of the tiles: what stitching, labels, grade and pictures take after them."""
+"""Of the time of the tiles: what stitching, labels and pictures take after them."""
+_PATCH_S = 0.14
+"""What a core takes to judge a patch, of which the second opinion is 0.12 (docs/quality.md)."""
 _START_S = 5.0
 """Workers that start, the report, workers that end."""
 _INTERVAL = (0.7, 1.6)
@@ -100,7 +103,7 @@ def estimate_slide(path: Path, options: SegmentOptions, *, device: str, workers:
         As the run itself would.
     """
     options = replace(options, model=locate_model(options.model))
-    choice = options.choice(device, None if device == "cuda" else 1)
+    choice = options.choice(device, 1)
     request = SlideRequest(absolute(path), options, choice)
     with tempfile.TemporaryDirectory(prefix="wsiseg-") as temporary:
         return _estimate(request, SlideFolder(Path(temporary), "slide"), workers)
@@ -114,6 +117,7 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
     trials = _try(planned.work, plan, named(request.choice, plan)) if plan.tiles else []
     tile = _whole_tile(plan, trials)
     tiles_s = tile.seconds * math.ceil(len(plan.tiles) / workers) * (1 + _END)
+    tiles_s += _PATCH_S * math.ceil(_judged_patches(plan, request.options.qc_all) / workers)
     low, high = (before_s + tiles_s * factor for factor in _INTERVAL)
     result, work = (size * tile.nuclei for size in _NUCLEUS_BYTES)
     return Estimate(
@@ -133,6 +137,12 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
         tile_s=tile.seconds,
         activities=tile.activities,
     )
+
+
+def _judged_patches(plan: SlidePlan, qc_all: bool) -> float:
+    """About how many patches are judged."""
+    placed = plan.tissue_mm2 / (PATCH_UM / 1000) ** 2
+    return placed if qc_all else min(placed, SAMPLE)
 
 
 @dataclass(frozen=True)
