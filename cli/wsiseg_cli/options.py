@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -179,8 +180,27 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
 
 
+class Output(click.Path):
+    """A path to write to; a URL is refused, of which a path would make a folder named ``s3:``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from wsiseg.slide.remote import is_url
+
+        if is_url(os.fspath(value)):
+            self.fail(
+                f"got {value!r}; results are written to a file system: expected a folder. Mount the bucket, or "
+                "copy the finished results.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 def output_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
-    return click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=required, help=help_text)
+    return click.option("-o", "--output", "out", type=Output(), required=required, help=help_text)
 
 
 def resume_command() -> str:

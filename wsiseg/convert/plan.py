@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from wsiseg.errors import UsageError
 from wsiseg.slide.open import SlideSource
 from wsiseg.slide.readers.omezarr.reader import SCHEMA
 from wsiseg.slide.readers.omezarr.shards import Codec, ShardLayout
+from wsiseg.slide.remote import location
 from wsiseg.slide.slide import Slide
 from wsiseg.slide.types import Level, Mpp
 from wsiseg.version import __version__
@@ -192,7 +192,7 @@ def _copies(
     slide: Slide, out: Path, level: PlannedLevel, tissue: tuple[npt.NDArray[np.bool_], float] | None
 ) -> Iterator[ShardTask]:
     layout = level.layout
-    source = SlideSource(os.path.abspath(slide.path), slide.override)
+    source = SlideSource(location(slide.path), slide.override)
     keep = None if tissue is None else _chunks_touching(layout, tissue[0], tissue[1] / level.scale.downsample)
     for row, column in layout.shards():
         part = None

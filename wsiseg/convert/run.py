@@ -36,6 +36,7 @@ from wsiseg.slide.mpp import from_option, read_mpp_table
 from wsiseg.slide.open import SlideSource
 from wsiseg.slide.readers.omezarr.reader import SCHEMA, stored_bits
 from wsiseg.slide.readers.omezarr.shards import Codec
+from wsiseg.slide.remote import location
 from wsiseg.slide.slide import Slide
 
 _REDUCED = "The scanner's levels as they are, then the mean of 2 × 2 pixels, rounded half up."
@@ -69,7 +70,7 @@ def tile_slide(
         The disk or the cluster gives out, or another run writes to ``out``; the same call goes on from there.
     """
     options, out = TilingOptions(mpp, tissue_only, codec), absolute(Path(out))
-    job = TilingJob(SlideSource(str(absolute(slide.path)), slide.override), out, options)
+    job = TilingJob(SlideSource(location(slide.path), slide.override), out, options)
     steps = tiling_steps(job, on_event)
     ((_, record),) = run_stages(executor, [steps])
     return dict(record)

@@ -13,6 +13,7 @@ from wsiseg.report.overlay import OUTLINE, save_overlay
 from wsiseg.results.folder import nuclei_file, slide_results
 from wsiseg.results.nuclei import TYPE, read_metadata, read_nuclei
 from wsiseg.slide import open_slide
+from wsiseg.slide.remote import present
 
 
 def draw_overlay(
@@ -47,7 +48,7 @@ def draw_overlay(
     if len(found) != 1:
         raise UsageError(f"{result} holds {len(found)} slides: give one slide's folder in it")
     folder, record = found[0]
-    path = slide or Path(record.slide.path)
+    path = slide or present(record.slide.path)
     if not path.exists():
         raise SlideError(f"the slide is no longer at {path}: say where it is with --slide")
     x, y, width, height = roi

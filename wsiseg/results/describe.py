@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from wsiseg.errors import WsisegError
 from wsiseg.results.maps import lost_mask
 from wsiseg.results.record import ErrorNote, FailedRecord, Lost, LostBox, SlideDescription, SlidePlace
 from wsiseg.slide import Slide
+from wsiseg.slide.remote import location
 from wsiseg.slide.types import MISSING
 from wsiseg.tissue import Tissue
 from wsiseg.version import __version__
@@ -30,7 +30,7 @@ def failure_record(path: Path, slide_id: str, error: Exception) -> FailedRecord:
     return FailedRecord(
         id=slide_id,
         error=ErrorNote(type(error).__name__, message),
-        slide=SlidePlace(os.path.abspath(path), path.name),
+        slide=SlidePlace(location(path), path.name),
         versions=versions(),
         created=now(),
     )
@@ -59,7 +59,7 @@ def describe_slide(slide: Slide) -> SlideDescription:
     """
     mpp, bounds = slide.require_mpp(), slide.bounds
     return SlideDescription(
-        path=os.path.abspath(slide.path),
+        path=location(slide.path),
         name=slide.name,
         bytes=slide_bytes(slide.path),
         fingerprint=slide.fingerprint(),

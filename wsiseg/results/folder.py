@@ -50,6 +50,7 @@ from wsiseg.results.record import (
     write_record,
 )
 from wsiseg.slide import SlideSource
+from wsiseg.slide.remote import location
 
 EXPORTS = "exports"
 RESULT_FILES = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
@@ -247,11 +248,11 @@ def assign_ids(paths: Iterable[Path], out: Path) -> dict[Path, str]:
     """A folder name for each slide: its stem, made safe, and told apart where two would collide.
 
     A name that is taken, in this call or by another slide's results in ``out``, gets eight hexadecimal digits of
-    the absolute path's hash; so does a name that had to be altered or shortened. A slide that has results under
-    its plain name keeps it.
+    the hash of its absolute path or URL; so does a name that had to be altered or shortened. A slide that has
+    results under its plain name keeps it.
     """
-    resolved = {path: absolute(path) for path in paths}
-    stems = {path: _safe_stem(path) for path in resolved}
+    places = {path: location(absolute(path)) for path in paths}
+    stems = {path: _safe_stem(path) for path in places}
     counts: dict[str, int] = {}
     for stem, _ in stems.values():
         counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1
@@ -259,8 +260,8 @@ def assign_ids(paths: Iterable[Path], out: Path) -> dict[Path, str]:
     for path, (stem, altered) in stems.items():
         owner = _owner(out / stem)
         alike = counts[stem.casefold()] > 1 or stem.casefold() in _RESERVED
-        taken = alike if owner is None else owner != str(resolved[path])
-        digest = hashlib.sha256(os.fsencode(resolved[path])).hexdigest()[:8]
+        taken = alike if owner is None else owner != places[path]
+        digest = hashlib.sha256(os.fsencode(places[path])).hexdigest()[:8]
         ids[path] = f"{stem}-{digest}" if taken or altered else stem
     return ids
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from wsiseg.results.describe import slide_bytes
 from wsiseg.results.folder import SlideFolder, read_records
 from wsiseg.results.record import FailedRecord
+from wsiseg.slide.remote import is_url, local
 
 
 class Moved:
@@ -29,9 +30,10 @@ class Moved:
             if isinstance(record, FailedRecord) or record.id in known:
                 continue
             folder, slide = SlideFolder(out, record.id), record.slide
-            if Path(slide.path) in folders:
-                self._homes[Path(slide.path)] = folder
-            elif not os.path.lexists(slide.path):
+            path = local(slide.path)
+            if path in folders:
+                self._homes[path] = folder
+            elif not is_url(slide.path) and not os.path.lexists(path):
                 self._gone.append((folder, slide.name, slide.bytes))
 
     def home(self, path: Path, folder: SlideFolder) -> SlideFolder:

@@ -73,7 +73,7 @@ def _checked(plan: SlidePlan) -> Identity:
 
 
 def _identity(plan: SlidePlan) -> Identity:
-    path = plan.source.path
+    path = plan.source.local
     try:
         return identity(path)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from wsiseg.results.plan import PLAN, TISSUE, WHOLE, SlidePlan, read_plan
 from wsiseg.results.record import SegmentedRecord, write_record
 from wsiseg.results.tissuefile import load_tissue
 from wsiseg.slide import Slide, SlideSource
+from wsiseg.slide.remote import location
 
 _OF_THE_SLIDE = ("slide_mpp", "mpp_effective", "downsample")
 """What of a specification follows from the slide."""
@@ -127,7 +127,7 @@ def own_folder(slide: Slide, folder: SlideFolder, moved: Sequence[SlideFolder]) 
 
 def _at_home(folder: SlideFolder, record: SegmentedRecord, slide: Slide) -> SegmentedRecord:
     """The record of a finished result, with the place that the slide has now."""
-    moved = record.moved(os.path.abspath(slide.path), slide.name)
+    moved = record.moved(location(slide.path), slide.name)
     if moved != record:
         write_record(folder.final, moved)
     return moved
@@ -175,7 +175,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _work(slide: Slide, folder: SlideFolder, key: str) -> WorkFolder:
-    return folder.in_progress(key, SlideSource(os.path.abspath(slide.path), slide.require_mpp()))
+    return folder.in_progress(key, SlideSource(location(slide.path), slide.require_mpp()))
 
 
 def _resumable(work: WorkFolder) -> SlidePlan | None:

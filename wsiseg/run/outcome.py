@@ -20,6 +20,7 @@ from wsiseg.report.cohort import cohort_table
 from wsiseg.results.nuclei import read_geodataframe
 from wsiseg.results.record import FailedRecord, GradeRecord, SegmentedRecord, SlideRecord
 from wsiseg.slide import Slide, open_slide
+from wsiseg.slide.remote import local, location
 
 if TYPE_CHECKING:
     import geopandas
@@ -187,7 +188,7 @@ class CohortResult:
             return self._result(self.records[slide])
         asked = os.fspath(slide)
         for record in self.records:
-            if asked == record.id or os.path.abspath(asked) == record.slide.path:
+            if asked == record.id or location(local(asked)) == record.slide.path:
                 return self._result(record)
         raise KeyError(f"no slide {asked!r} among {[record.id for record in self.records]}")
 

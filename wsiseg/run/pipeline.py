@@ -22,7 +22,7 @@ from wsiseg.report.html import write_report
 from wsiseg.report.slidepage import write_slide_pages
 from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records
 from wsiseg.results.moved import Moved
-from wsiseg.results.record import SlideRecord
+from wsiseg.results.record import FailedRecord, SlideRecord
 from wsiseg.run.events import (
     Event,
     Listener,
@@ -33,6 +33,7 @@ from wsiseg.run.events import (
 from wsiseg.run.outcome import CohortResult
 from wsiseg.run.schedule import Executor, Steps, run_stages
 from wsiseg.run.steps import Making, importing, loading, segmenting, slide_steps
+from wsiseg.slide.remote import forget
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 
 
@@ -143,7 +144,12 @@ def _run(
             slide_steps(making(path, moved.home(path, folder), moved), moved, tell)
             for path, folder in folders.items()
         )
-        ended = dict(run_stages(executor, itertools.chain(early, steps)))
+        given = list(folders)
+        ended: dict[int, SlideRecord] = {}
+        for i, record in run_stages(executor, itertools.chain(early, steps)):
+            ended[i] = record
+            if i >= len(early) and not isinstance(record, FailedRecord):
+                forget(given[i - len(early)])  # the copy of a slide at a URL; one that failed is tried again
         records = tuple(ended[i] for i in sorted(ended) if i >= len(early))
         report = write_reports(out, records)
     return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)

@@ -13,6 +13,7 @@ from wsiseg.errors import SlideError, UsageError, shown
 from wsiseg.slide import open_slide
 from wsiseg.slide.readers.dicom import WHOLE_SLIDE_IMAGE, read_series
 from wsiseg.slide.readers.omezarr.reader import tiled_from
+from wsiseg.slide.remote import copy_of, find_urls, is_url
 
 SLIDE_SUFFIXES = frozenset(
     (
@@ -30,7 +31,8 @@ def find_slides(given: Iterable[str]) -> list[Path]:
     A file that is named is taken whatever its suffix, so that a wrong one gets its own error. A search takes the
     suffixes of slides, and DICOM and OME-Zarr folders of any name. It passes over hidden files and folders, DICOM
     that is no whole-slide image, results of wsiseg, and stores that it tiled from a slide that is found as well.
-    DICOM files of one series in one folder are one slide, which the first of them stands for.
+    DICOM files of one series in one folder are one slide, which the first of them stands for. A URL is taken as the
+    path that its copy has here or will have (:mod:`wsiseg.slide.remote`); nothing is fetched.
 
     Raises
     ------
@@ -39,6 +41,9 @@ def find_slides(given: Iterable[str]) -> list[Path]:
     """
     found: list[Path] = []
     for text in given:
+        if is_url(text):
+            found += [copy_of(url) for url in find_urls(text)]
+            continue
         path = Path(text)
         if path.is_dir() and not _is_store(path):
             matches = _without_copies(list(_search(path)))

@@ -14,6 +14,7 @@ from wsiseg.errors import SlideError, shown
 from wsiseg.slide.held import Held, identity
 from wsiseg.slide.lethal import ChildReader, GuardedReader, Lethal
 from wsiseg.slide.mpp import MppTable, from_option, read_mpp_table
+from wsiseg.slide.remote import local, present
 from wsiseg.slide.shell import Shell, folder_shell, shell
 from wsiseg.slide.slide import Slide
 from wsiseg.slide.types import Description, Mpp, Reader
@@ -66,7 +67,7 @@ class SlideSource:
     Attributes
     ----------
     path : str
-        Absolute: a worker may run in another folder.
+        Absolute, as a worker may run in another folder; or a URL, of which each machine has a copy of its own.
     mpp : Mpp or None
         As the run decided: no task looks it up again. None leaves it to the metadata.
     """
@@ -78,6 +79,11 @@ class SlideSource:
     def name(self) -> str:
         return os.path.basename(self.path)
 
+    @property
+    def local(self) -> Path:
+        """The slide on this machine; a copy of a URL need not be there yet."""
+        return local(self.path)
+
     def open(self, lethal: Sequence[Lethal] = (), *, guarded: bool = False) -> Slide:
         """The slide; its reader is shared by all tasks of the process.
 
@@ -85,7 +91,7 @@ class SlideSource:
         """
         if not lethal and not guarded:
             return reopen(self.path, self.mpp)
-        path = Path(self.path)
+        path = present(self.path)
         reader = ChildReader(path) if guarded else _open_reader(path)
         return Slide(path, GuardedReader(reader, lethal), self.mpp, reopen=reopen)
 
@@ -101,8 +107,9 @@ def open_slide(
 
     Parameters
     ----------
-    path : path
-        A file, or the folder of an OME-Zarr image.
+    path : path or URL
+        A file, or the folder of an OME-Zarr image. Of a URL's file this machine keeps a copy
+        (:mod:`wsiseg.slide.remote`).
     mpp : float, optional
         Microns per level-0 pixel; overrides the metadata and the table.
     mpp_table : MppTable or path, optional
@@ -123,7 +130,7 @@ def open_slide(
     UsageError
         ``mpp`` is absurd or the table cannot be used.
     """
-    path = Path(path)
+    path = present(path)
     override = None
     if mpp is not None:
         override = from_option(mpp)
@@ -135,12 +142,13 @@ def open_slide(
 
 def reopen(path: str, override: Mpp | None) -> Slide:
     """A slide that arrives in a task; slides of the same file share one reader in each process."""
+    here = present(path)
     try:
-        key = (path, identity(path))
+        key = (path, identity(here))
     except (OSError, ValueError):
-        return Slide(Path(path), _open_reader(Path(path)), override, reopen=reopen)
-    reader = _readers.get(key, lambda: _open_reader(Path(path)))
-    return Slide(Path(path), reader, override, owns=False, reopen=reopen)
+        return Slide(here, _open_reader(here), override, reopen=reopen)
+    reader = _readers.get(key, lambda: _open_reader(here))
+    return Slide(here, reader, override, owns=False, reopen=reopen)
 
 
 def _held_bytes(reader: Reader) -> int:

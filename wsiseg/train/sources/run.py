@@ -22,6 +22,7 @@ from wsiseg.results.maps import read_label_region
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.results.record import SegmentedRecord
 from wsiseg.slide import Slide, open_slide
+from wsiseg.slide.remote import present
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut
@@ -171,7 +172,7 @@ class RunSource:
         return list(self.select.named({record.id: record for record in records}, self.data).values())
 
     def _segmented(self, record: SegmentedRecord) -> Segmented:
-        path = Path(record.slide.path) if self.slides is None else self.slides / record.slide.name
+        path = present(record.slide.path) if self.slides is None else self.slides / record.slide.name
         if not path.exists():
             raise UsageError(f"{path}: the slide of {self.data / record.id} is not there; say where with slides")
         mpp = record.slide.mpp
