@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from wsiseg.core.plainfile import require_plain_file
 from wsiseg.errors import ModelError, UsageError
 
+JOINT = "+"
+"""Between the names of models whose maps are averaged."""
 LARGEST = 4 << 30  # bytes; a thousand million weights in float32
 _SLACK = 64 << 20
 """Bytes that the small compressed parts of a torch file may grow to."""

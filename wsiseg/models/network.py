@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -14,8 +15,9 @@ from wsiseg.errors import ModelError
 from wsiseg.models.base import Image, ModelCard
 from wsiseg.models.decoders import Decoder, HoverDecoder, OffsetDecoder, build_decoder, decoder_name
 from wsiseg.models.engine.engine import Engine, Placement
+from wsiseg.models.engine.joined import REACH_PX, mean_of_networks
 from wsiseg.models.engine.mirrors import mean_of_mirrors
-from wsiseg.models.files import sha256_of
+from wsiseg.models.files import JOINT, sha256_of
 from wsiseg.models.heads import Head, Maps, head_by_name, head_of
 from wsiseg.models.networks import build_network
 from wsiseg.models.networks.published import load_published_checkpoint
@@ -45,6 +47,11 @@ class NetworkSegmenter:
         Average the maps over the four mirror images: four times the time, about .01 AJI.
     types : sequence of str
         Names for the types of nuclei, the background's first; by default numbers, () without a map of types.
+
+    Attributes
+    ----------
+    others : tuple of NetworkSegmenter
+        Networks whose maps are averaged with this one's before its decoder reads them (:func:`join`).
     """
 
     def __init__(
@@ -66,10 +73,11 @@ class NetworkSegmenter:
         self.flips = flips
         self.types = tuple(types) or engine.head.type_names(engine.config.outputs)
         self._margin_px = margin_px
+        self.others: tuple[NetworkSegmenter, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.card.name
+        return JOINT.join(one.card.name for one in (self, *self.others))
 
     @property
     def head(self) -> Head:
@@ -81,10 +89,18 @@ class NetworkSegmenter:
 
     @property
     def stride_px(self) -> int:
-        return int(self.engine.config.stride_px)
+        return math.lcm(
+            int(self.engine.config.stride_px), *(self._factor(one) * one.stride_px for one in self.others)
+        )
 
     @property
     def margin_px(self) -> int:
+        return max(
+            self._own_margin_px, *(self._factor(one) * (one.margin_px + REACH_PX) for one in self.others), 0
+        )
+
+    @property
+    def _own_margin_px(self) -> int:
         if self._margin_px is not None:
             return self._margin_px
         return int(self.engine.config.reach_px) + self.decoder.margin_px
@@ -107,7 +123,9 @@ class NetworkSegmenter:
             "engine": self.engine.placement.engine,
             "precision": self.engine.placement.precision,
             "flips": self.flips,
-        } | ({"types": list(self.types)} if self.types else {})
+            **({"types": list(self.types)} if self.types else {}),
+            **({"others": [one.describe() for one in self.others]} if self.others else {}),
+        }
 
     def calibrate(self, images: Iterable[Image]) -> dict[str, float]:
         """The decoder's statistics of the slide, if it needs any: most need none, and no image is read."""
@@ -144,9 +162,47 @@ class NetworkSegmenter:
 
     def _maps_on_device(self, images: Sequence[Image]) -> list[tuple[Tensor, ...]]:
         """:meth:`maps`, where the network ran."""
+        if not self.others:
+            return self._own_maps(images)
+        runs = [(1, self._own_maps), *((self._factor(one), one._own_maps) for one in self.others)]
+        return [mean_of_networks(runs, image, self.head) for image in images]
+
+    def _own_maps(self, images: Sequence[Image]) -> list[tuple[Tensor, ...]]:
+        """This network's part of the maps."""
         if not self.flips:
             return self.engine.run_on_device(images)
         return [mean_of_mirrors(self.engine.run_on_device, image, self.head) for image in images]
+
+    def _factor(self, other: NetworkSegmenter) -> int:
+        """How many times coarser another network sees."""
+        return round(other.mpp / self.mpp)
+
+
+def join(segmenters: Sequence[NetworkSegmenter]) -> NetworkSegmenter:
+    """One segmenter of several networks: their maps are averaged, the decoder of the finest reads them.
+
+    Networks that err differently find more together, and less that is not there.
+
+    Raises
+    ------
+    ModelError
+        Their heads differ or tell types apart, or one's pixels are no whole multiple of the finest's.
+    """
+    first, *others = sorted(segmenters, key=lambda one: one.mpp)
+    for other in others:
+        if other.head != first.head or first.types or other.types:
+            raise ModelError(
+                f"{first.name!r} and {other.name!r} cannot be joined: heads {first.head.name} and {other.head.name}. "
+                "Expected networks with the same maps and without types of nuclei"
+            )
+        ratio = other.mpp / first.mpp
+        if abs(ratio - round(ratio)) > 1e-6:
+            raise ModelError(
+                f"{first.name!r} and {other.name!r} cannot be joined: {other.mpp:g} µm a pixel is no whole multiple "
+                f"of {first.mpp:g}"
+            )
+    first.others = tuple(others)
+    return first
 
 
 def network_segmenter(weights: WeightFile, placement: Placement, flips: bool = False) -> NetworkSegmenter:

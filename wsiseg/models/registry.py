@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import ModelCard, Segmenter
-from wsiseg.models.files import identity, sha256_of
+from wsiseg.models.files import JOINT, identity, sha256_of
 from wsiseg.models.weightfile import CHECKPOINT, SUFFIXES, load_weights, read_card, read_header
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def load_segmenter(
     ----------
     model : str
         A name of :func:`list_models`, or the path of a weight file (``.safetensors``, ``.pt``, ``.pth``), of a
-        published checkpoint of HoVer-Net (``.tar``) or of a manifest (``.toml``).
+        published checkpoint of HoVer-Net (``.tar``) or of a manifest (``.toml``). Several of these joined by ``+``:
+        the mean of their maps (:func:`wsiseg.models.network.join`).
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ignored by ``classical``.
     precision : str
@@ -68,11 +69,33 @@ def load_segmenter(
         return ClassicalSegmenter()
     files = model_files(model)
     before = identity(files)
-    segmenter = _load_network(files[0], device, precision, engine)
+    found = [_load_network(find_model(name), device, precision, engine) for name in joined_names(model)]
     if identity(files) != before:
         raise ModelError(f"{files[-1]}: was changed while it was read. Run the same command again.")
-    segmenter.flips = mirrors
-    return segmenter
+    for segmenter in found:
+        segmenter.flips = mirrors
+    if len(found) == 1:
+        return found[0]
+    from wsiseg.models.network import join
+
+    return join(found)
+
+
+def joined_names(model: str) -> tuple[str, ...]:
+    """The models whose maps are averaged: the parts between ``+``, unless that is in the path of a file.
+
+    Raises
+    ------
+    ModelError
+        A part is empty, no network, or given twice.
+    """
+    names = tuple(model.split(JOINT))
+    if len(names) == 1 or os.path.exists(model):
+        return (model,)
+    for name in names:
+        if not name or name in (AUTO, CLASSICAL.name) or names.count(name) > 1:
+            raise ModelError(f"model {model!r}: expected different networks joined by {JOINT}, got {name!r} among them")
+    return names
 
 
 def model_files(model: str) -> tuple[Path, ...]:
@@ -85,6 +108,9 @@ def model_files(model: str) -> tuple[Path, ...]:
     """
     if model == CLASSICAL.name:
         return ()
+    names = joined_names(model)
+    if len(names) > 1:
+        return tuple(file for name in names for file in model_files(name))
     path = find_model(model)
     if path.suffix != MANIFEST:
         return (path,)
@@ -119,6 +145,8 @@ def describe_model(model: str) -> dict[str, Any]:
     """
     if model == CLASSICAL.name:
         return {"card": CLASSICAL.to_dict(), "file": None}
+    if len(joined_names(model)) > 1:
+        raise ModelError(f"model {model!r}: are several; ask for one after the other")
     path = find_model(model)
     if path.suffix == MANIFEST:
         from wsiseg.models.foreign.manifest import read_manifest
@@ -144,6 +172,9 @@ def describe_model(model: str) -> dict[str, Any]:
 
 def locate_model(model: str) -> str:
     """A path as an absolute one; a name of a model of this package, ``auto`` and what is none of these as it is."""
+    names = joined_names(model)
+    if len(names) > 1:
+        return JOINT.join(locate_model(name) for name in names)
     if model in (AUTO, CLASSICAL.name) or _packaged(model) is not None or not os.path.exists(model):
         return model
     return os.path.abspath(model)
