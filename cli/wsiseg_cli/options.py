@@ -54,7 +54,8 @@ def model_option(function: F) -> F:
         "-m",
         "--model",
         metavar="NAME|FILE|auto",
-        help="A model of `wsiseg models`, a file of weights, or a manifest (.toml). auto: unet-0.25 on a GPU where "
+        help="A model of `wsiseg models`, a file of weights, or a manifest (.toml); networks joined by + are "
+        "averaged. auto: unet-0.25+unet-0.5 on a GPU where "
         "a slide's pixels are fine enough, else unet-0.5; said for each slide. By default unet-0.5.",
     )(function)
 

@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch  # noqa: E402
+import torch
 
-from wsiseg.errors import ModelError  # noqa: E402
-from wsiseg.models.engine.joined import mean_of_networks, reduced  # noqa: E402
-from wsiseg.models.heads import head_by_name  # noqa: E402
-from wsiseg.models.network import NetworkSegmenter  # noqa: E402
-from wsiseg.models.registry import (  # noqa: E402
+from wsiseg.errors import ModelError
+from wsiseg.models.engine.joined import mean_of_networks, reduced
+from wsiseg.models.heads import head_by_name
+from wsiseg.models.network import NetworkSegmenter
+from wsiseg.models.registry import (
     WEIGHTS,
     describe_model,
     joined_names,
@@ -116,7 +116,7 @@ def test_what_cannot_be_joined(model: str) -> None:
 
 
 def test_other_heads_and_scales_are_not_joined(both: NetworkSegmenter) -> None:
-    with pytest.raises(ModelError, match="no such model|neither a model"):
+    with pytest.raises(ModelError, match=r"neither a model"):
         load_segmenter("unet-0.5+none")
     with pytest.raises(ModelError, match="are several"):
         describe_model(BOTH)

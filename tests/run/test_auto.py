@@ -54,7 +54,7 @@ def told(events: list[Event], name: str) -> list[str]:
 
 def test_a_cohort_may_mix_and_says_so(slides: list[Path], tmp_path: Path, gpu: None) -> None:
     found, events = run(slides, tmp_path)
-    assert found == {"coarse": "unet-0.5", "fine": "unet-0.25"}
+    assert found == {"coarse": "unet-0.5", "fine": "unet-0.25+unet-0.5"}
     for name, model in found.items():
         (note,) = told(events, name)
         assert note.startswith(f"{NOTE}{model}: ")
@@ -81,9 +81,9 @@ def test_a_finished_result_keeps_its_model(slides: list[Path], tmp_path: Path, o
         patch.setattr(plan, "device_kind", lambda *_: "cuda")
         run(fine, tmp_path)
     found, events = run(fine, tmp_path, overwrite=overwrite)
-    assert found == {"fine": "unet-0.25"}
+    assert found == {"fine": "unet-0.25+unet-0.5"}
     assert [event for event in events if isinstance(event, Unchanged)]
-    assert told(events, "fine") == [f"{NOTE}unet-0.25: the slide has 0.25 µm a pixel, and a GPU computes."]
+    assert told(events, "fine") == [f"{NOTE}unet-0.25+unet-0.5: the slide has 0.25 µm a pixel, and a GPU computes."]
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
@@ -96,7 +96,7 @@ def test_a_stopped_run_goes_on_with_the_model_that_was_picked(
         run(fine, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
             run(fine, tmp_path / "stopped", StopsAfter(tasks))
-    assert run(fine, tmp_path / "stopped")[0] == {"fine": "unet-0.25"}
+    assert run(fine, tmp_path / "stopped")[0] == {"fine": "unet-0.25+unet-0.5"}
     same_results(tmp_path / "whole" / "fine", tmp_path / "stopped" / "fine")
 
 

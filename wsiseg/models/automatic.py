@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wsiseg.models.files import JOINT
 from wsiseg.models.registry import AUTO, DEFAULT_MODEL
 
-ACCURATE, FAST = "unet-0.25", DEFAULT_MODEL
+ACCURATE, FAST = f"unet-0.25{JOINT}{DEFAULT_MODEL}", DEFAULT_MODEL
 COARSEST_UM = 0.35
 """Microns per pixel above which ``ACCURATE`` would see enlarged pixels, which tell it nothing more."""
 
@@ -44,7 +45,7 @@ def pick_model(mpp: float, device: str) -> Pick:
         return Pick(FAST, f"{scale}, more than the {COARSEST_UM:g} from which {ACCURATE} gains nothing")
     if device == "cuda":
         return Pick(ACCURATE, f"{scale}, and a GPU computes")
-    return Pick(FAST, f"no GPU computes, without which {ACCURATE} takes four times as long")
+    return Pick(FAST, f"no GPU computes, without which {ACCURATE} takes five times as long")
 
 
 def device_kind(device: str, precision: str, engine: str) -> str:

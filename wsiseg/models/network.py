@@ -95,9 +95,7 @@ class NetworkSegmenter:
 
     @property
     def margin_px(self) -> int:
-        return max(
-            self._own_margin_px, *(self._factor(one) * (one.margin_px + REACH_PX) for one in self.others), 0
-        )
+        return max(self._own_margin_px, *(self._factor(one) * (one.margin_px + REACH_PX) for one in self.others), 0)
 
     @property
     def _own_margin_px(self) -> int:
@@ -192,14 +190,14 @@ def join(segmenters: Sequence[NetworkSegmenter]) -> NetworkSegmenter:
     for other in others:
         if other.head != first.head or first.types or other.types:
             raise ModelError(
-                f"{first.name!r} and {other.name!r} cannot be joined: heads {first.head.name} and {other.head.name}. "
-                "Expected networks with the same maps and without types of nuclei"
+                f"{first.name!r} and {other.name!r} cannot be joined: heads {first.head.name} and {other.head.name}."
+                " Expected networks with the same maps and without types of nuclei"
             )
         ratio = other.mpp / first.mpp
         if abs(ratio - round(ratio)) > 1e-6:
             raise ModelError(
-                f"{first.name!r} and {other.name!r} cannot be joined: {other.mpp:g} µm a pixel is no whole multiple "
-                f"of {first.mpp:g}"
+                f"{first.name!r} and {other.name!r} cannot be joined: {other.mpp:g} µm a pixel is no whole "
+                f"multiple of {first.mpp:g}"
             )
     first.others = tuple(others)
     return first

@@ -94,7 +94,9 @@ def joined_names(model: str) -> tuple[str, ...]:
         return (model,)
     for name in names:
         if not name or name in (AUTO, CLASSICAL.name) or names.count(name) > 1:
-            raise ModelError(f"model {model!r}: expected different networks joined by {JOINT}, got {name!r} among them")
+            raise ModelError(
+                f"model {model!r}: expected different networks joined by {JOINT}, got {name!r} among them"
+            )
     return names
 
 
