@@ -190,8 +190,8 @@ def join(segmenters: Sequence[NetworkSegmenter]) -> NetworkSegmenter:
     for other in others:
         if other.head != first.head or first.types or other.types:
             raise ModelError(
-                f"{first.name!r} and {other.name!r} cannot be joined: heads {first.head.name} and {other.head.name}."
-                " Expected networks with the same maps and without types of nuclei"
+                f"{first.name!r} and {other.name!r} cannot be joined: heads {first.head.name} and "
+                f"{other.head.name}. Expected networks with the same maps and without types of nuclei"
             )
         ratio = other.mpp / first.mpp
         if abs(ratio - round(ratio)) > 1e-6:
