@@ -96,6 +96,18 @@ def test_ink_is_not_tissue(ink: str) -> None:
     assert (found.artefacts["dark"] if ink == "black" else found.artefacts["pen"])[50, 50]
 
 
+@pytest.mark.parametrize("solid", [False, True])
+def test_strokes_of_a_dry_red_pen_are_ink_beside_a_solid_one(solid: bool) -> None:
+    image = island(PINK)
+    image[40:60:2, 40:56] = INKS["red"]  # thin lines over the tissue: red cells alone may look like that
+    if solid:
+        image[:, 100:118] = field(INKS["red"], (100, 18))
+    found = tissue_mask(image, MPP)
+    assert found.artefacts["pen"][41:59, 41:55].all() == solid
+    assert found.artefacts["pen"][20:80, 30:90].any() == solid
+    assert not found.artefacts["pen"][65:80, 30:85].any()
+
+
 FILLS = [(0, 0, 0), (128, 128, 128), (90, 40, 110), (230, 190, 210), (8, 8, 30)]
 
 
@@ -262,7 +274,7 @@ def test_real_artefacts(
     assert least <= tissue_mask(reduced(real_data(f"qc_artefacts/{name}"), shrink), MPP).tissue.mean() <= most
 
 
-@pytest.mark.parametrize(("name", "recall"), [("pen_green", 0.95), ("pen_red", 0.55), ("coverslip_edge_he", 0.75)])
+@pytest.mark.parametrize(("name", "recall"), [("pen_green", 0.95), ("pen_red", 0.9), ("coverslip_edge_he", 0.75)])
 def test_marked_artefacts_are_found(name: str, recall: float, real_data: Callable[[str], Path]) -> None:
     found = tissue_mask(reduced(real_data(f"qc_artefacts/histoqc_{name}.png")), MPP)
     marked = reduced(real_data(f"qc_artefacts/histoqc_{name}_mask.png"))[..., 0] > 127

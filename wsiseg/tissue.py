@@ -68,7 +68,11 @@ MARGIN_UM = 16.0
 INK_UM2 = 10_000.0
 """Smaller blue, green, grey or black spots are no ink or edge."""
 RED_INK_UM2 = 25_000.0
-"""Smaller red spots are no ink: blood and red ink have much the same colour."""
+"""Smaller red spots alone are no ink: blood and red ink have much the same colour."""
+RED_STROKE_UM2 = (100_000.0, 5_000.0)
+"""On a slide with so large a spot of pure red, so much pure red elsewhere is ink as well: a dry pen's strokes."""
+STROKE_GAP_UM = 32.0
+"""Gaps in a stroke are up to so wide."""
 FILL_UM2 = 40_000.0
 """A smaller area without any texture is not taken for one that was never scanned."""
 USUAL_WHITE = 243.0
@@ -88,7 +92,7 @@ GLASS_SHARE = 0.01
 INK_MARGIN_UM = 24.0
 """Ink fades out; this far around it there is no tissue."""
 
-_COOL, _WARM, _GREY, _DULL = 1, 2, 3, 4
+_COOL, _WARM, _GREY, _DULL, _RED = 1, 2, 3, 4, 5
 _SAMPLE_PX = 500_000
 
 
@@ -317,14 +321,19 @@ class Overview:
 def pen(view: Overview) -> BoolImage:
     """Green, blue and red ink. A field of blood of more than ``RED_INK_UM2`` may be taken for red ink."""
     cell = view.mpp * view.mpp
-    cool = _solid(view.kind, _COOL, INK_UM2 / cell)
-    warm = _solid(view.kind, _WARM, RED_INK_UM2 / cell)
+    red = view.kind == _RED
+    cool = _solid(view.kind == _COOL, INK_UM2 / cell)
+    warm = _solid(red | (view.kind == _WARM), RED_INK_UM2 / cell)
+    least, stroke = (size / cell for size in RED_STROKE_UM2)
+    if _solid(red, least).any():
+        joined = _dilate(red, STROKE_GAP_UM / 2 / view.mpp)
+        warm |= red & _without_small(joined, stroke, counted=red)
     return _dilate(cool | warm, INK_MARGIN_UM / view.mpp)
 
 
 def dark(view: Overview) -> BoolImage:
     """Black ink, coverslip edges, dust."""
-    return _dilate(_solid(view.kind, _GREY, INK_UM2 / (view.mpp * view.mpp)), INK_MARGIN_UM / view.mpp)
+    return _dilate(_solid(view.kind == _GREY, INK_UM2 / (view.mpp * view.mpp)), INK_MARGIN_UM / view.mpp)
 
 
 ARTEFACTS: Mapping[str, Callable[[Overview], BoolImage]] = MappingProxyType({"pen": pen, "dark": dark})
@@ -448,7 +457,9 @@ def _excess_and_kind(
             elif total > 0.2 and red - green > 0.01:
                 kind[i, j] = _COOL
                 excess[i, j] = 0.0
-            elif total > 0.6 and ((blue > 0.36 * total and red < 0.12 * total) or green - blue < 0.13 * total):
+            elif total > 0.6 and blue > 0.36 * total and red < 0.12 * total:
+                kind[i, j] = _RED
+            elif total > 0.6 and green - blue < 0.13 * total:
                 kind[i, j] = _WARM
             elif total > 0.1 and signal < GREY_SHARE * total:
                 kind[i, j] = _DULL
@@ -484,14 +495,14 @@ def _contrast(excess: npt.NDArray[np.float32], kind: npt.NDArray[np.uint8]) -> n
     return out
 
 
-def _solid(kind: npt.NDArray[np.uint8], which: int, size: float) -> BoolImage:
-    """Where most of each 3 × 3 is of kind ``which``, without pieces of fewer than ``size`` pixels."""
-    return _without_small(_majority(kind, which), size)
+def _solid(mask: BoolImage, size: float) -> BoolImage:
+    """Where most of each 3 × 3 is of ``mask``, without pieces of fewer than ``size`` pixels."""
+    return _without_small(_majority(mask), size)
 
 
 @compiled
-def _majority(kind: npt.NDArray[np.uint8], which: int) -> BoolImage:
-    height, width = kind.shape
+def _majority(mask: BoolImage) -> BoolImage:
+    height, width = mask.shape
     out = np.zeros((height, width), dtype=np.bool_)
     for i in range(height):
         for j in range(width):
@@ -499,7 +510,7 @@ def _majority(kind: npt.NDArray[np.uint8], which: int) -> BoolImage:
             for y in range(max(i - 1, 0), min(i + 2, height)):
                 for x in range(max(j - 1, 0), min(j + 2, width)):
                     cells += 1
-                    count += kind[y, x] == which
+                    count += mask[y, x]
             out[i, j] = 2 * count > cells
     return out
 

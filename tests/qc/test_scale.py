@@ -2,28 +2,99 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
-from wsiseg.qc.scale import scale_notes
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from wsiseg.core.geometry import Box
+from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.raster import trace
+from wsiseg.models.base import Segmenter
+from wsiseg.qc.scale import Look, Verdicts, look_at_scales, octaves_too_large, scale_notes
+from wsiseg.slide import open_slide
+
+
+def look(area: float, cover: float, nuclei: int = 60) -> Look:
+    return Look(np.full(nuclei, area), cover)
+
+
+RIGHT = [look(16, 0.17), look(25, 0.15), look(44, 0.12)]
+TOO_LARGE = [look(30, 0.05), look(65, 0.13), look(90, 0.16)]
+TOO_SMALL = [look(6, 0.15), look(10, 0.10), look(40, 0.01, 5)]
+
+
+def patches(nuclei: float, area: float, count: int = 8) -> Verdicts:
+    place = np.arange(count, dtype=np.float64)
+    return {
+        "nuclei": np.full(count, nuclei), "area_log": np.full(count, np.log(area)), "dark": place / 100,
+        "x": place * 512, "y": place * 0, "width": np.full(count, 512), "height": np.full(count, 512),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("area", "said"),
-    [(28.0, ""), (15.0, ""), (55.0, ""), (112.0, "2.0 times too large"), (7.0, "2.0 times too small")],
+    ("looks", "said"), [(RIGHT, ""), (TOO_LARGE, "times too large"), (TOO_SMALL, "times too small")]
 )
-def test_nuclei_of_no_tissue_question_the_scale(area: float, said: str) -> None:
-    verdicts = {"nuclei": np.array([80.0, 80.0, 0.0]), "area_log": np.log([area, area, np.nan])}
-    notes = scale_notes(verdicts)
+@pytest.mark.parametrize(("nuclei", "area"), [(80.0, 60.0), (80.0, 12.0), (2.0, 28.0), (0.0, np.nan)])
+def test_odd_areas_and_few_nuclei_are_looked_at_again(
+    looks: list[Look], said: str, nuclei: float, area: float
+) -> None:
+    notes = scale_notes(patches(nuclei, area), lambda places: looks)
     assert len(notes) == bool(said)
-    assert all(said in note and "microns per pixel are probably wrong" in note for note in notes)
+    assert all(said in note and note.startswith("The microns per pixel are probably wrong") for note in notes)
 
 
-def test_few_nuclei_question_nothing() -> None:
-    assert scale_notes({"nuclei": np.array([99.0]), "area_log": np.log([200.0])}) == []
-    assert scale_notes({"reason": np.array([], dtype=str)}) == []
+def test_nuclei_of_the_usual_size_need_no_look() -> None:
+    def refused(places: Sequence[Box]) -> Sequence[Look]:
+        raise AssertionError("looked at")
+
+    assert scale_notes(patches(80.0, 28.0), refused) == []
 
 
-def test_patches_count_by_their_nuclei() -> None:
-    one_dense = {"nuclei": np.array([500.0, 6.0, 6.0, 6.0]), "area_log": np.log([30.0, 150.0, 150.0, 150.0])}
-    assert scale_notes(one_dense) == []
+def test_where_hardly_any_nuclei_are_at_any_scale_nothing_is_known() -> None:
+    assert octaves_too_large([look(16, 0.001, 5), look(25, 0.0, 0), look(44, 0.0, 0)]) is None
+    assert scale_notes(patches(80.0, 112.0), None) == []
+    assert scale_notes({"reason": np.array([], dtype=str)}, lambda places: TOO_LARGE) == []
+
+
+def test_the_places_are_those_with_most_dark_spots() -> None:
+    asked: list[Box] = []
+
+    def looks(places: Sequence[Box]) -> Sequence[Look]:
+        asked.extend(places)
+        return RIGHT
+
+    scale_notes(patches(1.0, 28.0, count=40), looks)
+    assert len(asked) == 6
+    assert all(box.x0 >= 20 * 512 for box in asked)  # the darker half
+
+
+class DarkSquares:
+    """Outlines what is dark."""
+
+    mpp, stride_px = 0.5, 16
+
+    def segment(self, images: Sequence[npt.NDArray[np.uint8]], calibration: object) -> list[Nuclei]:
+        traced = [trace(ndimage.label(image[..., 0] < 128)[0].astype(np.int32)) for image in images]
+        return [replace(one, columns={"score": np.ones(len(one), np.float32)}) for one in traced]
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 2.0])
+def test_looks_measure_whole_nuclei_by_the_mpp_that_is_given(times: float, tmp_path: Path) -> None:
+    image = np.full((256, 256, 3), 255, dtype=np.uint8)
+    for y, x in itertools.product(range(12, 256, 32), repeat=2):
+        image[y : y + 8, x : x + 8] = 40  # 4 µm at 0.5 µm a pixel
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", mpp=0.5 * times) as slide:
+        looks = look_at_scales(slide, [Box(0, 0, 256, 256)], cast(Segmenter, DarkSquares()))
+    side = min(256, 256 / times)  # of the middle that is looked at, pixels
+    assert all(len(one.areas) == pytest.approx((side / 32) ** 2, abs=side / 8) for one in looks)
+    assert all(np.median(one.areas) == pytest.approx(16 * times**2, rel=0.15) for one in looks)
+    assert all(one.cover == pytest.approx(1 / 16, rel=0.3) for one in looks)

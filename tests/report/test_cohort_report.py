@@ -18,6 +18,7 @@ from PIL import Image
 
 from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.qc.rubric import expected_grade
+from wsiseg.qc.scale import SCALE_WRONG
 from wsiseg.qc.typical import typical_values
 from wsiseg.report.actions import find_actions, write_actions
 from wsiseg.report.cohort import COLUMNS, cohort_table
@@ -134,7 +135,7 @@ def test_typical_values_are_medians_of_what_was_measured() -> None:
     [
         ({"artefacts": {"out_of_focus": 0.3}}, "rescan", "out of focus on 30% of it: scan it again"),
         ({"artefacts": {"fold": 0.25}}, "rescan", "tissue folds on 25% of it: take another section"),
-        ({"typical": {"nuclear_area_um2": 112.0}}, "rescan", "112 µm²: its 0.25 µm per pixel are probably wrong"),
+        ({"notes": [f"{SCALE_WRONG}: too large"]}, "rescan", "its 0.25 µm per pixel are probably wrong"),
         ({"artefacts": {"understained": 0.7}}, "review", "too pale on 70% of it"),
         ({"tissue_mm2": 0.0, "nuclei": 0}, "exclude", "no tissue was found"),
         ({"nuclei": 0}, "exclude", "no nucleus was found on its tissue"),

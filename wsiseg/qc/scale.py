@@ -1,43 +1,176 @@
-"""Are the microns per pixel right? Nuclei of all tissues are of much the same size."""
+"""Are the microns per pixel right? Nuclei of all tissues are of much the same size, which the network knows.
+
+Nuclei of one tissue may be half as large in area as another's, so their area alone does not tell a wrong scale from
+an unusual tissue, and where the scale is far off hardly any are found. So where areas are odd or nuclei few, the
+default network looks at some places at half and at twice the scale too: it finds more, and is surer of it, where
+nuclei have the size that it knows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.geometry import Box, FloatArray, Window
+from wsiseg.errors import ReadError, SlideError
+from wsiseg.models.base import Segmenter
+from wsiseg.qc.opinion import MARGIN_UM, OPINION_MPP, second_opinion
+from wsiseg.slide import Slide
+
 TYPICAL_UM2 = 28.0
 """Median area of a nucleus in most tissues, as the default network outlines them."""
-PLAUSIBLE_UM2 = (14.0, 60.0)
-"""Median areas beyond these question the scale (docs/quality.md says how often rightly)."""
+SURE_UM2 = (23.0, 38.0)
+"""Median areas that no wrong scale has given: with these nothing further is looked at."""
+SCALES = (0.5, 1.0, 2.0)
+"""The default network's microns per pixel are multiplied by these for the looks."""
+WRONG = 0.45
+"""Octaves by which nuclei look too large or too small from which on it is said; the estimate falls short of the
+truth, so that twice is about 0.8."""
+SCALE_WRONG = "The microns per pixel are probably wrong"
+"""How the note begins."""
 
-_ENOUGH = 100  # nuclei
+_ENOUGH = 100  # nuclei of the result, for their area to be sure
+_FOUND = 30  # nuclei of the look that found most, without which nothing is known
+_PLACES = 6
+_SIDE_UM = 128.0
+_NONE = 0.005  # of the places; what is covered by chance
+# Least squares, octaves (docs/quality.md): constant, log of the area over the typical, of the covers at 2 and at ½
+# over that at 1.
+_LINE = (-0.15, 0.70, 0.10, -0.26)
+
+Verdicts = Mapping[str, npt.NDArray[np.generic]]
 
 
-def scale_notes(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> list[str]:
+@dataclass(frozen=True)
+class Look:
+    """What the network finds in the looked-at places of a slide at one scale.
+
+    Attributes
+    ----------
+    areas : float array (N,)
+        Of its nuclei that are whole in their place, µm² by the slide's microns per pixel.
+    cover : float
+        Share of the places under nuclei, each weighed by 2 · score − 1: 0 where the network is not sure at all.
+    """
+
+    areas: FloatArray
+    cover: float
+
+
+Looks = Callable[[Sequence[Box]], Sequence[Look]]
+"""Looks at places of a slide at :data:`SCALES`."""
+
+
+def scale_notes(verdicts: Verdicts, looks: Looks | None) -> list[str]:
     """A sentence where nuclei are too large or too small for any tissue.
 
     Parameters
     ----------
     verdicts : mapping of str to array (P,)
-        With ``nuclei`` and ``area_log`` of the judged patches; see :func:`wsiseg.qc.check.assess_patches`.
+        Of the judged patches, see :func:`wsiseg.qc.check.assess_patches`: their places, ``nuclei``, ``area_log``
+        and ``dark``.
+    looks : callable or None
+        Asked only where the nuclei of the result do not say by themselves that the scale is right; None: nobody is.
     """
     nuclei, area = nuclear_area(verdicts)
-    if area is None or nuclei < _ENOUGH:
+    if nuclei >= _ENOUGH and area is not None and SURE_UM2[0] <= area <= SURE_UM2[1]:
         return []
-    if PLAUSIBLE_UM2[0] <= area <= PLAUSIBLE_UM2[1]:
+    places = _darkest(verdicts)
+    octaves = octaves_too_large(looks(places)) if looks and places else None
+    if octaves is None or abs(octaves) < WRONG:
         return []
-    factor = float(np.sqrt(area / TYPICAL_UM2))
-    looks = f"{factor:.1f} times too large" if factor > 1 else f"{1 / factor:.1f} times too small"
+    factor = 2.0 ** abs(octaves)
+    looks_so = f"{factor:.1f} times too {'large' if octaves > 0 else 'small'}"
     return [
-        f"The microns per pixel are probably wrong: nuclei look {looks} (median area {area:.0f} µm², "
-        f"in most tissues about {TYPICAL_UM2:.0f}). "
-        "All measurements depend on them: compare with the scanner's, and give --mpp."
+        f"{SCALE_WRONG}: nuclei look about {looks_so} (the network knows them by size and finds more at another "
+        "scale). All measurements depend on them: compare with the scanner's, and give --mpp."
     ]
 
 
-def nuclear_area(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, float | None]:
+def octaves_too_large(looks: Sequence[Look]) -> float | None:
+    """How much too large nuclei look, as log₂ of their diameters' ratio; None where hardly any are found.
+
+    Parameters
+    ----------
+    looks : sequence of Look
+        At :data:`SCALES`.
+    """
+    if max(len(look.areas) for look in looks) < _FOUND:
+        return None
+    fine, own, coarse = (np.log(look.cover + _NONE) for look in looks)
+    areas = looks[1].areas
+    size = np.log(np.median(areas) / TYPICAL_UM2) if len(areas) else 0.0
+    constant, of_size, of_coarse, of_fine = _LINE
+    return float(constant + of_size * size + of_coarse * (coarse - own) + of_fine * (fine - own))
+
+
+def look_at_scales(slide: Slide, places: Sequence[Box], segmenter: Segmenter) -> list[Look]:
+    """What the default network finds in places of a slide at each of :data:`SCALES`.
+
+    Parameters
+    ----------
+    slide : Slide
+    places : sequence of Box
+        Level 0. Of those that cannot be read nothing is said.
+    segmenter : Segmenter
+        Of :func:`wsiseg.qc.opinion.opinion_choice`.
+    """
+    return [_look(slide, places, segmenter, times) for times in SCALES]
+
+
+def _look(slide: Slide, places: Sequence[Box], segmenter: Segmenter, times: float) -> Look:
+    areas, covered, looked = [np.empty(0)], 0.0, 0
+    for place in places:
+        try:
+            labels, score, mpp = _found(slide, place, segmenter, times)
+        except (ReadError, SlideError):  # unreadable, or so coarse that nothing is to be seen
+            continue
+        pixels = np.bincount(labels.ravel(), minlength=len(score) + 1)[1:]
+        cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        whole = (pixels > 0) & ~np.isin(np.arange(1, len(score) + 1), cut)
+        areas.append(pixels[whole] * mpp**2)
+        covered += float((np.clip(2 * score - 1, 0, None) * pixels).sum())
+        looked += labels.size
+    return Look(np.concatenate(areas), covered / max(looked, 1))
+
+
+def _found(
+    slide: Slide, place: Box, segmenter: Segmenter, times: float
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], float]:
+    """Labels and scores in the middle of a place, and the microns per pixel of the labels."""
+    wanted = segmenter.mpp * times
+    scale = slide.scale(wanted)
+    lattice = slide.lattice(scale)
+    window = scale.window(_middle(place, _SIDE_UM / slide.require_mpp().value))
+    margin = round(MARGIN_UM / OPINION_MPP)
+    read = window.pad(margin).intersection(Window(0, 0, *lattice.whole))
+    image, _ = slide.read_lossy(read, scale)
+    labels, score = second_opinion(segmenter, image, read, window)
+    return labels, score, lattice.mpp
+
+
+def _middle(place: Box, side: float) -> Box:
+    """The middle of a place, ``side`` level-0 pixels wide at most."""
+    x, y = (place.x0 + place.x1) / 2, (place.y0 + place.y1) / 2
+    across, down = min(side, place.x1 - place.x0) / 2, min(side, place.y1 - place.y0) / 2
+    return Box(x - across, y - down, x + across, y + down)
+
+
+def _darkest(verdicts: Verdicts) -> list[Box]:
+    """Six of the half of the judged patches with most dark spots, evenly by how many: where nuclei should be."""
+    if "dark" not in verdicts or not len(verdicts["dark"]):
+        return []
+    order = np.argsort(-np.nan_to_num(np.asarray(verdicts["dark"], dtype=np.float64)), kind="stable")
+    half = order[: max(_PLACES, (len(order) + 1) // 2)]
+    chosen = np.unique(np.linspace(0, len(half) - 1, min(_PLACES, len(half))).round().astype(np.int64))
+    sides = np.column_stack([verdicts[name] for name in ("x", "y", "width", "height")]).astype(np.float64)
+    return [Box(x, y, x + width, y + height) for x, y, width, height in sides[half[chosen]].tolist()]
+
+
+def nuclear_area(verdicts: Verdicts) -> tuple[int, float | None]:
     """How many nuclei judged patches have, and their median area (µm²): of the patches' medians, weighed by nuclei.
 
     Parameters as of :func:`scale_notes`; None where there are no nuclei.

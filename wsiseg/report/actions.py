@@ -12,7 +12,7 @@ from wsiseg.artefacts.kinds import KINDS
 from wsiseg.core.atomic import write_bytes
 from wsiseg.core.columnfile import csv_bytes
 from wsiseg.qc.rubric import GRADES
-from wsiseg.qc.scale import PLAUSIBLE_UM2
+from wsiseg.qc.scale import SCALE_WRONG
 from wsiseg.report.distributions import Distribution, distribute
 from wsiseg.report.remedies import remedy
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
@@ -32,7 +32,6 @@ SPOILED = 0.2
 BADLY_STAINED = 0.5
 _BAD = ("Problematic", "Unacceptable")
 _CUT = 3.0  # straight_edge_ratio above which seams cut nuclei
-_NUCLEI = 100  # from which on their median area says something of the scale
 _REMEDIES = {
     "out_of_focus": "scan it again",
     "pen": "clean the glass and scan it again",
@@ -114,10 +113,9 @@ def _spoiled(record: SegmentedRecord) -> Iterator[str]:
         share = record.artefacts.get(name) or 0.0
         if share >= SPOILED:
             yield f"{KINDS[name]} on {share:.0%} of it: {what}"
-    area = record.typical.nuclear_area_um2 if record.typical else None
-    if area is not None and record.nuclei >= _NUCLEI and not PLAUSIBLE_UM2[0] <= area <= PLAUSIBLE_UM2[1]:
+    if any(note.startswith(SCALE_WRONG) for note in record.notes or ()):
         yield (
-            f"its nuclei have a median area of {area:.0f} µm²: its {record.slide.mpp:.4g} µm per pixel are "
+            f"its nuclei look too large or too small: its {record.slide.mpp:.4g} µm per pixel are "
             "probably wrong; give the scanner's with --mpp, or scan it again"
         )
 

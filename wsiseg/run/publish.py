@@ -13,7 +13,7 @@ from wsiseg.core.memory import peak_memory
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.opinion import look_again
-from wsiseg.qc.scale import scale_notes
+from wsiseg.qc.scale import Looks, look_at_scales, scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.qc.typical import typical_values
 from wsiseg.report.examples import Look
@@ -96,6 +96,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         picture = load_overview(work.path / OVERVIEW_FILE)
         look = _look(job, slide, tissue)
         write_gallery(work.result, slide, *picture, artefacts, verdicts.columns, look)
+        of_scale = scale_notes(verdicts.columns, _looks(job, slide))
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
@@ -108,7 +109,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
             *stitched.notes,
             *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost),
             *seam_notes(stitched.seams),
-            *scale_notes(verdicts.columns),
+            *of_scale,
             *outside_notes(outside),
             *artefact_notes(shares),
         ),
@@ -166,6 +167,14 @@ def _look(job: PublishJob, slide: Slide, tissue: Tissue) -> Look | None:
         return None
     segmenter = resident_segmenter(job.opinion)
     return lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter)
+
+
+def _looks(job: PublishJob, slide: Slide) -> Looks | None:
+    """How the network is asked for its opinion at other scales."""
+    if job.opinion is None:
+        return None
+    segmenter = resident_segmenter(job.opinion)
+    return lambda places: look_at_scales(slide, places, segmenter)
 
 
 def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:
