@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from wsiseg_cli.group import cli
 from wsiseg_cli.main import main
 from zarr.storage import LocalStore
 
@@ -95,7 +97,7 @@ def brief(message: str) -> bool:
 # names
 
 
-def test_no_name_is_too_odd(tmp_path: Path) -> None:
+def test_no_name_is_too_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tmp_path / "plain.svs"
     write_slide(plain, width=256, height=256, layout="dense", seed=1)
     names = [
@@ -132,8 +134,9 @@ def test_no_name_is_too_odd(tmp_path: Path) -> None:
         assert record["status"] == "complete"
     paths = {os.fsencode(record["slide"]["path"]) for record in records}
     assert paths == {os.path.normpath(os.path.join(slides, name)) for name in names}
-    again = subprocess.run([*words, *names], cwd=slides, capture_output=True, timeout=300)
-    assert b"0 tiles in" in again.stdout
+    monkeypatch.chdir(slides)
+    again = CliRunner().invoke(cli, [*words[3:], *map(os.fsdecode, names)])
+    assert "0 tiles in" in again.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "plain.svs", "slides"]
     assert (out / "report.html").is_file()
     assert "<img src=x onerror" not in (out / "report.html").read_text()
@@ -551,7 +554,7 @@ def test_suspects_run_while_nothing_else_does() -> None:
 
 
 def test_a_cohort_keeps_a_bounded_number_of_tasks(small: Path, tmp_path: Path) -> None:
-    slides = [tmp_path / f"{n}.svs" for n in range(12)]
+    slides = [tmp_path / f"{n}.svs" for n in range(10)]
     write_slide(slides[0], width=256, height=256, layout="dense", seed=1)
     for path in slides[1:]:
         shutil.copy(slides[0], path)
