@@ -26,11 +26,13 @@ demo: $(VENV)/.installed
 test: test-quick $(if $(filter 0,$(SLOW)),,test-slow)
 
 # A process of tests that dies ends the step at once: xdist would hand its work on, and wait for what is done already.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+
 test-quick: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -76,6 +76,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def few_patches() -> Iterator[None]:
+    """For runs whose grade nobody looks at: two patches of a slide are judged."""
+    from wsiseg.qc.patches import sample_patches
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsiseg.qc.stage.sample_patches", lambda placed: sample_patches(placed, 2))
+        yield
+
+
 @pytest.fixture(scope="session")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five images with labels, a to e, and tables of their names."""

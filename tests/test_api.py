@@ -157,6 +157,7 @@ def test_one_path_is_one_slide(slide: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- where it runs
 
 
+@pytest.mark.slow
 def test_inside_a_running_event_loop(slide: Path, result: SegmentResult, tmp_path: Path) -> None:
     async def cell() -> SegmentResult:
         return segment(slide, tmp_path, OPTIONS, workers=1, device="cpu", progress=False)
@@ -274,6 +275,7 @@ def test_progress_in_a_notebook_is_one_display_that_changes(monkeypatch: pytest.
     assert "stopped: a: 8 tiles" in shown[-1]
 
 
+@pytest.mark.slow
 def test_the_three_lines_run_in_a_notebook(slide: Path, tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")

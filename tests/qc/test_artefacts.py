@@ -19,6 +19,7 @@ from wsiseg.testing.artefacts import defocus
 from wsiseg.testing.runs import StopsAfter, run, same_results
 from wsiseg.testing.svs import write_svs
 
+pytestmark = pytest.mark.usefixtures("few_patches")
 SIDE = 1024
 WHOLE = Box(0, 0, SIDE, SIDE)
 
@@ -36,7 +37,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(slide: Path, few_patches: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     run([slide], out)
     return out / "a"

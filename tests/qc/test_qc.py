@@ -422,7 +422,7 @@ def test_outside_the_tissue_nothing_is_missed(annotated: Annotated) -> None:
 @pytest.fixture(scope="module")
 def drawn_slide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Slide, Truth]:
     path = tmp_path_factory.mktemp("qc") / "drawn.svs"
-    truth = write_slide(path, width=3072, height=2048, layout="dense", seed=5)
+    truth = write_slide(path, width=1536, height=1024, mpp=0.5, layout="dense", seed=5)
     return open_slide(path), truth
 
 
@@ -437,13 +437,13 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
 ) -> None:
     slide, truth = drawn_slide
     tissue = find_tissue(slide)
-    patches = plan_patches(slide.width, slide.height, 0.25, tissue)
+    patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     constants = calibrate_slide(slide, patches)
     nuclei = truth.nuclei
     good = assess_patches(slide, patches, nuclei_file(tmp_path / "g.parquet", nuclei), tissue, constants)
     assert len(good["bad"]) == len(patches) == 6
     assert not good["bad"].any(), good["reason"]
-    moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(28, 28))
+    moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(14, 14))
     beside = assess_patches(slide, patches, moved, tissue, constants)
     assert (np.asarray(beside["p_bad"], float) > np.asarray(good["p_bad"], float)).all()
     none = nuclei_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
@@ -456,7 +456,7 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
 def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:
     slide, truth = drawn_slide
     tissue = find_tissue(slide)
-    patches = plan_patches(slide.width, slide.height, 0.25, tissue)
+    patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     constants = calibrate_slide(slide, patches)
     path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
     whole = assess_patches(slide, patches, path, tissue, constants)
@@ -474,7 +474,7 @@ def test_nuclei_are_read_once_for_patches_side_by_side(
 ) -> None:
     slide, truth = drawn_slide
     tissue = find_tissue(slide)
-    patches = plan_patches(slide.width, slide.height, 0.25, tissue)
+    patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     read = check.read_nuclei
     boxes = []
 
@@ -485,13 +485,13 @@ def test_nuclei_are_read_once_for_patches_side_by_side(
     monkeypatch.setattr(check, "read_nuclei", counted)
     path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
     assess_patches(slide, patches, path, tissue, calibrate_slide(slide, patches))
-    assert boxes == [Box(0.0, 0.0, 3072.0, 2048.0)]
+    assert boxes == [Box(0.0, 0.0, 1536.0, 1024.0)]
 
 
 def test_a_region_of_interest_is_judged_by_what_is_in_it(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:
     slide, truth = drawn_slide
-    tissue = find_tissue(slide).restrict(Box(0, 0, 1700, 2048))
-    patches = plan_patches(slide.width, slide.height, 0.25, tissue)
+    tissue = find_tissue(slide).restrict(Box(0, 0, 850, 1024))
+    patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     kept = truth.nuclei.take(tissue.contains(truth.nuclei.centroids()))
     verdicts = assess_patches(
         slide, patches, nuclei_file(tmp_path / "r.parquet", kept), tissue, calibrate_slide(slide, patches)

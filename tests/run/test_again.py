@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ SIDE = 640  # of which a tile covers 512
 OUTPUTS = ("nuclei.parquet", "patches.parquet", "thumbnail.png")
 
 
-@pytest.fixture(autouse=True)
-def one_tile_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_BATCH_PX", 1)
+@pytest.fixture(autouse=True, scope="module")
+def one_tile_a_batch() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_BATCH_PX", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clean(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean(source: Path, one_tile_a_batch: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its results, never changed."""
     out = tmp_path_factory.mktemp("clean")
     assert run([source], out)[0].exit_code == 0
     return out / "s"
+
+
+@pytest.fixture(scope="module")
+def begun(source: Path, one_tile_a_batch: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of it leaves that was killed before its last stages, never changed."""
+    out = tmp_path_factory.mktemp("begun")
+    stopped([source], out, "label-pyramid")
+    return out
 
 
 @pytest.fixture
@@ -272,11 +282,19 @@ def empty(path: Path) -> None:
     ],
 )
 def test_a_resumption_does_not_trust_what_was_damaged(
-    slide: Path, clean: Path, tmp_path: Path, damage: Callable[[Path], None], name: str, computed: int, note: str
+    source: Path,
+    begun: Path,
+    clean: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    name: str,
+    computed: int,
+    note: str,
 ) -> None:
-    work = stopped([slide], tmp_path / "out", "label-pyramid")
+    shutil.copytree(begun, tmp_path / "out")
+    (work,) = (tmp_path / "out").glob(".work/*/*")
     damage(sorted(work.glob(name))[0])
-    result, events = run([slide], tmp_path / "out")
+    result, events = run([source], tmp_path / "out")
     assert (result.exit_code, result.tiles_computed) == (0, computed)
     assert notes(events) == [note] * bool(note)
     assert same(clean, tmp_path / "out" / "s")

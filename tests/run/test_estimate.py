@@ -17,11 +17,11 @@ from wsiseg.tiles.request import SegmentOptions
 
 def test_an_estimate_is_of_the_run_that_follows(tmp_path: Path) -> None:
     slide = tmp_path / "s.svs"
-    write_slide(slide, width=2048, height=1536, layout="dense", seed=4)
-    found = estimate_slide(slide, SegmentOptions(CLASSICAL, tile=512), device="cpu", workers=2)
-    (record,) = run([slide], tmp_path / "out")[0].records
+    write_slide(slide, width=1024, height=768, layout="dense", seed=4)
+    found = estimate_slide(slide, SegmentOptions(CLASSICAL, tile=256), device="cpu", workers=2)
+    (record,) = run([slide], tmp_path / "out", tile=256)[0].records
     assert isinstance(record, SegmentedRecord)
-    assert (found.tiles, found.tile_px) == (record.tiles.done, 512)
+    assert (found.tiles, found.tile_px) == (record.tiles.done, 256)
     assert found.tissue_mm2 == record.tissue_mm2
     assert found.mpp == record.specification["mpp_effective"]
     assert 0 < found.seconds_low < found.seconds < found.seconds_high

@@ -49,17 +49,27 @@ pytestmark = pytest.mark.slow
 
 WSISEG = [sys.executable, "-m", "wsiseg_cli", "segment", "-m", "classical", "--tile", "512", "--device", "cpu"]
 LETHAL_TILE = 4
+TILE = 256  # of 512 pixels of the slide
 
 
 def run_on(executor: Any, slides: list[Path], out: Path, watch: Any = lambda event: None) -> CohortResult:
-    return segment_slides(slides, out, SegmentOptions("classical", 512), executor, watch)
+    return segment_slides(slides, out, SegmentOptions("classical", TILE), executor, watch)
 
 
 @pytest.fixture(scope="module")
-def clean(drawn: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of nine tiles, with touching nuclei on their edges."""
+    path = tmp_path_factory.mktemp("small") / "small.svs"
+    write_slide(path, width=1536, height=1536, layout="seams", seam_px=512, seed=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clean(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its results."""
     out = tmp_path_factory.mktemp("clean")
-    run_on(SerialExecutor(), [drawn[0]], out)
-    return out / "drawn"
+    run_on(SerialExecutor(), [small], out)
+    return out / "small"
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +87,7 @@ def pids(executor: DaskExecutor) -> list[int]:
 # workers
 
 
-def test_a_killed_worker_changes_nothing(
-    executor: Any, drawn: tuple[Path, Truth], clean: Path, tmp_path: Path
-) -> None:
+def test_a_killed_worker_changes_nothing(executor: Any, small: Path, clean: Path, tmp_path: Path) -> None:
     stages: list[type[Event]] = []
 
     def kill(event: Event) -> None:
@@ -87,10 +95,10 @@ def test_a_killed_worker_changes_nothing(
             stages.append(type(event))
             os.kill(pids(executor)[0], signal.SIGKILL)
 
-    result = run_on(executor, [drawn[0]], tmp_path, kill)
+    result = run_on(executor, [small], tmp_path, kill)
     assert len(stages) == 2
     assert result.exit_code == 0
-    same_results(clean, tmp_path / "drawn")
+    same_results(clean, tmp_path / "small")
     assert nothing_temporary(tmp_path)
 
 
@@ -103,7 +111,7 @@ def lethal_batch(job: BatchJob) -> BatchSummary:
 
 def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
     executor: Any,
-    drawn: tuple[Path, Truth],
+    small: Path,
     clean: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,25 +119,25 @@ def test_a_tile_that_kills_its_worker_costs_that_tile_alone(
 ) -> None:
     monkeypatch.setattr(steps, "segment_batch", lethal_batch)
     events: list[Event] = []
-    result = run_on(executor, [drawn[0]], tmp_path, events.append)
+    result = run_on(executor, [small], tmp_path, events.append)
     (record,) = result.records
     assert result.exit_code == 3
     assert record.status == "partial"
     assert record.tiles == Tiles(total=9, done=8, blank=0, failed=1)
-    assert record.lost.boxes == ((1024, 1024, 2048, 2048, "its worker process died every time"),)
+    assert record.lost.boxes == ((512, 512, 1024, 1024, "its worker process died every time"),)
     assert [event.done for event in events if isinstance(event, TilesDone)][-1] == 9
-    whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "drawn" / "nuclei.parquet")
+    whole, found = read_nuclei(clean / "nuclei.parquet"), read_nuclei(tmp_path / "small" / "nuclei.parquet")
     b = whole.bounds()
-    away = whole.take((b[:, 2] < 974) | (b[:, 0] > 2098) | (b[:, 3] < 974) | (b[:, 1] > 2098))
+    away = whole.take((b[:, 2] < 462) | (b[:, 0] > 1074) | (b[:, 3] < 462) | (b[:, 1] > 1074))
     assert match_polygons(away, found, iou=0.999).recall == 1.0
     x, y = found.centroids().T
-    assert not ((x > 1074) & (x < 1998) & (y > 1074) & (y < 1998)).any()
+    assert not ((x > 562) & (x < 974) & (y > 562) & (y < 974)).any()
     assert "Traceback" not in capfd.readouterr().err
     # Asked for explicitly, the lost tile is tried again.
     monkeypatch.setattr(steps, "segment_batch", segment_batch)
-    options = SegmentOptions("classical", 512, retry_partial=True)
-    assert segment_slides([drawn[0]], tmp_path, options, executor).exit_code == 0
-    same_results(clean, tmp_path / "drawn")
+    options = SegmentOptions("classical", TILE, retry_partial=True)
+    assert segment_slides([small], tmp_path, options, executor).exit_code == 0
+    same_results(clean, tmp_path / "small")
 
 
 def hungry(marker: str) -> str:
@@ -231,9 +239,10 @@ THREADS = "__import__('torch').get_num_threads()"  # the workers of others canno
 
 
 def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
-    drawn: tuple[Path, Truth], clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "NO_WORKERS_S", 3.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # the tests' own setting is not to reach the workers
     with scheduler(tmp_path) as (started, address):
         with pytest.raises(EnvironmentFault, match="no worker"), open_executor(ClusterOptions(scheduler=address)):
             pass
@@ -242,9 +251,9 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
             until = time.monotonic() + 30
             while len(pids(executor)) < 2 and time.monotonic() < until:  # type: ignore[arg-type]
                 time.sleep(0.2)
-            result = segment_slides([drawn[0]], tmp_path / "out", SegmentOptions("classical", 512), executor)
+            result = segment_slides([small], tmp_path / "out", SegmentOptions("classical", TILE), executor)
             assert result.exit_code == 0
-            same_results(clean, tmp_path / "out" / "drawn")
+            same_results(clean, tmp_path / "out" / "small")
             assert list(executor.map_bounded(eval, [THREADS] * 4, "threads")) == [1] * 4
 
             # All workers go for good.
@@ -252,7 +261,7 @@ def test_a_joined_cluster_gives_the_same_and_its_end_is_an_error(
             os.killpg(fleet.pid, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(EnvironmentFault, match=r"no worker.*the same command"):
-                run_on(executor, [drawn[0]], tmp_path / "no workers")
+                run_on(executor, [small], tmp_path / "no workers")
             assert time.monotonic() - began < 20
 
             # The scheduler goes while tasks wait for it.
@@ -337,11 +346,11 @@ def test_a_signal_to_a_run_on_a_cluster(
     assert session(running.pid) == []
 
 
-def test_few_file_handles_suffice(drawn: tuple[Path, Truth], clean: Path, tmp_path: Path) -> None:
+def test_few_file_handles_suffice(small: Path, clean: Path, tmp_path: Path) -> None:
     slides = [tmp_path / f"{n}.svs" for n in range(3)]
     for path in slides:
-        shutil.copy(drawn[0], path)
-    with start(*slides, "-o", tmp_path / "out", "-w", 2, limit=256) as running:
+        shutil.copy(small, path)
+    with start(*slides, "-o", tmp_path / "out", "-w", 2, "--tile", TILE, limit=256) as running:
         _, message = running.communicate(timeout=300)
     assert running.returncode == 0, message
     assert "Traceback" not in message
@@ -373,7 +382,9 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def test_kills_at_any_moment_and_a_resumption(drawn: tuple[Path, Truth], clean: Path, tmp_path: Path) -> None:
+def test_kills_at_any_moment_and_a_resumption(
+    drawn: tuple[Path, Truth], drawn_results: Path, tmp_path: Path
+) -> None:
     choice, out = random.Random(7), tmp_path / "out"
     for _ in range(5):
         running = start(drawn[0], "-o", out, "-w", 0)
@@ -385,5 +396,5 @@ def test_kills_at_any_moment_and_a_resumption(drawn: tuple[Path, Truth], clean: 
     with start(drawn[0], "-o", out, "-w", 0) as running:
         running.communicate(timeout=120)
     assert running.returncode == 0
-    same_results(clean, out / "drawn")
+    same_results(drawn_results / "drawn", out / "drawn")
     assert nothing_temporary(out)

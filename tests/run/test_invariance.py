@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,16 @@ from wsiseg.tiles.request import SegmentOptions
 pytestmark = pytest.mark.slow
 
 
-def segment(slide: Path, out: Path, tile: int, workers: int = 2) -> Path:
-    with open_executor(ClusterOptions(workers=workers, device="cpu", dashboard="127.0.0.1:0")) as executor:
-        result = segment_slides([slide], out, SegmentOptions(DEFAULT_MODEL, tile), executor)
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[dict[int, Any]]:
+    """By their numbers of workers."""
+    with ExitStack() as opened:
+        options = {count: ClusterOptions(workers=count, device="cpu", dashboard="127.0.0.1:0") for count in (1, 2)}
+        yield {count: opened.enter_context(open_executor(one)) for count, one in options.items()}
+
+
+def segment(slide: Path, out: Path, tile: int, executor: Any) -> Path:
+    result = segment_slides([slide], out, SegmentOptions(DEFAULT_MODEL, tile), executor)
     assert result.exit_code == 0
     return out / result.records[0].id
 
@@ -42,18 +51,18 @@ def overlapping(nuclei: Nuclei, share: float = 0.5) -> int:
 
 @pytest.fixture(scope="module", params=["seams", "real"])
 def slide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """8192² drawn pixels with touching nuclei on every multiple of 512 px at 0.5 mpp; and a real slide."""
+    """4096² drawn pixels, one tile of 2048, with touching nuclei on every 512th at 0.5 mpp; and a real slide."""
     if request.param == "real":
         yield request.getfixturevalue("real_data")("slides/CMU-1-Small-Region.svs")
         return
     path = tmp_path_factory.mktemp("seams") / "seams.svs"
-    write_slide(path, width=8192, height=8192, layout="seams", seed=1)
+    write_slide(path, width=4096, height=4096, layout="seams", seed=1)
     yield path
 
 
-def test_tile_size_and_workers_do_not_matter(slide: Path, tmp_path: Path) -> None:
-    folders = {tile: segment(slide, tmp_path / str(tile), tile) for tile in (512, 1024, 2048)}
-    same_results(folders[1024], segment(slide, tmp_path / "one", 1024, workers=1))
+def test_tile_size_and_workers_do_not_matter(slide: Path, clusters: dict[int, Any], tmp_path: Path) -> None:
+    folders = {tile: segment(slide, tmp_path / str(tile), tile, clusters[2]) for tile in (512, 1024, 2048)}
+    same_results(folders[1024], segment(slide, tmp_path / "one", 1024, clusters[1]))
     found = {tile: read_nuclei(folder / "nuclei.parquet") for tile, folder in folders.items()}
     for tile, nuclei in found.items():
         assert shapely.is_valid(nuclei.geometry()).all()

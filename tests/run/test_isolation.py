@@ -234,11 +234,11 @@ class Killed(SerialExecutor):
 
 
 def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 1024)
-    monkeypatch.setattr("wsiseg.results.maps.CHUNK_PX", 512)
+    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 512)
+    monkeypatch.setattr("wsiseg.results.maps.CHUNK_PX", 256)
     monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
     path = tmp_path / "s.svs"
-    write_slide(path, width=3000, height=1024, layout="dense", seed=4)
+    write_slide(path, width=1536, height=768, layout="dense", seam_px=512, seed=4)
     stopped = [Killed("label-map", 2), Killed("grade-patches", 1)]
     for killed in stopped:
         with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from wsiseg.testing import write_slide
 from wsiseg.testing.runs import ShuffledExecutor, nothing_temporary, run, same_results
 
 
-@pytest.fixture(autouse=True)
-def many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def many_tasks() -> Iterator[None]:
     """One tile a batch, several shards of labels, blocks of artefacts and of patches."""
-    monkeypatch.setattr(plan, "_BATCH_PX", 1)
-    monkeypatch.setattr("wsiseg.results.maps.SHARD_PX", 256)
-    monkeypatch.setattr("wsiseg.results.maps.CHUNK_PX", 128)
-    monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
-    monkeypatch.setattr("wsiseg.artefacts.fine.BLOCK_CELLS", 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_BATCH_PX", 1)
+        patch.setattr("wsiseg.results.maps.SHARD_PX", 256)
+        patch.setattr("wsiseg.results.maps.CHUNK_PX", 128)
+        patch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
+        patch.setattr("wsiseg.artefacts.fine.BLOCK_CELLS", 32)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,12 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def clean(slide: Path, tmp_path: Path) -> Path:
-    """The results of one task after the other."""
-    assert run([slide], tmp_path / "clean", tile=256)[0].exit_code == 0
-    return tmp_path / "clean" / "s"
+@pytest.fixture(scope="module")
+def clean(slide: Path, many_tasks: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one task after the other, never changed."""
+    out = tmp_path_factory.mktemp("clean")
+    assert run([slide], out, tile=256)[0].exit_code == 0
+    return out / "s"
 
 
 class Killed(ShuffledExecutor):

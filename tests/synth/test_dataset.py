@@ -104,6 +104,7 @@ def test_the_provenance_says_what_made_it(made: Path) -> None:
     assert zarr.open_group(str(made), mode="r").attrs["wsiseg"]["schema"] == module.SCHEMA
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_bytes_as_none(made: Path, textures: Path, refiner: Path, tmp_path: Path) -> None:
     from wsiseg.run.cluster import ClusterOptions, open_executor
 
@@ -149,6 +150,7 @@ def test_a_stopped_run_goes_on_where_it_was(made: Path, textures: Path, tmp_path
     assert generate_hou(textures, out, COUNT, 7, SerialExecutor(), options=SMALL)["status"] == "unchanged"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_the_same_command_completes(textures: Path, tmp_path: Path) -> None:
     out, straight = tmp_path / "killed.zarr", tmp_path / "straight.zarr"
     arguments = ["synth", "hou", "--textures", str(textures), "--count", "96", "--seed", "1", "--size", "128"]

@@ -107,6 +107,7 @@ def half_missed(*arguments: Any, **settings: Any) -> Tissue:
     return replace(found, mask=found.mask & left, core=found.core & left)
 
 
+@pytest.mark.usefixtures("few_patches")
 def test_a_mask_that_misses_tissue_is_told_and_the_nuclei_are_none_of_the_result(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_mask_that_misses_tissue_is_told_and_the_nuclei_are_none_of_the_result
     assert record_of(slide, tmp_path / "b", tile=1024)["outside"] == outside
 
 
+@pytest.mark.usefixtures("few_patches")
 def test_glass_beside_tissue_is_silent_and_a_slide_without_an_outside_is_not_checked(
     slide: Path, tmp_path: Path
 ) -> None:

@@ -104,14 +104,15 @@ def star_maps(labels: Labels, level: float = 0.0, seed: int = 0) -> Maps:
     rays = np.zeros((RAYS, *labels.shape), np.float32)
     i, j = np.nonzero(labels)
     for k in range(RAYS):
-        angle, inside = 2 * np.pi * k / RAYS, np.ones(len(i), bool)
+        angle, a, b = 2 * np.pi * k / RAYS, i, j  # those whose ray is still inside
         for length in np.arange(0.125, 30, 0.125):
-            y, x = np.floor(i + 0.5 + length * np.sin(angle)), np.floor(j + 0.5 + length * np.cos(angle))
-            within = (y >= 0) & (y < labels.shape[0]) & (x >= 0) & (x < labels.shape[1])
-            y, x = (np.where(within, part, 0).astype(int) for part in (y, x))
-            inside &= within & (labels[y, x] == labels[i, j])
-            rays[k, i[inside], j[inside]] = length
-            if not inside.any():
+            y = np.floor(a + 0.5 + length * np.sin(angle)).astype(int)
+            x = np.floor(b + 0.5 + length * np.cos(angle)).astype(int)
+            inside = (y >= 0) & (y < labels.shape[0]) & (x >= 0) & (x < labels.shape[1])
+            inside[inside] = labels[y[inside], x[inside]] == labels[a[inside], b[inside]]
+            a, b = a[inside], b[inside]
+            rays[k, a, b] = length
+            if not len(a):
                 break
     rng = np.random.default_rng(seed)
     return probability, (rays * (1 + level * rng.normal(size=rays.shape))).astype(np.float32)

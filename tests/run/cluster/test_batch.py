@@ -159,6 +159,7 @@ def test_a_run_on_jobs_that_leave_before_their_walltime(slurm: Path, monkeypatch
     """Encrypted, of two processes each; the jobs live for seconds, and others take their place."""
     pytest.importorskip("cryptography")
     monkeypatch.setattr(batch, "_GONE_S", 1.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # the tests' own setting is not to reach the jobs
     (slurm / "wsiseg.toml").write_text(
         f"""
 [cluster.slurm]
