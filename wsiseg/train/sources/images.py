@@ -19,6 +19,7 @@ from wsiseg.tissue import find_tissue
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
+from wsiseg.train.sources.estimated import corrected_mpp
 from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import apportion, draw_places, nothing_known, read_patch
 
@@ -35,6 +36,9 @@ class ImagesSource:
         Microns per pixel of all of them; by default what their metadata say.
     mpp_table : str
         CSV in ``data`` with the columns slide and mpp.
+    estimated : bool
+        The microns per pixel are estimates: those of each image are corrected by what the default network finds
+        around them (:mod:`wsiseg.train.sources.estimated`).
     count : int or None
         Patches drawn where there is tissue, from each slide in proportion to its tissue. None: all patches of a
         grid over each image, for images that are patches themselves.
@@ -51,6 +55,7 @@ class ImagesSource:
     data: Path
     mpp: float | None = None
     mpp_table: str = ""
+    estimated: bool = False
     count: int | None = None
     seed: int = 0
     select: Select = ALL
@@ -136,4 +141,9 @@ class ImagesSource:
         return self.select.named(dict(sorted(found.items())), self.data)
 
     def _open(self, path: Path) -> Slide:
-        return open_slide(path, mpp=self.mpp, mpp_table=self.data / self.mpp_table if self.mpp_table else None)
+        slide = open_slide(path, mpp=self.mpp, mpp_table=self.data / self.mpp_table if self.mpp_table else None)
+        if not self.estimated:
+            return slide
+        with slide:
+            said = slide.require_mpp().value
+        return open_slide(path, mpp=corrected_mpp(path, said))

@@ -1,0 +1,46 @@
+"""Unlabelled images whose scale is a guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from wsiseg.testing import write_slide
+from wsiseg.train.source import Frame
+from wsiseg.train.sources.estimated import corrected_mpp
+from wsiseg.train.sources.images import ImagesSource
+
+
+@pytest.fixture(scope="module")
+def field(real_data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A field of real tissue, at 0.25 µm a pixel."""
+    source = sorted((real_data("monuseg_train30") / "images").iterdir())[0]
+    path = tmp_path_factory.mktemp("field") / "field.png"
+    Image.open(source).convert("RGB").crop((0, 0, 800, 800)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("guess", "low", "high"), [(0.25, 0.25, 0.25), (0.5, 0.2, 0.34), (0.125, 0.18, 0.31)])
+def test_a_guess_is_moved_to_the_size_of_nuclei(field: Path, guess: float, low: float, high: float) -> None:
+    assert low <= corrected_mpp(field, guess) <= high
+
+
+def test_where_there_are_no_nuclei_the_guess_stays(tmp_path: Path) -> None:
+    Image.fromarray(np.full((300, 300, 3), 230, np.uint8)).save(tmp_path / "glass.png")
+    assert corrected_mpp(tmp_path / "glass.png", 0.25) == 0.25
+    write_slide(tmp_path / "large.svs", width=1200, height=1200, mpp=0.5, layout="blank", seed=1)
+    assert corrected_mpp(tmp_path / "large.svs", 0.5) == 0.5
+
+
+def test_a_sources_patches_have_the_scale_that_was_found(field: Path) -> None:
+    as_said = ImagesSource(field.parent, mpp=0.5)
+    corrected = ImagesSource(field.parent, mpp=0.5, estimated=True)
+    frame = Frame(0.5, 128)
+    assert as_said.describe(frame)["content"] != corrected.describe(frame)["content"]
+    (few,), (many,) = (list(source.parts(frame, 0)) for source in (corrected, as_said))
+    assert len(few.images) < len(many.images)
