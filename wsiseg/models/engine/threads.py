@@ -47,9 +47,10 @@ def share(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Itera
     threads = _SIDE_BY_SIDE.get()
     if threads is None:
         yield from map(function, items)
-    elif min(threads, len(items)) < 2:
-        with one_thread():
+        return
+    with one_thread():
+        if min(threads, len(items)) < 2:
             yield from map(function, items)
-    else:
+            return
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(function, items)
