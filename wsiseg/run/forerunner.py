@@ -7,12 +7,14 @@ touches no device. A command that will need workers starts it first of all, and 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
+from typing import Any
 
 WORKER_ENVIRONMENT = {
     # What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
@@ -35,12 +37,26 @@ def can_fork() -> bool:
 
 
 def start_forerunner() -> None:
-    """Start it unless it runs; it goes on importing after this has returned."""
+    """Start it unless it runs; it goes on importing after this has returned, and ends with this process."""
     if not can_fork():
         return
     forkserver.set_forkserver_preload(list(_IMPORTED))
     with _workers_environment(), _without_interrupts():
         forkserver.ensure_running()
+    atexit.register(_end, _process_id())
+
+
+def _process_id() -> int | None:
+    server: Any = forkserver
+    found: int | None = server._forkserver._forkserver_pid
+    return found
+
+
+def _end(process_id: int | None) -> None:
+    """It would end by itself, but only once it has imported, and hold this process's output until then."""
+    if process_id is not None and process_id == _process_id():
+        with contextlib.suppress(OSError):
+            os.kill(process_id, signal.SIGKILL)
 
 
 @contextlib.contextmanager
