@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 WORKER_ENVIRONMENT = {
@@ -74,6 +74,7 @@ def _workers_environment() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that are started here ignore Ctrl-C, which a terminal sends to all: this one ends them in order."""
+    resource_tracker.ensure_running()  # which the server starts otherwise, and that would undo the mask
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
