@@ -68,7 +68,7 @@ def _spans(side: int, config: Any) -> list[tuple[slice, slice, slice]]:
     that share them end together. What the maps lack of a window counts as overlap.
     """
     stride, window = config.stride_px, config.window_px
-    count = 1 if window is None else -(-side // window)
+    count = 1 if window is None else -(-side // (window // stride * stride))
     step = round_up(-(-side // count), stride)
     _, border = input_side(config, step)
     overlap = round_up(max(0, config.reach_px - border), stride)
