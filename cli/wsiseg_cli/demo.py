@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--size", default=6144, show_default=True, type=click.IntRange(512), help="Side of the slide, px.")
 @click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
 @options.model_option
-@options.cluster_options
+@options.segmenting_cluster_options
 @options.json_option
 def command(
     out: Path,

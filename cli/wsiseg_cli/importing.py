@@ -88,7 +88,7 @@ class _Seams(click.ParamType):
     is_flag=True,
     help="Replace results of `wsiseg segment`, or of other settings, in OUTPUT; without it the command is refused.",
 )
-@options.cluster_options
+@options.segmenting_cluster_options
 @options.json_option
 def command(
     segmentations: tuple[Path, ...],

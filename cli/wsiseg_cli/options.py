@@ -88,8 +88,12 @@ def grade_options(function: F) -> F:
     )(function)
 
 
-def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the tasks run: options that reach the command as one argument, ``cluster`` (ClusterOptions)."""
+def cluster_options(function: Callable[..., Any], *, segmenting: bool = False) -> Callable[..., Any]:
+    """Where the tasks run: options that reach the command as one argument, ``cluster`` (ClusterOptions).
+
+    With ``segmenting``, processes on this machine's processors are forked from one that imports what segmenting
+    needs while the command imports its own.
+    """
 
     @functools.wraps(function)
     def command(
@@ -105,11 +109,17 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         cluster_profile: Path | None,
         **others: Any,
     ) -> Any:
+        local = cluster == "local" and scheduler is None and scheduler_file is None and workers != 0
+        forked = segmenting and local and not others.get("dry_run") and _on_processors(device)
+        if forked:
+            from wsiseg.run.forerunner import start_forerunner
+
+            start_forerunner()
         from wsiseg.run.cluster import ClusterOptions  # it imports Dask
 
         options = ClusterOptions(
             scheduler, workers, device, dashboard_address, memory_limit, performance_report, scheduler_file,
-            cluster, cluster_profile,
+            cluster, cluster_profile, forked,
         )  # fmt: skip
         if cluster not in ("local", "cuda"):
             note(f"--cluster {cluster}: its workers are waited for")
@@ -175,6 +185,18 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def segmenting_cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """:func:`cluster_options` of a command whose tasks run the network."""
+    return cluster_options(function, segmenting=True)
+
+
+def _on_processors(device: str) -> bool:
+    """Whether it is certain, before torch is imported, that no CUDA device is used."""
+    from wsiseg.models.engine.devices import has_driver
+
+    return device == "cpu" or (device == "auto" and not has_driver())
 
 
 def json_option(function: F) -> F:

@@ -84,7 +84,7 @@ class Roi(click.ParamType):
     help="Say what a run would take on this machine (tiles, time, memory, disk), by a trial of one tile a slide; "
     "writes nothing.",
 )
-@options.cluster_options
+@options.segmenting_cluster_options
 @options.json_option
 def command(
     slides: tuple[str, ...],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,23 @@ def test_a_tile_reads_its_core_and_halo_in_whole_strides_on_the_same_phase(grid:
         assert read.width % grid.stride == read.height % grid.stride == 0
         assert read.width - needed.width < grid.stride
         assert read.height - needed.height < grid.stride
+
+
+@unhurried
+@given(grids(), st.integers(0, 3))
+def test_beyond_the_slide_no_more_is_read_than_the_rim(grid: TileGrid, strides: int) -> None:
+    rim = strides * grid.stride
+    whole = Window(0, 0, round_up(grid.width, grid.stride), round_up(grid.height, grid.stride))
+    narrow = replace(grid, rim=rim)
+    for index in range(len(grid)):
+        assert narrow.read(index) == grid.read(index).intersection(whole.pad(rim))
+        assert narrow.read(index).intersection(whole) == grid.read(index).intersection(whole)
+        assert narrow.read(index).width % grid.stride == narrow.read(index).height % grid.stride == 0
+
+
+def test_a_rim_is_of_whole_strides() -> None:
+    with pytest.raises(ValueError, match="rim 12 is not a multiple of the stride 8"):
+        TileGrid(100, 100, 64, 16, 8, rim=12)
 
 
 @unhurried

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,12 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.models.base import ModelCard, Segmenter  # noqa: E402
+from wsiseg.models.base import Image, ModelCard, Segmenter  # noqa: E402
 from wsiseg.models.decoders import build_decoder  # noqa: E402
 from wsiseg.models.engine.engine import Engine, Placement, place  # noqa: E402
 from wsiseg.models.engine.folding import fold_batch_norm  # noqa: E402
 from wsiseg.models.engine.mirrors import mean_of_mirrors  # noqa: E402
+from wsiseg.models.engine.threads import share, side_by_side  # noqa: E402
 from wsiseg.models.engine.windows import pieces  # noqa: E402
 from wsiseg.models.heads import HEADS, head_of  # noqa: E402
 from wsiseg.models.network import NetworkSegmenter  # noqa: E402
@@ -74,6 +78,76 @@ def test_windows_give_the_maps_of_the_whole_image(name: str, monkeypatch: pytest
     (windowed,) = Engine(thin(name), FP32).run([image])
     for a, b in zip(whole, windowed, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "mirrors"), [("fp32", False), ("bf16", False), ("fp32", True)])
+def test_threads_share_the_windows_and_change_no_byte(
+    precision: str, mirrors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = thin("hovernet-fast")
+    monkeypatch.setattr(type(network.config), "window_px", 48)
+    engine = Engine(network, Placement("cpu", precision, 1))
+    image = noise(16, 144)
+    busy, most, lock = 0, 0, threading.Lock()
+    forward = engine._forward
+
+    def watched(images: list[Image]) -> torch.Tensor:
+        nonlocal busy, most
+        assert torch.get_num_threads() == 1
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.01)
+        found = forward(images)
+        with lock:
+            busy -= 1
+        return found
+
+    monkeypatch.setattr(engine, "_forward", watched)
+
+    def run() -> list[bytes]:
+        if mirrors:
+            return [maps.numpy().tobytes() for maps in mean_of_mirrors(engine.run_on_device, image, engine.head)]
+        return [maps.tobytes() for maps in engine.run([image])[0]]
+
+    torch.set_num_threads(1)
+    expected = run()
+    assert most == 1
+    for threads in (1, 3):
+        most = 0
+        with side_by_side(threads):
+            assert run() == expected
+        assert most == threads
+
+
+def test_side_by_side_computes_with_one_thread_of_torch_and_gives_back_what_it_had() -> None:
+    torch.set_num_threads(2)
+    try:
+        with side_by_side(3):
+            assert list(share(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+        assert list(share(lambda _: torch.get_num_threads(), range(2))) == [2, 2]
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("side", "most"), [(512, 512), (520, 264), (1256, 424), (2040, 512)])
+def test_windows_are_of_like_size_and_overlap_as_far_as_the_network_sees(side: int, most: int) -> None:
+    config = thin("hovernet-fast").config
+    found = pieces(noise(side, side), config)
+    count = -(-side // config.window_px)
+    assert len(found) == count**2
+    rows = {(piece.outer[0].start, piece.outer[0].stop) for piece in found}
+    assert max(stop - start for start, stop in rows) == most
+    for piece in found:
+        height = piece.pixels.shape[0]
+        above, below = piece.inner[0].start, height - 2 * config.border_px - piece.inner[0].stop
+        inner = (piece.outer[0].start > 0, piece.outer[0].stop < side)
+        assert [above + config.border_px >= config.reach_px, below + config.border_px >= config.reach_px] == [
+            *inner
+        ]
 
 
 @pytest.mark.parametrize("name", network_names())

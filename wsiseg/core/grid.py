@@ -34,6 +34,9 @@ class TileGrid:
         Lattice pixels read around a core, a multiple of ``stride``.
     stride : int
         The network's coarsest pooling step.
+    rim : int or None
+        Lattice pixels beyond the slide's edge that are read at most, a multiple of ``stride``; None: as many as the
+        halo has.
     """
 
     width: int
@@ -41,6 +44,7 @@ class TileGrid:
     tile: int
     halo: int
     stride: int = 1
+    rim: int | None = None
 
     def __post_init__(self) -> None:
         if self.tile > LARGEST_TILE:
@@ -52,6 +56,8 @@ class TileGrid:
             )
         if self.halo < 0 or self.halo % self.stride:
             raise ValueError(f"halo {self.halo} is not a multiple of the stride {self.stride}")
+        if self.rim is not None and (self.rim < 0 or self.rim % self.stride):
+            raise ValueError(f"rim {self.rim} is not a multiple of the stride {self.stride}")
 
     @property
     def columns(self) -> int:
@@ -79,11 +85,15 @@ class TileGrid:
     def read(self, index: int) -> Window:
         """The lattice pixels that the tile needs: core, halo, and what rounds its sides up to the stride.
 
-        It may reach beyond the slide, where a slide reads as background.
+        It may reach beyond the slide as far as ``rim`` says; there a slide reads as background.
         """
         core = self.core(index)
         width, height = round_up(core.width, self.stride), round_up(core.height, self.stride)
-        return Window(core.x, core.y, width, height).pad(self.halo)
+        window = Window(core.x, core.y, width, height).pad(self.halo)
+        if self.rim is None:
+            return window
+        whole = Window(0, 0, round_up(self.width, self.stride), round_up(self.height, self.stride))
+        return window.intersection(whole.pad(self.rim))
 
     def owner(self, xy: FloatArray) -> npt.NDArray[np.int64]:
         """The index of the tile whose core holds each point of ``xy``, shape (N, 2), in lattice coordinates.

@@ -160,7 +160,7 @@ def _try(work: WorkFolder, plan: SlidePlan, choice: ModelChoice) -> list[_Trial]
     _, tissue = read_planned(work)
     whole, trials = read_whole(work), []
     for side in sorted({min(side, plan.grid.tile) for side in _TRIALS_PX}):
-        grid = TileGrid(plan.grid.width, plan.grid.height, side, plan.grid.halo, plan.grid.stride)
+        grid = replace(plan.grid, tile=side)
         ratio = tissue.scale.downsample / plan.downsample
         area = {int(tile): _cells(tissue.core, grid, tile, ratio) for tile in grid.touching(tissue.mask, ratio)}
         tile = max(area, key=lambda tile: (area[tile], -tile))

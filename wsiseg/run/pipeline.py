@@ -64,8 +64,10 @@ def segment_slides(
     choice = options.choice(executor.device, executor.torch_threads)
     requested_region(options.roi, options.mask)  # refused before anything is computed
 
+    cores = executor.cores // len(paths)
+
     def making(path: Path, folder: SlideFolder, moved: Moved) -> Making:
-        return segmenting(SlideRequest(path, options, choice), folder, moved)
+        return segmenting(SlideRequest(path, options, choice), folder, moved, cores)
 
     early = [loading(choice, executor.slots - 1)] if choice.model != AUTO else []
     return _run(paths, out, executor, making, on_event, early)

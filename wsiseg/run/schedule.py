@@ -67,6 +67,8 @@ class Executor(Protocol):
         Tasks that are worth having submitted at once.
     device : str
         What they run on: "cpu", "cuda", or "auto" where only the workers know.
+    cores : int
+        Of the one machine that all tasks run on, which they share; 1 where there are several.
     torch_threads : int or None
         Threads of each; None: torch's own choice.
     dashboard : str or None
@@ -79,6 +81,8 @@ class Executor(Protocol):
     def window(self) -> int: ...
     @property
     def device(self) -> str: ...
+    @property
+    def cores(self) -> int: ...
     @property
     def torch_threads(self) -> int | None: ...
     @property
@@ -111,8 +115,9 @@ class SerialExecutor:
     torch_threads = None
     dashboard = None
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", cores: int = 1) -> None:
         self.device = device
+        self.cores = cores
 
     def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
         task: Future[Any] = Future()

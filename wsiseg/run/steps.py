@@ -100,11 +100,11 @@ class Making:
     opinion: ModelChoice
 
 
-def segmenting(request: SlideRequest, folder: SlideFolder, moved: Moved) -> Making:
-    """The nuclei that a segmenter finds."""
+def segmenting(request: SlideRequest, folder: SlideFolder, moved: Moved, cores: int = 1) -> Making:
+    """The nuclei that a segmenter finds, on so many cores if they are on one machine."""
     job = PlanJob(folder, request, moved.candidates(request.path, folder))
     opinion = opinion_choice(request.choice.device, request.choice.threads)
-    return Making(request.path, plan_or_reuse, job, partial(_segment, choice=request.choice), opinion)
+    return Making(request.path, plan_or_reuse, job, partial(_segment, choice=request.choice, cores=cores), opinion)
 
 
 def importing(
@@ -193,12 +193,12 @@ class _Tiled:
     ended: float
 
 
-def _segment(planned: Planned, telling: _Telling, choice: ModelChoice) -> Steps:
+def _segment(planned: Planned, telling: _Telling, choice: ModelChoice, cores: int) -> Steps:
     """From the plan to ``nuclei.parquet`` by a segmenter."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     choice = named(choice, plan)
-    stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice))
+    stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice, cores))
     tiled, *_ = yield Fork(
         [
             _tiles(planned, telling, len(plan.tiles), stage),

@@ -27,13 +27,15 @@ _RESUMED_BATCHES = 64
 class BatchJob:
     """Tiles for one task.
 
-    ``alone``: a batch whose worker died, or one tile of it, to be tried while nothing else runs. ``lost``: why its
+    ``threads``: of them share a large network's windows, where cores would be idle beside it. ``alone``: a batch
+    whose worker died, or one tile of it, to be tried while nothing else runs. ``lost``: why its
     tiles are given up; nothing is computed any more.
     """
 
     work: WorkFolder
     tiles: tuple[int, ...]
     choice: ModelChoice
+    threads: int = 1
     alone: bool = False
     lost: str = ""
 
@@ -117,13 +119,16 @@ def resume_jobs(work: WorkFolder, plan: SlidePlan) -> list[ResumeJob]:
     ]
 
 
-def missing_batches(work: WorkFolder, plan: SlidePlan, choice: ModelChoice, done: set[int]) -> list[BatchJob]:
-    """What is still to compute where the tiles ``done`` are."""
+def missing_batches(
+    work: WorkFolder, plan: SlidePlan, choice: ModelChoice, cores: int, done: set[int]
+) -> list[BatchJob]:
+    """What is still to compute where the tiles ``done`` are; batches of which there are few share the ``cores``."""
+    threads = max(1, cores // max(1, len(plan.batches)))
     missing: list[BatchJob] = []
     for tiles in plan.batches:
         left = [tile for tile in tiles if tile not in done]
         if len(left) == len(tiles):
-            missing.append(BatchJob(work, tiles, choice))
+            missing.append(BatchJob(work, tiles, choice, threads))
         else:  # the batch was being tried tile by tile
-            missing += [BatchJob(work, (tile,), choice) for tile in left]
+            missing += [BatchJob(work, (tile,), choice, threads) for tile in left]
     return missing

@@ -16,6 +16,7 @@ from wsiseg.core.environment import environment_fault
 from wsiseg.core.geometry import Window
 from wsiseg.core.grid import round_up
 from wsiseg.models.base import Segmenter
+from wsiseg.models.engine.threads import side_by_side
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.plan import SlidePlan
@@ -72,7 +73,7 @@ def check_outside(job: OutsideJob) -> FoundOutside:
     counts: list[tuple[int, int]] = []
     if windows:
         segmenter = resident_segmenter(job.choice, plan.specification["model"])
-        with open_planned(job.work, plan, guarded=job.alone) as slide:
+        with open_planned(job.work, plan, guarded=job.alone) as slide, side_by_side(1):
             seen = [_count(job, plan, slide, tissue, segmenter, window) for window in windows]
             counts = [one for one in seen if one is not None]
     mm2 = (tissue.scale.downsample * plan.mpp / 1000.0) ** 2

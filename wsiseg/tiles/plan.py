@@ -22,6 +22,7 @@ from wsiseg.core.region import requested_region
 from wsiseg.errors import SlideError
 from wsiseg.models.automatic import ACCURATE, FAST, Pick, device_kind, pick_model
 from wsiseg.models.base import Segmenter
+from wsiseg.models.engine.threads import side_by_side
 from wsiseg.models.registry import AUTO
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.folder import SlideFolder, WorkFolder
@@ -112,8 +113,8 @@ def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict
     """The specification: all that, with the slide's content, decides the result. JSON."""
     mpp = slide.require_mpp()
     scale = slide.scale(segmenter.mpp)
-    halo_um = segmenter.max_diameter_um
-    halo = round_up(segmenter.margin_px + int(np.ceil(halo_um / segmenter.mpp)), segmenter.stride_px)
+    longest = int(np.ceil(segmenter.max_diameter_um / segmenter.mpp))
+    halo = round_up(segmenter.margin_px + longest, segmenter.stride_px)
     mask = hashlib.sha256(options.mask.read_bytes()).hexdigest() if options.mask else None
     origin = viewer_origin(slide.bounds)
     return {
@@ -124,6 +125,8 @@ def specify(slide: Slide, options: SegmentOptions, segmenter: Segmenter) -> dict
         "downsample": scale.downsample,
         "tile_px": options.tile,
         "halo_px": halo,
+        # Beyond the slide there is but its mirror image, and no nucleus at its edge reaches farther into that.
+        "rim_px": round_up(longest, segmenter.stride_px),
         "band_um": BAND_UM,
         "roi": list(options.roi) if options.roi else None,
         "mask_sha256": mask,
@@ -152,7 +155,8 @@ def plan_slide(
     mpp = slide.require_mpp()
     scale = Scale(specification["downsample"])
     width, height = scale.size(slide.width, slide.height)
-    grid = TileGrid(width, height, options.tile, specification["halo_px"], segmenter.stride_px)
+    halo, rim = specification["halo_px"], specification["rim_px"]
+    grid = TileGrid(width, height, options.tile, halo, segmenter.stride_px, rim)
     image, image_scale = slide.overview(max(TISSUE_MPP, mpp.value))
     everything = make_tissue(image, image_scale, slide.width, slide.height, mpp.value)
     tissue, notes = _region(everything, options, viewer_origin(slide.bounds))
@@ -163,7 +167,8 @@ def plan_slide(
     notes = (*said, *slide.notes, *image_notes(image, everything), *notes)
     # On the whole slide's tissue: a region of interest must give the nuclei that the whole slide gives there.
     network = specification["model"].get("kind") == "network"
-    calibration = segmenter.calibrate(calibration_samples(slide, scale, everything, costly=network))
+    with side_by_side(1):
+        calibration = segmenter.calibrate(calibration_samples(slide, scale, everything, costly=network))
     plan = SlidePlan(
         source=work.source,
         mpp=mpp.value,

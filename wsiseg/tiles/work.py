@@ -17,6 +17,7 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
 from wsiseg.errors import WsisegError
 from wsiseg.models.base import Segmenter
+from wsiseg.models.engine.threads import side_by_side
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.results.partfile import BatchSummary, write_part
 from wsiseg.results.plan import SlidePlan
@@ -51,7 +52,7 @@ def segment_batch(job: BatchJob) -> BatchSummary:
     if job.lost:
         return give_up(job)
     plan, tissue = read_planned(job.work)
-    with open_planned(job.work, plan, guarded=job.alone) as slide:
+    with open_planned(job.work, plan, guarded=job.alone) as slide, side_by_side(job.threads):
         found = _segment_tiles(job, plan, slide, tissue)
     joined = Nuclei.concatenate(found.nuclei) if found.nuclei else empty_candidates(plan.types)
     part = job.work.part(job.tiles[0], job.tiles[-1])

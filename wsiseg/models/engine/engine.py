@@ -3,7 +3,8 @@
 On a CPU, images run one by one in bfloat16 where the processor has it in hardware (AVX-512 BF16, AMX), else in
 float32, by torch or by OpenVINO. On CUDA, images of one size run together; a batch that does not fit is halved.
 What a network's maps lack of its image is mirrored around it first, and networks that need much memory see an
-image in windows (:mod:`wsiseg.models.engine.windows`): the maps always have the image's size.
+image in windows (:mod:`wsiseg.models.engine.windows`), which idle cores may share
+(:func:`wsiseg.models.engine.threads.side_by_side`): the maps always have the image's size.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.base import Image
 from wsiseg.models.engine.backend import Backend
 from wsiseg.models.engine.pytorch import torch_backend
+from wsiseg.models.engine.threads import share
 from wsiseg.models.engine.windows import Piece, pieces
 from wsiseg.models.foreign.outputs import OnnxNetwork
 from wsiseg.models.heads import Head, Maps, head_of
@@ -116,6 +118,8 @@ class Engine:
         self.head = head or head_of(config.outputs)
         self._channels = {name: config.outputs[name] for name in self.head.inputs if name in config.outputs}
         self._backend = _backend(network, placement, tuple(self._channels))
+        on_torch = (placement.device, placement.engine) == ("cpu", "torch")
+        self._shared = on_torch and isinstance(network, nn.Module)  # OpenVINO has threads of its own
         self._lock = threading.Lock()
 
     def run(self, images: Sequence[Image]) -> list[tuple[Maps, ...]]:
@@ -145,11 +149,14 @@ class Engine:
         found = [pieces(image, self.config) for image in images]
         flat = [(n, piece) for n, parts in enumerate(found) for piece in parts]
         whole: list[Tensor | None] = [None] * len(images)
-        for group in _same_shape([piece.pixels for _, piece in flat], self.placement.batch):
-            outputs = self._run_batch([flat[k][1].pixels for k in group])
-            for k, output in zip(group, outputs, strict=True):
-                n, piece = flat[k]
-                whole[n] = _place(whole[n], piece, output, images[n].shape[:2], alone=len(found[n]) == 1)
+        groups = _same_shape([piece.pixels for _, piece in flat], self.placement.batch)
+        batches = [[flat[k][1].pixels for k in group] for group in groups]
+        with self._lock:
+            computed = (share if self._shared else map)(self._run_batch, batches)
+            for group, outputs in zip(groups, computed, strict=True):
+                for k, output in zip(group, outputs, strict=True):
+                    n, piece = flat[k]
+                    whole[n] = _place(whole[n], piece, output, images[n].shape[:2], alone=len(found[n]) == 1)
         return [self.head.split(maps, self._channels) for maps in whole if maps is not None]
 
     def _run_batch(self, images: list[Image]) -> list[Tensor]:
@@ -170,10 +177,11 @@ class Engine:
         ModelError
             It does not suffice then either.
         """
-        result = self._attempt(compute)
-        if result is None:
-            torch.cuda.empty_cache()
+        with self._lock:
             result = self._attempt(compute)
+            if result is None:
+                torch.cuda.empty_cache()
+                result = self._attempt(compute)
         if result is None:
             raise ModelError(_NO_MEMORY)
         return result
@@ -184,11 +192,11 @@ class Engine:
         The error ends here: while it lives, its traceback holds what the failed attempt has allocated.
         """
         try:
-            with self._lock:
-                return compute()
+            return compute()
         except torch.cuda.OutOfMemoryError:
             return None
 
+    @torch.inference_mode()  # which holds for one thread
     def _forward(self, images: list[Image]) -> Tensor:
         """All maps of images of one shape, one after the other: (N, channels, h', w')."""
         raw = self._backend(images)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.grid import round_up
 from wsiseg.models.base import Image
 from wsiseg.models.networks.sizes import input_side
 
@@ -61,10 +62,16 @@ def pieces(image: Image, config: Any) -> list[Piece]:
 
 
 def _spans(side: int, config: Any) -> list[tuple[slice, slice, slice]]:
-    """Along one axis: what to read of the padded image, what to keep of its maps, where that belongs."""
+    """Along one axis: what to read of the padded image, what to keep of its maps, where that belongs.
+
+    Windows are as equal as the stride lets them be: those of the last row cost as much as the others, and threads
+    that share them end together. What the maps lack of a window counts as overlap.
+    """
     stride, window = config.stride_px, config.window_px
-    step = side if window is None or side <= window else window // stride * stride
-    overlap = -(-config.reach_px // stride) * stride
+    count = 1 if window is None else -(-side // (window // stride * stride))
+    step = round_up(-(-side // count), stride)
+    _, border = input_side(config, step)
+    overlap = round_up(max(0, config.reach_px - border), stride)
     spans = []
     for first in range(0, side, step):
         last = min(first + step, side)

@@ -244,6 +244,6 @@ class HoVerNet(nn.Module):
         x = bottom
         for level, skip in ((u3, d1), (u2, d0)):
             x = self.upsample2x(level(x))
-            x = x + _centre(skip, x.shape[2], x.shape[3])
+            x += _centre(skip, x.shape[2], x.shape[3])  # in place: at full resolution each is a GB a Mpx
         y: Tensor = u0(u1(x))
         return y

@@ -41,6 +41,8 @@ class DaskExecutor:
         Tasks that its workers run at once.
     device : str
         What they run on.
+    cores : int
+        Of the one machine that all workers are on; 1 where they may be on several.
     most : int
         Tasks that they may come to run at once: a cluster that grows with its work must see that there is more.
     guarded : bool
@@ -55,6 +57,7 @@ class DaskExecutor:
         slots: int,
         device: str,
         *,
+        cores: int = 1,
         most: int = 0,
         guarded: bool = False,
         patience_s: float | None = None,
@@ -70,6 +73,7 @@ class DaskExecutor:
         self._told_at = 0.0
         self.slots = slots
         self.device = device
+        self.cores = cores
         # As many processes as cores share the machine better than threads.
         self.torch_threads = 1
 

@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 import psutil
 from dask.utils import format_bytes, parse_bytes
@@ -24,6 +25,7 @@ from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.run.cluster import devices
 from wsiseg.run.cluster.logs import log_level
 from wsiseg.run.cluster.options import ClusterOptions
+from wsiseg.run.forerunner import can_fork, start_forerunner
 
 _LEAST_MEMORY = 64 << 20
 """Bytes below which not even an empty worker can start."""
@@ -82,6 +84,18 @@ def start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EnvironmentFault(f"cannot start a local Dask cluster: {error}{_script_hint()}") from error
     return cluster, workers, device
+
+
+@contextlib.contextmanager
+def forking(options: ClusterOptions) -> Iterator[None]:
+    """Where they are asked for and can be had, workers that start while this lasts are forks of a forerunner."""
+    if not (options.forked and can_fork() and devices.resolve_device(options.device) == "cpu"):
+        yield
+        return
+    start_forerunner()
+    distributed.utils._forkserver_preload_set = True  # else Dask imports pandas, in this process as well
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def _script_hint() -> str:

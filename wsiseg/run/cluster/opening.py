@@ -9,10 +9,10 @@ import dask
 import distributed
 
 from wsiseg.errors import UsageError
-from wsiseg.run.cluster.devices import resolve_device
+from wsiseg.run.cluster.devices import available_cores, resolve_device
 from wsiseg.run.cluster.executor import DaskExecutor
 from wsiseg.run.cluster.joined import borrow, examine_workers, join, scheduler_address
-from wsiseg.run.cluster.local import close, event_loop, revive, start
+from wsiseg.run.cluster.local import close, event_loop, forking, revive, start
 from wsiseg.run.cluster.logs import silence_libraries
 from wsiseg.run.cluster.options import CLUSTERS, ClusterOptions
 from wsiseg.run.cluster.page import show_page
@@ -38,7 +38,7 @@ def open_executor(options: ClusterOptions) -> Iterator[Executor]:
     joins = options.scheduler is not None or options.scheduler_file is not None
     _require_one(options, joins)
     if options.workers == 0 and not joins:
-        yield SerialExecutor(resolve_device(options.device))
+        yield SerialExecutor(resolve_device(options.device), available_cores())
         return
     if options.performance_report is not None and not options.performance_report.absolute().parent.is_dir():
         raise UsageError(f"{options.performance_report}: there is no such folder to write the report to")
@@ -92,12 +92,13 @@ def _open_client(
         stack.callback(client.close, timeout=2)
         return client, DaskExecutor(client, slots, device, guarded=True)
     if profile is None:
+        stack.enter_context(forking(options))
         cluster, slots, device = start(options, loop)
         stack.callback(close, cluster)
         stack.callback(revive(cluster, loop).stop)
         client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=2)
-        return client, DaskExecutor(client, slots, device)
+        return client, DaskExecutor(client, slots, device, cores=slots)
     started = start_cluster(options, profile, loop, stack)
     client = distributed.Client(started.cluster, set_as_default=False)
     stack.callback(client.close, timeout=2)

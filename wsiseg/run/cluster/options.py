@@ -41,6 +41,9 @@ class ClusterOptions:
     profile : Path or None
         The file that says how, in its table ``[cluster.NAME]`` (:mod:`wsiseg.run.cluster.profile`). None:
         ``wsiseg.toml`` here or in ``~/.config/wsiseg``, where there is one.
+    forked : bool
+        Processors' workers of the local cluster are forked from a process that has imported what segmenting needs
+        (:mod:`wsiseg.run.forerunner`), where the system lets them; its environment is that of its start.
     """
 
     scheduler: Scheduler | None = None
@@ -52,3 +55,4 @@ class ClusterOptions:
     scheduler_file: Path | None = None
     cluster: str = "local"
     profile: Path | None = None
+    forked: bool = False

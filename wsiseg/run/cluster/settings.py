@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-# What Dask's defaults cost here (docs/design.md, "Dask"): its nanny makes malloc give memory back after every
-# tile, which the network's activations then fault in again page by page. Keeping it is worth two thirds more
-# throughput; what a worker holds stays bounded by its largest tile.
-WORKER_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-}
+from wsiseg.run.forerunner import WORKER_ENVIRONMENT
+
 CONFIG = {
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.worker.daemon": True,
