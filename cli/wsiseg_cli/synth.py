@@ -77,10 +77,10 @@ def make(
     cluster: ClusterOptions,
     as_json: bool,
 ) -> None:
-    """Patches as a recipe composes them: a sampler lays nuclei out, a renderer paints them, a weighting weighs them.
+    """Patches as a recipe composes them: nuclei are laid out, painted and weighed.
 
-    RECIPE is a name of `wsiseg synth --list` or a TOML file (docs/synthesis.md). The same recipe and data give the same
-    bytes, whatever the workers. A stopped run goes on where it was when the same command is given again.
+    RECIPE is a name of `wsiseg synth --list` or a TOML file (docs/synthesis.md). The same recipe and data give
+    the same bytes, whatever the workers. A stopped run goes on where it was when the same command is given again.
 
     \b
     wsiseg synth basla --data masks=LABELS --data textures=TILES -o patches.zarr

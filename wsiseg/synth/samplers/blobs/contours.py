@@ -49,7 +49,7 @@ class BlobPool:
 
 
 def labelled(image: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Instances of a label image (h, w), or the 4-connected components of a mask of two values; small ones left out."""
+    """Instances of a label image (h, w), or the components of a mask of two values; small ones left out."""
     if len(np.unique(image)) <= 2:
         image = ndimage.label(image > 0)[0]
     return connected(np.unique(image, return_inverse=True)[1].reshape(image.shape), LEAST_PX)
@@ -95,8 +95,8 @@ def register(moving: Contour, fixed: Contour) -> Contour:
 def pair(first: Contour, second: Contour) -> Contour:
     """``second`` (n, 2) renumbered so that its points lie best by those of ``first`` of the same number.
 
-    Of all cyclic shifts and both directions the one with the least sum of squared distances. Registration moves points
-    and leaves their numbers: contours that start at opposite ends would be interpolated through each other.
+    Of all cyclic shifts and both directions the one with the least sum of squared distances. Registration moves
+    points and leaves their numbers: contours that start at opposite ends would be interpolated through each other.
     """
     centre = first.mean(axis=0)
     candidates = []

@@ -1,4 +1,4 @@
-"""Greedy placement: at a likely free place the first nucleus that fits, which takes its pixels and its surroundings."""
+"""Greedy placement: at a likely free place the first nucleus that fits; others keep off."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def place_blobs(
     spacing : function
         Gives the radius in pixels around a nucleus' centre that others keep off.
     count, tries, misses : int
-        Nuclei at most; blobs tried at a place; places at which none fitted that are passed over. After one more it ends.
+        Nuclei at most; blobs tried at a place; places at which none fitted that are passed over. After one more
+        it ends.
     top : float
         0: a place is drawn in proportion to what is left of the prior. Else uniformly from this highest part of the
         places that are left.

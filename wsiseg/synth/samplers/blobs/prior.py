@@ -1,4 +1,4 @@
-"""Where nuclei are likely: Perlin noise of four octaves that has been fitted to a blurred mask, or an expert's map."""
+"""Where nuclei are likely: Perlin noise of four octaves fitted to a blurred mask, or an expert's map."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def sample_map(rng: np.random.Generator, maps: Sequence[FloatArray], side: int) 
     return turned(crop(chosen, (row, column), side), int(rng.integers(8)))
 
 
-def _octave(y: FloatArray, x: FloatArray, cells: int) -> sparse.csr_matrix:
+def _octave(y: npt.NDArray[np.floating], x: npt.NDArray[np.floating], cells: int) -> sparse.csr_matrix:
     """What the gradients of a lattice of ``cells``² points have to do with the noise at rows ``y``, columns ``x``.
 
     Perlin noise is linear in its gradients: the columns are (y, x) of each lattice point, row by row.

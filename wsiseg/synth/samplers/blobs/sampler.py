@@ -34,8 +34,8 @@ class BlobsOptions:
     images : int
         How many of them are used, in the order of their names; 0: all.
     prior : Path, optional
-        An expert's map of where nuclei are likely: a grey image of the recipe's scale or a folder of them. By default
-        Perlin noise fitted to the masks.
+        An expert's map of where nuclei are likely: a grey image of the recipe's scale or a folder of them. By
+        default Perlin noise fitted to the masks.
     spacings : Path, optional
         An expert's distances between neighbours: a text file of pixels, one a line. By default those of the masks.
     couples, alphas, points : int
@@ -47,8 +47,8 @@ class BlobsOptions:
     misses : int
         Places where none fits that are passed over before a patch ends; 0 as published.
     centres : bool
-        Whether a spacing keeps only the centres of others off, as it was measured. As published it keeps off all their
-        pixels, so that neighbours lie farther apart than in the masks.
+        Whether a spacing keeps only the centres of others off, as it was measured. As published it keeps off all
+        their pixels, so that neighbours lie farther apart than in the masks.
     top : float
         0: places are drawn in proportion to the prior, as published. Else uniformly from this highest part of it; the
         authors' release has 0.16.
