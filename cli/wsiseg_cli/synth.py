@@ -42,7 +42,7 @@ def command(ctx: click.Context, list_all: bool) -> None:
     \b
     wsiseg synth --list
     wsiseg synth hou --textures TILES --count 10000 -o patches.zarr
-    wsiseg synth basla --data masks=LABELS --data textures=TILES -o patches.zarr
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o patches.zarr
     """
     if list_all:
         _list()
@@ -83,8 +83,8 @@ def make(
     the same bytes, whatever the workers. A stopped run goes on where it was when the same command is given again.
 
     \b
-    wsiseg synth basla --data masks=LABELS --data textures=TILES -o patches.zarr
-    wsiseg synth basla --data masks=LABELS --data textures=TILES -o other.zarr --set renderer.name=layered
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o patches.zarr
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o other.zarr --set renderer.name=transfer
     wsiseg synth mine.toml --data textures=TILES --count 2000 --seed 1 -o mine.zarr
     """
     from wsiseg.synth.recipe import read_synth_recipe
