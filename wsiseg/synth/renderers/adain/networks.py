@@ -43,6 +43,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AdaINConfig) -> None:
         super().__init__()
+        self.config = config
         self.levels = nn.ModuleList(
             nn.ModuleList(_convolution(inner, outer) for inner, outer in pairs) for pairs in _levels(config)
         )
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """relu4_1 (N, c, h / 8, w / 8) to an image (N, 3, h, w), about 0–1: the encoder mirrored, nearest for pooling."""
+    """relu4_1 (N, c, h / 8, w / 8) to an image (N, 3, h, w), about 0–1: the encoder mirrored."""
 
     def __init__(self, config: AdaINConfig) -> None:
         super().__init__()
@@ -180,7 +181,8 @@ def load_vgg(path: Path) -> Encoder:
     """
     tensors, _ = _read(path)
     encoder = Encoder(AdaINConfig())
-    names = [f"levels.{n}.{k}" for n, level in enumerate(encoder.levels) for k in range(len(level))]  # type: ignore[arg-type]
+    depths = encoder.config.depths
+    names = [f"levels.{n}.{k}" for n, depth in enumerate(depths) for k in range(depth)]
     try:
         encoder.load_state_dict(
             {
