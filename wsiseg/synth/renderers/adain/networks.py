@@ -172,7 +172,7 @@ class StyleTransfer:
 
 
 def load_vgg(path: Path) -> Encoder:
-    """An encoder with a user's weights of VGG-19: a safetensors file with torchvision's names (``features.0.weight``).
+    """An encoder with a user's VGG-19: a safetensors file with torchvision's names (``features.0.weight``).
 
     Raises
     ------
