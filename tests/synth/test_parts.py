@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -60,8 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def options_of(registry: dict, name: str, data: dict[str, Path]):
     kind = part_options(registry, name)
-    needed = {key: data[key] for key in ("masks", "images", "weights") if key in kind.__dataclass_fields__}
-    return kind(**needed)
+    return kind(**{key: data[key] for key, hint in get_type_hints(kind).items() if hint is Path})
 
 
 def texture() -> Texture:

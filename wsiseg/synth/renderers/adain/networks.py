@@ -41,6 +41,9 @@ SMALL = AdaINConfig((16, 32, 64, 128), (1, 1, 2, 1))
 class Encoder(nn.Module):
     """Images (N, 3, h, w) in 0–1 to relu1_1, relu2_1, relu3_1 and relu4_1, at 1, 1/2, 1/4 and 1/8 of their size."""
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(self, config: AdaINConfig) -> None:
         super().__init__()
         self.config = config
