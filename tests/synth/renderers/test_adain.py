@@ -93,7 +93,7 @@ def test_weights_are_saved_and_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_steps_lower_both_losses_and_the_encoder_is_kept_after_its_own() -> None:
-    trainer = Trainer.new(replace(QUICK, encoder_steps=40), config=THIN)
+    trainer = Trainer.new(replace(QUICK, rate=1e-2, encoder_steps=40), config=THIN)
     losses = [train_step(trainer, styles()) for _ in range(40)]
     assert losses[-1]["encoder"] < 0.8 * losses[0]["encoder"]
     kept = {key: value.clone() for key, value in trainer.networks.encoder.state_dict().items()}
@@ -123,3 +123,8 @@ def test_the_style_is_the_tile_with_the_closest_number_of_nuclei() -> None:
         chosen = _closest(np.random.default_rng(0), tiles, wanted)
         found = next(count for image, count in tiles if image is chosen)
         assert abs(found - wanted) == min(abs(count - wanted) for count in counts)
+
+
+def test_nuclei_are_the_dark_part_of_a_mask() -> None:
+    labels = np.array([[0, 3], [1, 0]])
+    np.testing.assert_array_equal(content_of(labels)[..., 0], [[255, 0], [0, 255]])

@@ -20,7 +20,7 @@ OPTIONS = EllipsesOptions()
 def test_the_density_of_points_is_that_of_a_blurred_grid() -> None:
     x, y = np.meshgrid(np.arange(5, 200, 10), np.arange(5, 200, 10))
     points = np.stack([x.ravel(), y.ravel()], axis=1).astype(float)
-    assert local_density(points, 200) == pytest.approx(np.full(len(points), 0.01), rel=0.02)
+    assert local_density(points, 200) == pytest.approx(np.full(len(points), 0.01), rel=0.05)
     alone = local_density(np.array([[100.0, 100.0]]), 200)
     assert alone == pytest.approx([1 / (2 * np.pi * 400)], rel=0.02)
 
@@ -56,7 +56,7 @@ def test_points_are_as_many_as_asked_and_lie_in_clusters_too() -> None:
     assert counts == [40] * 5
 
     def nearest(share: float) -> float:
-        points = sample_points(np.random.default_rng(1), EllipsesOptions(count=(200, 200), clusters=share), 512)
+        points = sample_points(np.random.default_rng(1), EllipsesOptions(count=(30, 30), clusters=share), 512)
         apart = np.hypot(*(points[:, None] - points).transpose(2, 0, 1)) + 1e9 * np.eye(len(points))
         return float(np.median(apart.min(axis=1)))
 
