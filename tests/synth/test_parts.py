@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from scipy import ndimage
@@ -54,7 +55,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         labels = ndimage.label(image[..., 0] < 120)[0].astype(np.uint16)
         Image.fromarray(labels).save(root / "masks" / f"{seed}.png")
     RefinerPair.new(TINY_REFINER, 1).save(root / "refiner.safetensors")
-    StyleTransfer.new(AdaINConfig((4, 4, 8, 8), (1, 1, 1, 1)), 1).save(root / "weights.safetensors")
+    painter = StyleTransfer.new(AdaINConfig((4, 4, 8, 8), (1, 1, 1, 1)), 3)
+    with torch.no_grad():
+        for module in (painter.encoder, painter.decoder):
+            for weights in module.parameters():  # torch's own start makes one grey of everything
+                weights.mul_(2.5)
+    painter.save(root / "weights.safetensors")
     files = {"refiner": "refiner.safetensors", "weights": "weights.safetensors"}
     return {name: root / files.get(name, name) for name in ("textures", "masks", "images", *files)}
 
@@ -172,7 +178,7 @@ def test_a_composition_is_a_dataset_and_the_same_bytes_by_two_workers(
     assert contact_sheet(dataset, 4).shape[2] == 3
 
 
-def test_a_stopped_composition_goes_on_and_changed_data_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stopped_composition_goes_on_and_another_seed_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
     class Stopping(SerialExecutor):
         def submit(self, name, function, argument):
             if argument.block:
