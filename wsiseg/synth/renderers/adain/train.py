@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -198,7 +199,7 @@ def _choose(rng: np.random.Generator, styles: Sequence[Style], count: int) -> li
     return [styles[k] for k in rng.integers(0, len(styles), count).tolist()]
 
 
-def _crop(rng: np.random.Generator, values: npt.NDArray[np.generic], size: int) -> npt.NDArray[np.generic]:
+def _crop(rng: np.random.Generator, values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     room = np.maximum(np.array(values.shape[:2]) - size, 0)
     row, column = rng.integers(0, room + 1).tolist()
     return turned(crop(values, (row, column), size), int(rng.integers(8)))
