@@ -39,7 +39,7 @@ from wsiseg.errors import WsisegError
 from wsiseg.evaluate import summarize
 from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.hou.patch import MPP
-from wsiseg.synth.hou.weights import HIGHEST, LOWEST
+from wsiseg.synth.weighting.importance import HIGHEST, LOWEST
 from wsiseg.train.recipe import read_recipe
 from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files
 from wsiseg.train.sources.select import Select

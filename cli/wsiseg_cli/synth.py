@@ -57,7 +57,7 @@ def hou(
     was when the same command is given again.
     """
     from wsiseg.run.cluster import open_executor
-    from wsiseg.synth.generate import generate_hou
+    from wsiseg.synth.hou.generate import generate_hou
     from wsiseg.synth.hou.patch import HouOptions
 
     # Rendering and refining are done on the CPU whatever the device: other arithmetic would make other bytes.

@@ -27,11 +27,11 @@ from wsiseg.run.events import Event, PatchesDone
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.synth import dataset as module
 from wsiseg.synth.dataset import create_dataset, open_dataset
-from wsiseg.synth.generate import generate_hou
+from wsiseg.synth.hou.generate import generate_hou
 from wsiseg.synth.hou.patch import HouOptions, render_patch
-from wsiseg.synth.hou.refiner import RefinerPair
+from wsiseg.synth.renderers.transfer.refiner import RefinerPair
 from wsiseg.synth.hou.tiles import load_tiles
-from wsiseg.synth.hou.weights import importance_weight
+from wsiseg.synth.weighting.importance import importance_weight
 from wsiseg.synth.sheet import contact_sheet
 from wsiseg.testing.images import stained
 from wsiseg.testing.networks import TINY_REFINER

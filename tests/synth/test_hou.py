@@ -11,10 +11,11 @@ import torch
 from scipy import ndimage
 
 from wsiseg.errors import ModelError, UsageError
-from wsiseg.synth.hou import masks, patch, texture
+from wsiseg.synth.hou import patch
 from wsiseg.synth.hou.history import HistoryBuffer
-from wsiseg.synth.hou.masks import MaskPrior, sample_instances, sample_polygon, sample_prior, sample_quad
-from wsiseg.synth.hou.refiner import (
+from wsiseg.synth.samplers import polygons as masks
+from wsiseg.synth.samplers.polygons import MaskPrior, sample_instances, sample_polygon, sample_prior, sample_quad
+from wsiseg.synth.renderers.transfer.refiner import (
     Discriminator,
     Refiner,
     RefinerConfig,
@@ -25,10 +26,12 @@ from wsiseg.synth.hou.refiner import (
     to_images,
     to_tensor,
 )
-from wsiseg.synth.hou.texture import Tile, inpaint, take_apart
+from wsiseg.synth.parts import crop
+from wsiseg.synth.renderers.transfer import texture
+from wsiseg.synth.renderers.transfer.texture import Tile, inpaint, take_apart
 from wsiseg.synth.hou.tiles import load_tiles
 from wsiseg.synth.hou.train import Trainer, TrainOptions, train, train_step
-from wsiseg.synth.hou.weights import importance_weight
+from wsiseg.synth.weighting.importance import importance_weight
 from wsiseg.testing.images import stained
 from wsiseg.testing.networks import TINY_REFINER
 
@@ -230,8 +233,8 @@ def test_distractors_carry_no_label(tiles: list[Tile]) -> None:
 
 def test_tiles_smaller_than_a_patch_are_mirrored() -> None:
     values = np.arange(12).reshape(3, 4)
-    assert patch.crop(values, (0, 0), 6).shape == (6, 6)
-    np.testing.assert_array_equal(patch.crop(values, (0, 0), 6)[3], patch.crop(values, (0, 0), 6)[2])
+    assert crop(values, (0, 0), 6).shape == (6, 6)
+    np.testing.assert_array_equal(crop(values, (0, 0), 6)[3], crop(values, (0, 0), 6)[2])
 
 
 def test_a_folder_without_nuclei_is_refused(tmp_path: Path) -> None:

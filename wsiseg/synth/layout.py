@@ -77,6 +77,12 @@ def sample_layout(rng: np.random.Generator, size: int, mpp: float) -> Layout:
     return Layout(np.stack(shapes), np.asarray(kinds), np.asarray(groups), lumens)
 
 
+def sample_density(rng: np.random.Generator, count: int) -> tuple[FloatArray, int]:
+    """How much of each of ``count`` outlines may be taken by others, float64 (count,), and how many are placed."""
+    overlap = rng.choice([0.0, 0.06, 0.18], size=count, p=[0.3, 0.4, 0.3])
+    return overlap, int(rng.choice([60, 150, 400], p=[0.25, 0.35, 0.4]))
+
+
 def _kind_for(rng: np.random.Generator, arrangement: str) -> str:
     choices = {
         "scatter": (["lymphocyte", "spindle", "epithelial", "irregular", "atypical"], [0.2, 0.35, 0.15, 0.2, 0.1]),

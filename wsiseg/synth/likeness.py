@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,8 @@ def script_features(path: Path) -> Features:
     from wsiseg.models.foreign.torchscript import load_script
 
     program = load_script(path)
-    names = [argument.name for argument in program.forward.schema.arguments]  # type: ignore[union-attr]
+    method: Any = program.forward  # of a script it knows its arguments
+    names = [argument.name for argument in method.schema.arguments]
     asked = {"return_features": True} if "return_features" in names else {}
 
     def of(batch: Tensor) -> Tensor:

@@ -55,6 +55,54 @@ def paint_nucleus(
     A pale centre has the optical density ``clear`` (3,) between the clumps of chromatin.
     """
     height, width, _ = density.shape
+    i0, i1, j0, j1 = bounding_box(shape, height, width, look[1])
+    for i in range(i0, i1):
+        for j in range(j0, j1):
+            _, d = relative_radius(shape, j + 0.5, i + 0.5)
+            _paint_pixel(density, i, j, d, shape[0], shape[1], shape[3], colour, clear, look, nucleoli, noise)
+
+
+@compiled
+def paint_region(
+    density: Float32,
+    distance: Float32,
+    origin: tuple[int, int],
+    shape: npt.NDArray[np.float64],
+    colour: Float32,
+    clear: Float32,
+    look: Float32,
+    nucleoli: Float32,
+    noise: Float32,
+) -> None:
+    """As :func:`paint_nucleus`, of any outline.
+
+    ``distance`` (h, w) is the one to the border in pixels, positive inside, from the pixel ``origin`` (row, column) on;
+    of ``shape`` only centre and semi-minor axis are used.
+    """
+    for i in range(distance.shape[0]):
+        for j in range(distance.shape[1]):
+            _paint_pixel(
+                density, origin[0] + i, origin[1] + j, distance[i, j], shape[0], shape[1], shape[3],
+                colour, clear, look, nucleoli, noise,
+            )  # fmt: skip
+
+
+@compiled
+def _paint_pixel(
+    density: Float32,
+    i: int,
+    j: int,
+    d: float,
+    x: float,
+    y: float,
+    semi_minor: float,
+    colour: Float32,
+    clear: Float32,
+    look: Float32,
+    nucleoli: Float32,
+    noise: Float32,
+) -> None:
+    """One pixel at ``d`` px within the border of a nucleus around (x, y)."""
     opacity, soft, chromatin, pale, rim, rim_width, fine = (
         look[0],
         look[1],
@@ -65,27 +113,23 @@ def paint_nucleus(
         look[6],
     )
     row, column, count = int(look[7]), int(look[8]), int(look[9])
-    i0, i1, j0, j1 = bounding_box(shape, height, width, soft)
-    for i in range(i0, i1):
-        for j in range(j0, j1):
-            _, d = relative_radius(shape, j + 0.5, i + 0.5)
-            alpha = 0.5 + d / soft
-            if alpha <= 0.0:
-                continue
-            alpha = opacity * min(alpha, 1.0)
-            a, b = (i + row) % 512, (j + column) % 512
-            grain = fine * noise[0, a, b] + (1.0 - fine) * noise[1, a, b] + 0.5 * noise[2, a, b]
-            depth = min(max(d, 0.0) / (2.0 * rim_width), 1.0)
-            level = 1.0 + chromatin * grain + rim * math.exp(-((d / rim_width) ** 2))
-            for n in range(count):
-                dx = (j + 0.5 - shape[0]) - nucleoli[n, 0] * shape[3]
-                dy = (i + 0.5 - shape[1]) - nucleoli[n, 1] * shape[3]
-                level += nucleoli[n, 3] * math.exp(-(dx * dx + dy * dy) / (nucleoli[n, 2] ** 2))
-            level = max(level, 0.12)
-            empty = min(max(pale * depth - 0.8 * (level - 1.0), 0.0), 1.0)
-            for c in range(3):
-                value = colour[c] * level + empty * (clear[c] - colour[c])
-                density[i, j, c] += alpha * (max(value, 0.0) - density[i, j, c])
+    alpha = 0.5 + d / soft
+    if alpha <= 0.0:
+        return
+    alpha = opacity * min(alpha, 1.0)
+    a, b = (i + row) % 512, (j + column) % 512
+    grain = fine * noise[0, a, b] + (1.0 - fine) * noise[1, a, b] + 0.5 * noise[2, a, b]
+    depth = min(max(d, 0.0) / (2.0 * rim_width), 1.0)
+    level = 1.0 + chromatin * grain + rim * math.exp(-((d / rim_width) ** 2))
+    for n in range(count):
+        dx = (j + 0.5 - x) - nucleoli[n, 0] * semi_minor
+        dy = (i + 0.5 - y) - nucleoli[n, 1] * semi_minor
+        level += nucleoli[n, 3] * math.exp(-(dx * dx + dy * dy) / (nucleoli[n, 2] ** 2))
+    level = max(level, 0.12)
+    empty = min(max(pale * depth - 0.8 * (level - 1.0), 0.0), 1.0)
+    for c in range(3):
+        value = colour[c] * level + empty * (clear[c] - colour[c])
+        density[i, j, c] += alpha * (max(value, 0.0) - density[i, j, c])
 
 
 @compiled

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from wsiseg.synth.distractors import add_distractors
 from wsiseg.synth.grafts import Graft, set_grafts
-from wsiseg.synth.layout import Layout, sample_layout
+from wsiseg.synth.layout import Layout, sample_density, sample_layout
 from wsiseg.synth.paint import (
     LOOK_FIELDS,
     MAX_NUCLEOLI,
@@ -100,19 +100,18 @@ def render_patch(
         add_distractors(rng, density, texture, layout, options.distractors)
         layout = set_scenes(of_scenes, density, texture, layout, names, MPP)
     labels = np.zeros((size, size), dtype=np.int32)
-    overlap = rng.choice([0.0, 0.06, 0.18], size=len(layout.shapes), p=[0.3, 0.4, 0.3])
+    overlap, limit = sample_density(rng, len(layout.shapes))
     overlap[layout.group >= ordinary] += 0.10  # crowds touch
-    limit = int(rng.choice([60, 150, 400], p=[0.25, 0.35, 0.4]))
     limit += int((layout.group >= ordinary).sum())  # a scene's nuclei come first, and all of them
     placed = place_shapes(labels, layout.shapes, overlap, limit)
-    colours, groups = _group_colours(rng, texture, layout, placed)
+    colours, groups = group_colours(rng, texture, layout, placed)
     if names:
         colours = _strengthened(of_scenes, colours, layout.kinds[placed])
     else:
         add_distractors(rng, density, texture, layout, options.distractors)
-    _bodies(rng, density, layout, placed[groups < ordinary], colours[groups < ordinary])
+    add_bodies(rng, density, layout, placed[groups < ordinary], colours[groups < ordinary])
     _nuclei(rng, density, layout, placed, colours, groups)
-    density = _optics(rng, density)
+    density = optics(rng, density)
     if blurred:
         density = defocused(of_scenes, density, MPP)
     if grafts and rng.random() < options.grafts:
@@ -124,7 +123,7 @@ def render_patch(
     density = density * np.exp(rng.normal(0.0, [0.10, 0.07, 0.10])).astype(np.float32)
     image = to_rgb(density + rng.normal(0.0, rng.uniform(0.0, 0.02), density.shape).astype(np.float32))
     own = int((layout.group[placed] >= ordinary).sum())
-    return Patch(_jpeg(image, int(rng.integers(40, 96))), labels, own)
+    return Patch(jpeg(image, int(rng.integers(40, 96))), labels, own)
 
 
 def halve(patch: Patch) -> tuple[npt.NDArray[np.uint8], Int32, Float32]:
@@ -160,7 +159,7 @@ def _background(rng: np.random.Generator, texture: Texture, size: int) -> Float3
     ).astype(np.float32)
 
 
-def _group_colours(
+def group_colours(
     rng: np.random.Generator, texture: Texture, layout: Layout, placed: npt.NDArray[np.int64]
 ) -> tuple[Float32, npt.NDArray[np.int64]]:
     """Mean optical density of each placed nucleus: a real nucleus' colour, shared in part by its group."""
@@ -176,7 +175,7 @@ def _group_colours(
     return np.maximum(colours, 0.05).astype(np.float32), groups
 
 
-def _bodies(
+def add_bodies(
     rng: np.random.Generator, density: Float32, layout: Layout, placed: npt.NDArray[np.int64], colours: Float32
 ) -> None:
     """Cytoplasm or a clear halo around the nuclei of some groups."""
@@ -208,46 +207,82 @@ def _nuclei(
     groups: npt.NDArray[np.int64],
 ) -> None:
     noise, local = noise_fields(), density.mean(axis=(0, 1))
-    softness = rng.uniform(1.2, 4.0)
-    chromatin = np.abs(rng.normal(0.10, 0.07, int(groups.max()) + 1 if len(groups) else 1))
-    pale_group = rng.random(chromatin.size) < 0.45
-    emptiness = rng.uniform(0.3, 1.0, chromatin.size)
-    window_group = rng.random(chromatin.size) < 0.3
+    looks = sample_group_looks(rng, int(groups.max()) + 1 if len(groups) else 1)
     for n in range(len(placed) - 1, -1, -1):  # the first to be placed lies on top, as its label does
-        kind = ALL_KINDS[layout.kinds[placed[n]]]
-        shape = layout.shapes[placed[n]]
-        look = np.zeros(LOOK_FIELDS, dtype=np.float32)
-        defocused = rng.random() < 0.10
-        look[0] = rng.uniform(0.4, 0.85) if defocused else rng.uniform(0.8, 1.0)
-        look[1] = softness * rng.uniform(0.7, 1.4) * (2.2 if defocused else 1.0)
-        look[2] = chromatin[groups[n]] * rng.uniform(0.5, 1.5)
-        look[5] = rng.uniform(1.0, 2.8)
-        look[6] = rng.uniform(0.1, 0.7)
-        look[7:9] = rng.integers(0, NOISE_SIZE, 2)
-        nucleoli = np.zeros((MAX_NUCLEOLI, NUCLEOLUS_FIELDS), dtype=np.float32)
-        vesicular = rng.random() < (kind.vesicular * 2.2 if pale_group[groups[n]] else kind.vesicular * 0.4)
-        if vesicular:
-            look[2] = look[2] + rng.uniform(0.0, 0.12)
-            look[6] = rng.uniform(0.0, 0.35)
-            look[3] = emptiness[groups[n]] * rng.uniform(0.7, 1.0)
-            look[4] = rng.uniform(0.0, 0.5)
-        elif rng.random() < 0.3:
-            look[4] = rng.uniform(0.0, 0.25)
-        if rng.random() < (0.7 if vesicular else 0.15):
-            count = int(rng.integers(1, MAX_NUCLEOLI + 1))
-            look[9] = count
-            nucleoli[:count, :2] = rng.uniform(-0.55, 0.55, (count, 2))
-            nucleoli[:count, 2] = rng.uniform(1.2, 4.5, count)
-            nucleoli[:count, 3] = rng.uniform(0.2, 0.8, count)
-        if vesicular and window_group[groups[n]]:  # optically clear: a thin rim around next to nothing
-            look[3:6] = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.6), rng.uniform(0.7, 1.6)
-            clear = local * np.float32(rng.uniform(0.05, 0.5))
-        else:
-            clear = blend(local, colours[n], rng.uniform(0.0, 0.45)) * np.float32(rng.uniform(0.35, 1.05))
-        paint_nucleus(density, shape, colours[n], clear, look, nucleoli, noise)
+        vesicular = ALL_KINDS[layout.kinds[placed[n]]].vesicular
+        look, nucleoli, clear = sample_look(rng, looks, int(groups[n]), vesicular, colours[n], local)
+        paint_nucleus(density, layout.shapes[placed[n]], colours[n], clear, look, nucleoli, noise)
 
 
-def _optics(rng: np.random.Generator, density: Float32) -> Float32:
+@dataclass(frozen=True)
+class GroupLooks:
+    """What nuclei of a group share: arrays (groups,), and how soft the borders of a patch are, in pixels."""
+
+    softness: float
+    chromatin: npt.NDArray[np.float64]
+    pale: npt.NDArray[np.bool_]
+    emptiness: npt.NDArray[np.float64]
+    window: npt.NDArray[np.bool_]
+
+
+def sample_group_looks(rng: np.random.Generator, groups: int) -> GroupLooks:
+    """The looks of ``groups`` groups of a patch."""
+    softness = rng.uniform(1.2, 4.0)
+    chromatin = np.abs(rng.normal(0.10, 0.07, groups))
+    pale = rng.random(groups) < 0.45
+    emptiness = rng.uniform(0.3, 1.0, groups)
+    return GroupLooks(softness, chromatin, pale, emptiness, rng.random(groups) < 0.3)
+
+
+def sample_look(
+    rng: np.random.Generator, looks: GroupLooks, group: int, vesicular: float, colour: Float32, local: Float32
+) -> tuple[Float32, Float32, Float32]:
+    """The look of one nucleus of a group.
+
+    Parameters
+    ----------
+    vesicular : float
+        Its kind's probability of being pale.
+    colour, local : float32 array (3,)
+        Mean optical density of the nucleus, and of what is around.
+
+    Returns
+    -------
+    look, nucleoli, clear
+        As :func:`wsiseg.synth.paint.paint_nucleus` takes them.
+    """
+    look = np.zeros(LOOK_FIELDS, dtype=np.float32)
+    defocused = rng.random() < 0.10
+    look[0] = rng.uniform(0.4, 0.85) if defocused else rng.uniform(0.8, 1.0)
+    look[1] = looks.softness * rng.uniform(0.7, 1.4) * (2.2 if defocused else 1.0)
+    look[2] = looks.chromatin[group] * rng.uniform(0.5, 1.5)
+    look[5] = rng.uniform(1.0, 2.8)
+    look[6] = rng.uniform(0.1, 0.7)
+    look[7:9] = rng.integers(0, NOISE_SIZE, 2)
+    nucleoli = np.zeros((MAX_NUCLEOLI, NUCLEOLUS_FIELDS), dtype=np.float32)
+    pale = rng.random() < (vesicular * 2.2 if looks.pale[group] else vesicular * 0.4)
+    if pale:
+        look[2] = look[2] + rng.uniform(0.0, 0.12)
+        look[6] = rng.uniform(0.0, 0.35)
+        look[3] = looks.emptiness[group] * rng.uniform(0.7, 1.0)
+        look[4] = rng.uniform(0.0, 0.5)
+    elif rng.random() < 0.3:
+        look[4] = rng.uniform(0.0, 0.25)
+    if rng.random() < (0.7 if pale else 0.15):
+        count = int(rng.integers(1, MAX_NUCLEOLI + 1))
+        look[9] = count
+        nucleoli[:count, :2] = rng.uniform(-0.55, 0.55, (count, 2))
+        nucleoli[:count, 2] = rng.uniform(1.2, 4.5, count)
+        nucleoli[:count, 3] = rng.uniform(0.2, 0.8, count)
+    if pale and looks.window[group]:  # optically clear: a thin rim around next to nothing
+        look[3:6] = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.6), rng.uniform(0.7, 1.6)
+        clear = local * np.float32(rng.uniform(0.05, 0.5))
+    else:
+        clear = blend(local, colour, rng.uniform(0.0, 0.45)) * np.float32(rng.uniform(0.35, 1.05))
+    return look, nucleoli, clear
+
+
+def optics(rng: np.random.Generator, density: Float32) -> Float32:
     """The blur of the objective and the scanner; now and then out of focus."""
     sigma = rng.uniform(0.4, 1.2) if rng.random() < 0.85 else rng.uniform(1.2, 2.4)
     return ndimage.gaussian_filter(density, (sigma, sigma, 0))
@@ -282,7 +317,8 @@ def _strengthened(rng: np.random.Generator, colours: Float32, kinds: npt.NDArray
     return (colours * (ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0]))[:, None]).astype(np.float32)
 
 
-def _jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+def jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """``image`` (h, w, 3) after compression, 4:2:0."""
     from PIL import Image
 
     buffer = io.BytesIO()

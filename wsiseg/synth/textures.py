@@ -100,6 +100,17 @@ def load_images(folder: Path) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     return [(path.stem, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
 
 
+def rescale_image(image: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uint8]:
+    """``image`` (H, W, 3) enlarged by ``factor``: by means of what a pixel covers below 1, by cubics above."""
+    from PIL import Image
+
+    if factor == 1:
+        return image
+    size = (max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1))
+    method = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize(size, method))
+
+
 def load_textures(folder: Path, masks: Path | None = None) -> list[Texture]:
     """Every patch of ``folder`` taken apart; ``masks`` is an optional folder of ``<name>.png``, not 0 = nuclear."""
     from PIL import Image

@@ -7,7 +7,7 @@ from torch import nn
 
 from wsiseg.models.networks import build_network
 from wsiseg.models.networks.unet import UNet, UNetConfig
-from wsiseg.synth.hou.refiner import RefinerConfig
+from wsiseg.synth.renderers.transfer.refiner import RefinerConfig
 
 TINY = UNetConfig(widths=(4, 8, 8))
 TINY_REFINER = RefinerConfig(width=8, code=8, discriminator_width=8)

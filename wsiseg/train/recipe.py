@@ -5,15 +5,14 @@ A recipe is portable: it names its data, and ``--data NAME=PATH`` says where the
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsiseg.core.recipes import read_tables, recipe_names
 from wsiseg.core.tables import Dataclass, describe_type, parse_table, parse_value, require_table, suggestion
 from wsiseg.errors import UsageError
 from wsiseg.train.settings import Choice, Data, Recipe, Rounds
@@ -25,12 +24,12 @@ Table = Mapping[str, Any]
 Made = TypeVar("Made", bound=Dataclass)
 
 
-def list_recipes(folder: Path = RECIPES) -> list[str]:
-    """Names of the recipes that come with the package, by default of those for segmenters."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return recipe_names(RECIPES)
 
 
-def read_recipe(recipe: str, overrides: Sequence[str] = (), folder: Path = RECIPES) -> tuple[dict[str, Any], str]:
+def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """The tables of a recipe, with ``overrides`` in them; and its text, with the overrides as comments.
 
     Parameters
@@ -40,28 +39,13 @@ def read_recipe(recipe: str, overrides: Sequence[str] = (), folder: Path = RECIP
     overrides : sequence of str
         ``key.path=value``: the value in TOML, or a bare word. Tables of an array are counted from 0:
         ``data.train.0.count=100``.
-    folder : Path
-        Where the recipes lie that can be named.
 
     Raises
     ------
     UsageError
         No such recipe, no TOML, or an override that does not fit.
     """
-    named = list_recipes(folder)
-    path = folder / f"{recipe}.toml" if recipe in named else Path(recipe)
-    if not path.is_file():
-        raise UsageError(
-            f"recipe {recipe!r}: neither a file nor a recipe of this package{suggestion(recipe, named)}"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from error
-    for override in overrides:
-        tables = _overridden(tables, override)
-    return tables, "\n".join([text.strip(), *(f"# --set {override}" for override in overrides)])
+    return read_tables(recipe, RECIPES, overrides)
 
 
 def parse_recipe(tables: Table) -> Recipe:
@@ -235,30 +219,3 @@ def _is_data(start: str) -> bool:
     from wsiseg.models.registry import list_models
 
     return bool(start) and start not in [card.name for card in list_models()]
-
-
-def _overridden(tables: dict[str, Any], override: str) -> dict[str, Any]:
-    """``tables`` with one value put in; they are not changed."""
-    path, found, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not found or not all(keys):
-        raise UsageError(f"--set {override}: expected key.path=value, for example optimise.steps=1000")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        value = text  # a bare word
-    tables = copy.deepcopy(tables)
-    place: Any = tables
-    for n, key in enumerate(keys):
-        if isinstance(place, list):
-            if not key.isdigit() or int(key) >= len(place):
-                where = ".".join(keys[:n])
-                raise UsageError(f"--set {override}: {where} has {len(place)} tables, the first being 0")
-        elif not isinstance(place, dict):
-            raise UsageError(f"--set {override}: {'.'.join(keys[:n])} is no table")
-        at: Any = int(key) if isinstance(place, list) else key
-        if n == len(keys) - 1:
-            place[at] = value
-        else:
-            place = place[at] if isinstance(place, list) else place.setdefault(at, {})
-    return tables

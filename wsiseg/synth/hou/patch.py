@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.synth.hou.masks import density_level, sample_distractors, sample_instances, sample_prior, sample_quad
-from wsiseg.synth.hou.texture import Tile, compose
+from wsiseg.synth.parts import crop, turned
+from wsiseg.synth.renderers.transfer.texture import Tile, compose, random_eosin
+from wsiseg.synth.samplers.polygons import (
+    density_level,
+    sample_distractors,
+    sample_instances,
+    sample_prior,
+    sample_quad,
+)
 
 MPP = 0.25
 REVISION = 1
@@ -68,16 +75,16 @@ def render_patch(tiles: Sequence[Tile], seed: int, index: int, options: HouOptio
     tile, size = tiles[chosen], options.size
     place, far = _two_places(rng, tile.image.shape, size)
     turn = int(rng.integers(8))
-    background = _turned(crop(tile.background, place, size), turn)
-    tissue = _turned(crop(tile.tissue, place, size), turn)
-    textures = (_eosin(rng, tile, size), _eosin(rng, tiles[int(rng.integers(len(tiles)))], size))
+    background = turned(crop(tile.background, place, size), turn)
+    tissue = turned(crop(tile.tissue, place, size), turn)
+    textures = (random_eosin(rng, tile, size), random_eosin(rng, tiles[int(rng.integers(len(tiles)))], size))
     prior = sample_prior(rng, density_level(tile.foreground), size)
     labels = sample_instances(rng, prior, tissue, sample_quad(rng, size))
     amount = (prior.spiky, prior.pale) if options.distractors else (0, 0)
     spiky = sample_distractors(rng, amount[0], size, spiky=True)
     pale = sample_distractors(rng, amount[1], size, spiky=False)
     image = compose(rng, labels, tile, background, textures, spiky, pale)
-    reference = _turned(crop(tile.image, far, size), int(rng.integers(8)))
+    reference = turned(crop(tile.image, far, size), int(rng.integers(8)))
     return HouPatch(image, labels, np.ascontiguousarray(reference), chosen)
 
 
@@ -85,17 +92,9 @@ def real_pair(rng: np.random.Generator, tiles: Sequence[Tile], size: int) -> tup
     """A real patch and a reference from the same tile, uint8 (size, size, 3) each: what synthetic pairs imitate."""
     tile = tiles[int(rng.integers(len(tiles)))]
     first, second = _two_places(rng, tile.image.shape, size)
-    pair = (_turned(crop(tile.image, place, size), int(rng.integers(8))) for place in (first, second))
+    pair = (turned(crop(tile.image, place, size), int(rng.integers(8))) for place in (first, second))
     one, other = (np.ascontiguousarray(part) for part in pair)
     return one, other
-
-
-def crop(values: npt.NDArray[Any], place: tuple[int, int], size: int) -> npt.NDArray[Any]:
-    """``size`` × ``size`` from (row, column) on; mirrored where the tile ends before."""
-    i, j = place
-    part = values[i : i + size, j : j + size]
-    short = [(0, size - part.shape[0]), (0, size - part.shape[1])] + [(0, 0)] * (values.ndim - 2)
-    return np.pad(part, short, mode="symmetric") if part.shape[:2] != (size, size) else part
 
 
 def _two_places(
@@ -107,15 +106,3 @@ def _two_places(
     shared = np.maximum(size - np.abs(draws[:, 0] - draws[:, 1]), 0).prod(axis=1)
     (a, b), (c, d) = draws[int(np.argmin(shared))].tolist()
     return (a, b), (c, d)
-
-
-def _eosin(rng: np.random.Generator, tile: Tile, size: int) -> npt.NDArray[np.float32]:
-    room = np.maximum(np.array(tile.eosin.shape) - size, 0)
-    i, j = rng.integers(0, room + 1).tolist()
-    return np.ascontiguousarray(_turned(crop(tile.eosin, (i, j), size), int(rng.integers(8))))
-
-
-def _turned(values: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
-    """One of the eight symmetries of the square."""
-    turned = np.rot90(values, turn % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if turn >= 4 else turned)

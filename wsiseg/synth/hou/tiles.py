@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.errors import UsageError
-from wsiseg.synth.hou.texture import Tile, take_apart
+from wsiseg.synth.renderers.transfer.texture import Tile, take_apart
 from wsiseg.synth.textures import load_images
 
 

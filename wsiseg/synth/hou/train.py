@@ -22,7 +22,8 @@ from wsiseg.core.environment import environment_faults
 from wsiseg.errors import UsageError
 from wsiseg.synth.hou.history import HistoryBuffer
 from wsiseg.synth.hou.patch import HouOptions, HouPatch, real_pair, render_patch
-from wsiseg.synth.hou.refiner import (
+from wsiseg.synth.hou.tiles import load_tiles
+from wsiseg.synth.renderers.transfer.refiner import (
     RefinerConfig,
     RefinerPair,
     discriminator_loss,
@@ -31,8 +32,7 @@ from wsiseg.synth.hou.refiner import (
     to_images,
     to_tensor,
 )
-from wsiseg.synth.hou.texture import Tile
-from wsiseg.synth.hou.tiles import load_tiles
+from wsiseg.synth.renderers.transfer.texture import Tile
 
 _CONFIG = RefinerConfig()
 SegmenterLoss = Callable[[Tensor, Sequence[HouPatch]], Tensor]

@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.atomic import write_bytes
-from wsiseg.errors import ModelError, UsageError
+from wsiseg.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-_TOLERANCE = 0.05  # of the microns per pixel, as where a slide's level is taken for the scale that was asked for
 
 
 def write_networks(path: Path, kind: str, note: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> None:
@@ -74,17 +72,6 @@ def restore(path: Path, networks: Mapping[str, nn.Module], tensors: Mapping[str,
             network.load_state_dict(part)
         except RuntimeError as error:
             raise ModelError(f"{path}: the weights of its {name} do not fit its description: {error}") from error
-
-
-def require_mpp(path: Path, trained: float, asked: float) -> None:
-    """Refuse weights that were trained at another scale than is asked for, in microns per pixel.
-
-    Raises
-    ------
-    UsageError
-    """
-    if abs(asked / trained - 1) > _TOLERANCE:
-        raise UsageError(f"{path}: was trained at {trained:g} mpp, the recipe's is {asked:g}; expected the same")
 
 
 def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:

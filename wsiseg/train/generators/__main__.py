@@ -6,11 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+from wsiseg.core.recipes import read_tables, recipe_names
 from wsiseg.errors import WsisegError
 from wsiseg.run.events import Event, StepsDone
 from wsiseg.train.generators.recipe import RECIPES
 from wsiseg.train.generators.run import train_generator
-from wsiseg.train.recipe import list_recipes, read_recipe
 from wsiseg.train.run import TrainOptions
 
 _EVERY = 50
@@ -19,7 +19,7 @@ _EVERY = 50
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m wsiseg.train.generators", description=__doc__)
-    names = ", ".join(list_recipes(RECIPES))
+    names = ", ".join(recipe_names(RECIPES))
     parser.add_argument("recipe", help=f"a TOML file, or one of {names}")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder; the same command goes on in it")
     parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH")
@@ -31,7 +31,7 @@ def main() -> None:
     data = {name: Path(path) for name, _, path in pairs}
     options = TrainOptions(given.device, given.threads, given.threads)
     try:
-        tables, text = read_recipe(given.recipe, given.overrides, RECIPES)
+        tables, text = read_tables(given.recipe, RECIPES, given.overrides)
         result = train_generator(tables, text, data, given.out, options, _tell)
     except WsisegError as error:
         parser.exit(error.exit_code, f"{error}\n")

@@ -96,7 +96,7 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, what: str) -> float:
     if not np.isfinite(value):
         raise TrainingError(f"the {what}'s loss is {value}: expected a number. Train with a lower method.rate")
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
     return value
 

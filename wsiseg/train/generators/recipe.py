@@ -70,7 +70,9 @@ def parse_generator_recipe(tables: Mapping[str, Any]) -> GeneratorRecipe:
     UsageError
         Unknown or missing keys, wrong types, impossible values.
     """
-    made = {"data": with_sources(Data, tables["data"], "data", "train")} if "data" in tables else {}
+    made: dict[str, object] = (
+        {"data": with_sources(Data, tables["data"], "data", "train")} if "data" in tables else {}
+    )
     made |= {name: dict(tables[name]) for name in ("network", "method") if isinstance(tables.get(name), Mapping)}
     return parse_table(GeneratorRecipe, tables, "", made)
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from wsiseg.errors import UsageError
 from wsiseg.models.engine.threads import one_thread
 from wsiseg.models.files import sha256_of
-from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture
-from wsiseg.synth.renderers.networkfile import require_mpp, to_images
+from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture, require_mpp
+from wsiseg.synth.renderers.networkfile import to_images
 
 if TYPE_CHECKING:
     from wsiseg.synth.renderers.points2image.networks import NetworkPair
@@ -46,7 +46,7 @@ class Points2ImageOptions:
             They are of another scale.
         """
         pair = _resident(str(self.weights), sha256_of(self.weights) if self.weights.is_file() else "")
-        require_mpp(self.weights, pair.mpp, mpp)
+        require_mpp(str(self.weights), mpp, pair.mpp)
 
         def render(rng: np.random.Generator, layout: Layout | None, side: int, texture: Texture | None) -> Patch:
             if layout is None:

@@ -14,14 +14,12 @@ from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
 from wsiseg.models.engine.threads import one_thread
 from wsiseg.models.files import sha256_of
-from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture
-from wsiseg.synth.renderers.networkfile import require_mpp, to_images
+from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture, connected, require_mpp
+from wsiseg.synth.renderers.networkfile import to_images
 
 if TYPE_CHECKING:
     from wsiseg.models.base import Segmenter
     from wsiseg.synth.renderers.stylegan.networks import StyleGan
-
-_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class SnowOptions:
             They are of another scale.
         """
         made = _resident(str(self.weights), sha256_of(self.weights) if self.weights.is_file() else "")
-        require_mpp(self.weights, made.mpp, mpp)
+        require_mpp(str(self.weights), mpp, made.mpp)
         annotator = _annotator(self.model)
 
         def render(rng: np.random.Generator, layout: Layout | None, side: int, texture: Texture | None) -> Patch:
@@ -108,21 +106,6 @@ def annotate(annotator: Segmenter, image: npt.NDArray[np.uint8], mpp: float) -> 
         (nuclei,) = annotator.segment([padded], annotator.calibrate([seen]))
     moved = replace(nuclei, vertices=(nuclei.vertices - pad) / factor)
     return connected(rasterize(moved, np.arange(1, len(moved) + 1), (height, width)))
-
-
-def connected(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The largest 4-connected part of each label, numbered 1 … n."""
-    from scipy import ndimage
-
-    made = np.zeros_like(labels)
-    for label, place in enumerate(ndimage.find_objects(labels), start=1):
-        if place is None:
-            continue
-        parts, count = ndimage.label(labels[place] == label, structure=_CROSS)
-        if count:
-            largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-            made[place][largest] = made.max() + 1
-    return made
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from wsiseg.core.tables import parse_table
 from wsiseg.errors import UsageError
 from wsiseg.synth.likeness import Features, default_features, diversity, frechet_distance
+from wsiseg.synth.parts import connected
 from wsiseg.synth.renderers.networkfile import to_images, to_tensor
-from wsiseg.synth.renderers.points2image.ellipses import EllipseOptions, draw_ellipses
 from wsiseg.synth.renderers.points2image.maps import centroids, layout_maps
 from wsiseg.synth.renderers.points2image.networks import (
     MAPS,
@@ -26,14 +26,17 @@ from wsiseg.synth.renderers.points2image.networks import (
     draw_noise,
     invert,
 )
+from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses
 from wsiseg.synth.sheet import outlined
 from wsiseg.train.generators.contest import Picture, descend, draw_batch, tiled
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator
 from wsiseg.train.generators.points2image.losses import Weights, convinces, distinguishes, role_losses
 from wsiseg.train.generators.recipe import GeneratorRecipe
 from wsiseg.train.pools import Portion
+from wsiseg.train.sources.cut import nearest
 
 _SHOWN, _DRAWS, _SCORED = 4, 3, 64
+_ELLIPSES_MPP = 0.25
 _SHEET, _SCORES = 2, 3  # streams of random numbers beside that of the steps
 
 
@@ -52,8 +55,8 @@ class Method:
     discriminator : int
         Channels of a discriminator's first layer.
     weights : Weights
-    ellipses : EllipseOptions
-        The layouts that are drawn from points.
+    ellipses : EllipsesOptions
+        The layouts that are drawn from points; lengths are pixels of 0.25 µm, whatever the images' scale.
     """
 
     rate: float = 2e-4
@@ -61,7 +64,7 @@ class Method:
     pool: int = 50
     discriminator: int = 64
     weights: Weights = field(default_factory=Weights)
-    ellipses: EllipseOptions = field(default_factory=EllipseOptions)
+    ellipses: EllipsesOptions = field(default_factory=EllipsesOptions)
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and 0 <= self.decay_from <= 1 and self.pool >= 1 and self.discriminator >= 1):
@@ -245,8 +248,11 @@ class PointsToImage:
     def _layouts(
         self, rng: np.random.Generator, places: Sequence[npt.NDArray[np.float64]]
     ) -> npt.NDArray[np.int32]:
-        side, mpp, options = self.recipe.data.side, self.recipe.data.mpp, self.method.ellipses
-        return np.stack([draw_ellipses(rng, points, side, mpp, options) for points in places])
+        side = self.recipe.data.side
+        factor = self.recipe.data.mpp / _ELLIPSES_MPP
+        whole = round(side * factor)
+        drawn = [place_ellipses(rng, self.method.ellipses, points * factor, whole) for points in places]
+        return np.stack([connected(nearest(labels, (side, side))) for labels in drawn])
 
     def _noise(self, maps: Tensor) -> Tensor:
         return draw_noise(self.pair.config, (maps.shape[0], *maps.shape[2:])).to(self.device)

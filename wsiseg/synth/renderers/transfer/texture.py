@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from scipy import ndimage
 
 from wsiseg.core.compiled import compiled
 from wsiseg.core.stain import eosin, hematoxylin
+from wsiseg.synth.parts import Field, Texture, crop, turned
 from wsiseg.synth.textures import otsu_level
 
 Float32 = npt.NDArray[np.float32]
@@ -82,6 +84,24 @@ def take_apart(image: npt.NDArray[np.uint8]) -> Tile:
         foreground,
         _tissue(background),
     )
+
+
+@lru_cache(maxsize=256)
+def take_apart_once(field: Field) -> Tile:
+    """:func:`take_apart` of a field, once a process."""
+    return take_apart(field.image)
+
+
+def reference_of(texture: Texture, side: int) -> npt.NDArray[np.uint8]:
+    """What a refiner and its discriminator compare with: the part of the same field farthest away."""
+    return texture.elsewhere(side).under(texture.field.image, side)
+
+
+def random_eosin(rng: np.random.Generator, tile: Tile, side: int) -> Float32:
+    """A random part of a tile's eosin channel, turned at random; float32 (side, side)."""
+    room = np.maximum(np.array(tile.eosin.shape) - side, 0)
+    i, j = rng.integers(0, room + 1).tolist()
+    return np.ascontiguousarray(turned(crop(tile.eosin, (i, j), side), int(rng.integers(8))))
 
 
 def inpaint(image: npt.NDArray[np.uint8], hole: BoolMask, radius: int = INPAINT_RADIUS) -> Float32:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from wsiseg.core.atomic import write_bytes
 from wsiseg.errors import ModelError
+from wsiseg.models.engine.threads import one_thread
 
 FORMAT = "wsiseg-hou-refiner-2"
 SYNTHETIC, REAL = 0, 1
@@ -191,6 +192,24 @@ class RefinerPair:
             # The discriminator sees what a reader of the dataset will: eight bits.
             probability = real_probability(self.discriminator(to_tensor(refined), reference))
         return refined, probability.double().numpy().clip(0.0, 1.0)
+
+    def refine_alone(
+        self, image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.uint8], float]:
+        """As :meth:`refine`, for one image (h, w, 3), on one thread.
+
+        Sums of several threads, or of batches of other sizes, differ in their last bits.
+        """
+        with one_thread():
+            refined, probability = self.refine(image[None], reference[None])
+        return refined[0], float(probability[0])
+
+    def judge_alone(self, image: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8]) -> float:
+        """How likely an image (h, w, 3) is real, 0–1, on one thread."""
+        self.discriminator.eval()
+        with one_thread(), torch.inference_mode():
+            logits = self.discriminator(to_tensor(image[None]), to_tensor(reference[None]))
+            return min(max(float(real_probability(logits)[0]), 0.0), 1.0)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file that :meth:`load` reads, atomically."""

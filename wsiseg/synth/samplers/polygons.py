@@ -1,19 +1,22 @@
-"""Instance masks: random polygons, as many and as large as the reference's haematoxylin suggests, and warped."""
+"""``polygons``: Hou et al.'s masks, random polygons, as many and as large as the haematoxylin suggests, and warped."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.compiled import compiled
-from wsiseg.core.raster import largest_components
+from wsiseg.synth.parts import Layout, Sampler, Texture, connected, require_mpp
+from wsiseg.synth.renderers.transfer.texture import take_apart_once
 
 Int32 = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
 
+MPP = 0.25
 REFERENCE_PX = 460
 """Side of the patches for which the published numbers of nuclei and distractors hold."""
 QUAD_MARGIN = 0.26
@@ -27,6 +30,37 @@ _DRAWS = 500
 _SPIKY_VERTICES = 40
 # What the patch's size factor may be: beyond that a normal variable leaves the sizes of any nucleus.
 _SIZE_RANGE = (0.6, 2.6)
+
+
+@dataclass(frozen=True)
+class PolygonsOptions:
+    """Polygons of pixels of 0.25 µm.
+
+    Attributes
+    ----------
+    foreground : float
+        Haematoxylin-positive fraction, 0–1, from which numbers and sizes follow where there is no texture to measure it
+        in; nuclei then lie anywhere, else on its tissue.
+    """
+
+    foreground: float = 0.2
+    needs_texture: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.foreground <= 1:
+            raise ValueError(f"foreground {self.foreground}: expected a fraction, 0 to 1")
+
+    def build(self, mpp: float) -> Sampler:
+        require_mpp("the sampler polygons", mpp, MPP)
+        return self._sample
+
+    def _sample(self, rng: np.random.Generator, side: int, texture: Texture | None) -> Layout:
+        foreground, tissue = self.foreground, np.ones((side, side), dtype=np.bool_)
+        if texture is not None:
+            tile = take_apart_once(texture.field)
+            foreground, tissue = tile.foreground, texture.under(tile.tissue, side)
+        prior = sample_prior(rng, density_level(foreground), side)
+        return Layout(sample_instances(rng, prior, tissue, sample_quad(rng, side)))
 
 
 @dataclass(frozen=True)
@@ -108,11 +142,7 @@ def sample_instances(
     labels = np.zeros(tissue.shape, dtype=np.int32)
     if prior.count and tissue.any():
         _place(rng, labels, np.ascontiguousarray(tissue), quad, prior.count, prior.size)
-    labels = largest_components(labels)
-    areas = np.bincount(labels.ravel())
-    keep = areas > MIN_AREA_PX
-    keep[0] = False
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+    return connected(labels, MIN_AREA_PX + 1)
 
 
 def sample_distractors(rng: np.random.Generator, count: int, size: int, spiky: bool) -> npt.NDArray[np.bool_]:
