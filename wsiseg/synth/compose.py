@@ -178,7 +178,9 @@ def _compose_once(recipe: SynthRecipe, digests: tuple[tuple[str, str], ...]) -> 
     return compose(recipe)
 
 
-def _draw_texture(rng: np.random.Generator, composition: Composition, side: int) -> tuple[int, Texture | None]:
+def _draw_texture(
+    rng: np.random.Generator, composition: Composition, side: int
+) -> tuple[int, Texture | None]:
     """A part of a field at random; fields that the renderer has no use for are passed over."""
     if not composition.fields:
         return -1, None
