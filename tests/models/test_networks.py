@@ -409,7 +409,10 @@ def test_hovernet_that_pads_agrees_within_what_the_other_leaves() -> None:
         found, expected = padded(image)["np"], plain(image)["np"]
     border = (found.shape[2] - expected.shape[2]) // 2
     assert border == 46
-    assert torch.allclose(found[..., border:-border, border:-border], expected, atol=1e-4)
+    # The last convolution pads in both.
+    inner = slice(1, -1)
+    middle = found[..., border:-border, border:-border]
+    assert torch.allclose(middle[..., inner, inner], expected[..., inner, inner], atol=1e-4)
 
 
 @pytest.fixture(scope="module")
