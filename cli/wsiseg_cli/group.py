@@ -39,7 +39,7 @@ _MODULES = {"import": "importing"}
 """Where a command's module cannot have its name."""
 
 _NO_FOLDER = "the current folder was removed. Change to one that exists and run the same command."
-_RESUMABLE = (("segment",), ("import",), ("tile",), ("train",), ("synth", "hou"), ("synth", "export"), ("demo",))
+_RESUMABLE = (("segment",), ("import",), ("tile",), ("train",), ("synth",), ("demo",))
 
 
 def module_of(command: str) -> str:
@@ -123,7 +123,7 @@ def _refused(error: WsisegError) -> int:
 def _resumable() -> bool:
     """Whether this process's command goes on where it was stopped."""
     words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
-    return any(words[: len(path)] == path for path in _RESUMABLE)
+    return words[:2] != ("synth", "truth") and any(words[: len(path)] == path for path in _RESUMABLE)
 
 
 def _unexpected(error: Exception) -> int:

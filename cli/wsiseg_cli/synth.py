@@ -10,16 +10,117 @@ import click
 
 from wsiseg_cli import options
 from wsiseg_cli.interrupt import heed_interrupt
-from wsiseg_cli.terminal import mention, note, one_line, tell_json
+from wsiseg_cli.named import Named, unique
+from wsiseg_cli.terminal import mention, note, one_line, tell, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.run.cluster import ClusterOptions
     from wsiseg.run.events import Event
 
 
-@click.group("synth")
-def command() -> None:
-    """Make synthetic training data: H&E patches whose nuclei are all known."""
+RECIPE = "RECIPE"
+"""What stands for any recipe in the overview of the commands."""
+
+
+class _RecipeGroup(click.Group):
+    """A group in which whatever is no command is the recipe of :func:`make`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None or args[0] == RECIPE:
+            return RECIPE, make, args
+        return super().resolve_command(ctx, args)
+
+
+@click.group("synth", cls=_RecipeGroup, invoke_without_command=True)
+@click.option("--list", "list_all", is_flag=True, help="List the recipes that come with wsiseg.")
+@click.pass_context
+def command(ctx: click.Context, list_all: bool) -> None:
+    """Make synthetic training data: H&E patches whose nuclei are all known.
+
+    \b
+    wsiseg synth --list
+    wsiseg synth hou --textures TILES --count 10000 -o patches.zarr
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o patches.zarr
+    """
+    if list_all:
+        _list()
+    elif ctx.invoked_subcommand is None:
+        raise click.UsageError("Missing command or recipe; `wsiseg synth --help` names those that there are.")
+
+
+@command.command(RECIPE)
+@click.argument("recipe")
+@options.output_option("The dataset (zarr), for example patches.zarr.", required=False)
+@click.option(
+    "--data", "data", type=Named(), multiple=True,
+    help="Where the data lie that the recipe calls NAME; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
+    help="Override a value of the recipe, for example sampler.name=polygons; may be repeated.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), help="Number of patches; by default the recipe's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Decides what is drawn; by default the recipe's.")
+@click.option("--show", is_flag=True, help="Print the recipe instead of making patches.")
+@options.cluster_options
+@options.json_option
+def make(
+    recipe: str,
+    out: Path | None,
+    data: tuple[tuple[str, Path], ...],
+    overrides: tuple[str, ...],
+    count: int | None,
+    seed: int | None,
+    show: bool,
+    cluster: ClusterOptions,
+    as_json: bool,
+) -> None:
+    """Patches as a recipe composes them: nuclei are laid out, painted and weighed.
+
+    RECIPE is a name of `wsiseg synth --list` or a TOML file (docs/synthesis.md). The same recipe and data give
+    the same bytes, whatever the workers. A stopped run goes on where it was when the same command is given again.
+
+    \b
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o patches.zarr
+    wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o other.zarr --set renderer.name=transfer
+    wsiseg synth mine.toml --data textures=TILES --count 2000 --seed 1 -o mine.zarr
+    """
+    from wsiseg.synth.recipe import read_synth_recipe
+
+    given = {"count": count, "seed": seed}
+    more = [f"{name}={value}" for name, value in given.items() if value is not None]
+    tables, text = read_synth_recipe(recipe, [*overrides, *more])
+    if show:
+        tell(text)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '-o' / '--output': the dataset.")
+    from wsiseg.run.cluster import open_executor
+    from wsiseg.synth.compose import generate_recipe
+
+    # On the CPU whatever the device: other arithmetic would make other bytes.
+    with open_executor(replace(cluster, device="cpu")) as executor:
+        record = generate_recipe(tables, unique(data), out, executor, _quiet if as_json else _show)
+    if as_json:
+        tell_json(record)
+    else:
+        mention(f"{one_line(record['path'])}: {record['patches']} patches")
+
+
+def _list() -> None:
+    from wsiseg.synth.recipe import data_of, list_synth_recipes, parse_synth_recipe, read_synth_recipe
+    from wsiseg.synth.renderers import RENDERERS
+    from wsiseg.synth.samplers import SAMPLERS
+    from wsiseg.synth.weighting import WEIGHTINGS
+
+    for name in list_synth_recipes():
+        recipe = parse_synth_recipe(read_synth_recipe(name)[0])
+        tell(f"{name}\n  {recipe.summary}")
+        tell(f"  data: {', '.join(sorted({str(path) for path in data_of(recipe).values()}))}")
+    for what, names in (("samplers", SAMPLERS), ("renderers", RENDERERS), ("weightings", WEIGHTINGS)):
+        tell(f"{what}: {', '.join(names)}")
 
 
 @command.command("hou")

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
+from wsiseg_cli.named import Named, unique
 from wsiseg_cli.terminal import mention, one_line, tell, tell_json
 
 if TYPE_CHECKING:
     from wsiseg.run.events import Listener
-
-
-class Named(click.ParamType):
-    name = "NAME=PATH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
-        name, found, path = str(value).partition("=")
-        if not found or not name or not path:
-            self.fail(f"got {value!r}; expected NAME=PATH, for example textures=/data/textures", param, ctx)
-        return name, Path(path)
 
 
 @click.command("train")
@@ -99,7 +90,7 @@ def command(
     settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools, compile=compiled)
     with watch_training(quiet=as_json) as on_event:
         _mention_tensorboard(on_event)
-        result = train_recipe(tables, text, _unique(data), out, settings, on_event)
+        result = train_recipe(tables, text, unique(data), out, settings, on_event)
     if as_json:
         tell_json(result.to_dict())
         return 0
@@ -123,15 +114,6 @@ def _list(as_json: bool) -> None:
     for row in rows:
         tell(f"{row['name']}\n  {row['summary']}")
         tell(f"  weights: {row['licence']}; data: {', '.join(row['data'])}")
-
-
-def _unique(data: tuple[tuple[str, Path], ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, path in data:
-        if name in found:
-            raise click.UsageError(f"--data {name} is given twice: {found[name]} and {path}")
-        found[name] = path
-    return found
 
 
 def _mention_tensorboard(on_event: Listener) -> None:

@@ -20,9 +20,9 @@ torch = pytest.importorskip("torch")
 from wsiseg.run.events import ignore  # noqa: E402
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block  # noqa: E402
 from wsiseg.synth.hou.patch import MPP  # noqa: E402
+from wsiseg.synth.hou.train import Trainer, TrainOptions, train_step  # noqa: E402
 from wsiseg.synth.renderers.transfer.refiner import RefinerConfig  # noqa: E402
 from wsiseg.synth.renderers.transfer.texture import take_apart  # noqa: E402
-from wsiseg.synth.hou.train import Trainer, TrainOptions, train_step  # noqa: E402
 from wsiseg.train.batches import BatchMaker  # noqa: E402
 from wsiseg.train.plan import plan_training  # noqa: E402
 from wsiseg.train.pools import gather, pool_key  # noqa: E402

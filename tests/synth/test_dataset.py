@@ -29,10 +29,10 @@ from wsiseg.synth import dataset as module
 from wsiseg.synth.dataset import create_dataset, open_dataset
 from wsiseg.synth.hou.generate import generate_hou
 from wsiseg.synth.hou.patch import HouOptions, render_patch
-from wsiseg.synth.renderers.transfer.refiner import RefinerPair
 from wsiseg.synth.hou.tiles import load_tiles
-from wsiseg.synth.weighting.importance import importance_weight
+from wsiseg.synth.renderers.transfer.refiner import RefinerPair
 from wsiseg.synth.sheet import contact_sheet
+from wsiseg.synth.weighting.importance import importance_weight
 from wsiseg.testing.images import stained
 from wsiseg.testing.networks import TINY_REFINER
 

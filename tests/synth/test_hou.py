@@ -13,8 +13,10 @@ from scipy import ndimage
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.synth.hou import patch
 from wsiseg.synth.hou.history import HistoryBuffer
-from wsiseg.synth.samplers import polygons as masks
-from wsiseg.synth.samplers.polygons import MaskPrior, sample_instances, sample_polygon, sample_prior, sample_quad
+from wsiseg.synth.hou.tiles import load_tiles
+from wsiseg.synth.hou.train import Trainer, TrainOptions, train, train_step
+from wsiseg.synth.parts import crop
+from wsiseg.synth.renderers.transfer import texture
 from wsiseg.synth.renderers.transfer.refiner import (
     Discriminator,
     Refiner,
@@ -26,11 +28,9 @@ from wsiseg.synth.renderers.transfer.refiner import (
     to_images,
     to_tensor,
 )
-from wsiseg.synth.parts import crop
-from wsiseg.synth.renderers.transfer import texture
 from wsiseg.synth.renderers.transfer.texture import Tile, inpaint, take_apart
-from wsiseg.synth.hou.tiles import load_tiles
-from wsiseg.synth.hou.train import Trainer, TrainOptions, train, train_step
+from wsiseg.synth.samplers import polygons as masks
+from wsiseg.synth.samplers.polygons import MaskPrior, sample_instances, sample_polygon, sample_prior, sample_quad
 from wsiseg.synth.weighting.importance import importance_weight
 from wsiseg.testing.images import stained
 from wsiseg.testing.networks import TINY_REFINER

@@ -36,7 +36,9 @@ def read_tables(recipe: str, folder: Path, overrides: Sequence[str] = ()) -> tup
     names = recipe_names(folder)
     path = folder / f"{recipe}.toml" if recipe in names else Path(recipe)
     if not path.is_file():
-        raise UsageError(f"recipe {recipe!r}: neither a file nor a recipe of this package{suggestion(recipe, names)}")
+        raise UsageError(
+            f"recipe {recipe!r}: neither a file nor a recipe of this package{suggestion(recipe, names)}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)

@@ -1,7 +1,7 @@
-"""Patches of a recipe: a texture is drawn, a sampler lays nuclei out, a renderer paints them, a weighting weighs them.
+"""Patches of a recipe: a texture is drawn, nuclei are laid out on it, painted and weighed.
 
-Each has its own random numbers, from seed, index and its place alone. So the same nuclei, on the same textures, can be
-had from two renderers.
+Each has its own random numbers, from seed, index and its place alone. So the same nuclei, on the same textures,
+can be had from two renderers.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def generate_recipe(
 ) -> dict[str, Any]:
     """Make the dataset of a recipe.
 
-    The content is a function of the recipe, its data's content and the libraries' versions: not of the executor, the
-    order or interruptions. A stopped call goes on where it was when it is made again.
+    The content is a function of the recipe, its data's content and the libraries' versions: not of the executor,
+    the order or interruptions. A stopped call goes on where it was when it is made again.
 
     Parameters
     ----------
@@ -178,9 +178,7 @@ def _compose_once(recipe: SynthRecipe, digests: tuple[tuple[str, str], ...]) -> 
     return compose(recipe)
 
 
-def _draw_texture(
-    rng: np.random.Generator, composition: Composition, side: int
-) -> tuple[int, Texture | None]:
+def _draw_texture(rng: np.random.Generator, composition: Composition, side: int) -> tuple[int, Texture | None]:
     """A part of a field at random; fields that the renderer has no use for are passed over."""
     if not composition.fields:
         return -1, None

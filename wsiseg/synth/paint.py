@@ -76,8 +76,8 @@ def paint_region(
 ) -> None:
     """As :func:`paint_nucleus`, of any outline.
 
-    ``distance`` (h, w) is the one to the border in pixels, positive inside, from the pixel ``origin`` (row, column) on;
-    of ``shape`` only centre and semi-minor axis are used.
+    ``distance`` (h, w) is the one to the border in pixels, positive inside, from the pixel ``origin`` (row,
+    column) on; of ``shape`` only centre and semi-minor axis are used.
     """
     for i in range(distance.shape[0]):
         for j in range(distance.shape[1]):

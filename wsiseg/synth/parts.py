@@ -1,8 +1,8 @@
-"""What synthesis is composed of: a sampler says where nuclei are, a renderer makes pixels of it, a weighting what it counts.
+"""What synthesis is composed of: a sampler lays nuclei out, a renderer paints them, a weighting weighs the patch.
 
-Any sampler goes with any renderer and any weighting. Each is a callable without state of its own, made from a frozen
-dataclass of options by its ``build``; what it gives follows from its arguments alone. Registries of the options are in
-:mod:`wsiseg.synth.samplers`, :mod:`wsiseg.synth.renderers` and :mod:`wsiseg.synth.weighting`.
+Any sampler goes with any renderer and any weighting. Each is a callable without state of its own, made from a
+frozen dataclass of options by its ``build``; what it gives follows from its arguments alone. Registries of the
+options are in :mod:`wsiseg.synth.samplers`, :mod:`wsiseg.synth.renderers` and :mod:`wsiseg.synth.weighting`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wsiseg.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One real unlabelled tile: its name, pixels uint8 (H, W, 3) and microns per pixel. Two are equal if they are one."""
+    """One real unlabelled tile: name, pixels uint8 (H, W, 3), microns per pixel. Equal is only what is the same."""
 
     name: str
     image: npt.NDArray[np.uint8]
@@ -27,7 +27,7 @@ class Field:
 
 
 class Texture(NamedTuple):
-    """A field, and which part of it lies under a patch: from (row, column) on, in one of the square's 8 symmetries."""
+    """A field, and which part of it lies under a patch: from (row, column) on, turned (:func:`turned`)."""
 
     field: Field
     row: int
@@ -72,7 +72,8 @@ class Sampler(Protocol):
 
 
 class Renderer(Protocol):
-    """Gives the image of a layout with its labels, or, without a layout, an image and the labels that it found in it."""
+    """Gives the image of a layout with its labels, or, without a layout, an image and the labels that it found in
+    it."""
 
     def __call__(
         self, rng: np.random.Generator, layout: Layout | None, side: int, texture: Texture | None
@@ -116,7 +117,7 @@ class WeightingOptions(Protocol):
 
 
 def connected(labels: npt.NDArray[np.integer], least: int = 1) -> npt.NDArray[np.int32]:
-    """The largest 4-connected component of each label (h, w) where it has ``least`` pixels, as 1 … n in their order."""
+    """The largest 4-connected component of each label (h, w), if of ``least`` pixels, as 1 … n in their order."""
     largest = largest_components(labels)
     keep = np.bincount(largest.ravel()) >= least
     keep[0] = False

@@ -24,6 +24,7 @@ from wsiseg.synth.weighting.equal import EqualOptions
 RECIPES = Path(__file__).parent / "recipes"
 Registry = Mapping[str, tuple[str, str]]
 Made = TypeVar("Made", bound=Dataclass)
+_EQUAL = EqualOptions()
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SynthRecipe:
     name: str
     renderer: RendererOptions
     sampler: SamplerOptions | None = None
-    weighting: WeightingOptions = EqualOptions()
+    weighting: WeightingOptions = _EQUAL
     textures: Textures | None = None
     summary: str = ""
     count: int = 1000

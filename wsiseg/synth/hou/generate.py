@@ -56,8 +56,8 @@ def generate_hou(
     executor : Executor
     options : HouOptions
     refiner : Path, optional
-        As :meth:`wsiseg.synth.renderers.transfer.refiner.RefinerPair.save` writes. Images are then refined, and each patch's
-        weight follows from the discriminator's opinion of it; without it all weights are 1.
+        As :meth:`wsiseg.synth.renderers.transfer.refiner.RefinerPair.save` writes. Images are then refined, and
+        each patch's weight follows from the discriminator's opinion of it; without it all weights are 1.
     on_event : function, optional
         Told of :class:`wsiseg.run.events.PatchesDone`, first of what an earlier call left.
 

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.synth.samplers.polygons import density_level, sample_distractors, sample_instances, sample_prior, sample_quad
 from wsiseg.synth.parts import crop, turned
 from wsiseg.synth.renderers.transfer.texture import Tile, compose, random_eosin
+from wsiseg.synth.samplers.polygons import (
+    density_level,
+    sample_distractors,
+    sample_instances,
+    sample_prior,
+    sample_quad,
+)
 
 MPP = 0.25
 REVISION = 1

@@ -22,6 +22,7 @@ from wsiseg.core.environment import environment_faults
 from wsiseg.errors import UsageError
 from wsiseg.synth.hou.history import HistoryBuffer
 from wsiseg.synth.hou.patch import HouOptions, HouPatch, real_pair, render_patch
+from wsiseg.synth.hou.tiles import load_tiles
 from wsiseg.synth.renderers.transfer.refiner import (
     RefinerConfig,
     RefinerPair,
@@ -32,7 +33,6 @@ from wsiseg.synth.renderers.transfer.refiner import (
     to_tensor,
 )
 from wsiseg.synth.renderers.transfer.texture import Tile
-from wsiseg.synth.hou.tiles import load_tiles
 
 _CONFIG = RefinerConfig()
 SegmenterLoss = Callable[[Tensor, Sequence[HouPatch]], Tensor]

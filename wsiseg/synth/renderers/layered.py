@@ -68,7 +68,7 @@ class LayeredOptions:
 
 
 def ellipses_of(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """The ellipse with the same first and second moments as each label 1 … n, as rows of :mod:`wsiseg.synth.shapes`."""
+    """The ellipse with the moments of each label 1 … n, as rows of :mod:`wsiseg.synth.shapes`."""
     shapes = np.zeros((int(labels.max(initial=0)), SHAPE_FIELDS))
     for n, box in enumerate(ndimage.find_objects(labels)):
         y, x = np.nonzero(labels[box] == n + 1)
@@ -81,7 +81,7 @@ def ellipses_of(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
 
 
 def signed_distance(inside: npt.NDArray[np.bool_]) -> Float32:
-    """Pixels from each pixel's centre to the border of ``inside`` (h, w), positive within; the array's edge is none."""
+    """Pixels from each pixel's centre to the border of ``inside`` (h, w), positive within; its edge is none."""
     within, beyond = ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside)
     return np.where(inside, within - 0.5, 0.5 - beyond).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""``ellipses``: after Points2Image, an ellipse at each of a set of points, larger or smaller by how dense they are."""
+"""``ellipses``: after Points2Image, an ellipse at each of a set of points, smaller where they are dense."""
 
 from __future__ import annotations
 

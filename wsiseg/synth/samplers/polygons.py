@@ -1,4 +1,4 @@
-"""``polygons``: Hou et al.'s masks, random polygons, as many and as large as the haematoxylin suggests, and warped."""
+"""``polygons``: Hou et al.'s masks, polygons as many and as large as the haematoxylin suggests, and warped."""
 
 from __future__ import annotations
 
