@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wsiseg.synth.renderers.points2image.maps import centroids, layout_maps  # n
 from wsiseg.synth.renderers.points2image.networks import NetworkPair, invert  # noqa: E402
 from wsiseg.synth.renderers.points2image.options import Points2ImageOptions  # noqa: E402
 from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses  # noqa: E402
+from wsiseg.testing.conformance.synthesis import RENDERER_CHECKS, Case, check_nuclei_show  # noqa: E402
 from wsiseg.testing.training import write_folder  # noqa: E402
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator  # noqa: E402
 from wsiseg.train.generators.points2image.losses import Weights, point_loss, role_losses  # noqa: E402
@@ -54,6 +56,8 @@ TABLES: dict[str, Any] = {
         "train": [{"kind": "folder", "data": "discs", "mpp": 0.5}],
     },
 }
+# Whether nuclei show is for networks that have learnt something.
+CHECKS = tuple(check for check in RENDERER_CHECKS if check is not check_nuclei_show)
 
 
 class Interrupted(Exception):
@@ -208,6 +212,11 @@ def test_the_renderer_draws_a_layout_the_same_for_the_same_seed(trained: Path) -
     assert np.array_equal(one.instances, layout.instances)
     assert np.array_equal(one.image, same.image)
     assert not np.array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_renderer_conforms(check: Callable[[Case], None], trained: Path) -> None:
+    check(Case(EllipsesOptions(), Points2ImageOptions(trained), None, 64, 0.5))
 
 
 def test_what_a_renderer_refuses(trained: Path, tmp_path: Path) -> None:

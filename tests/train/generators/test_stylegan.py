@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.parts import Layout  # noqa: E402
 from wsiseg.synth.renderers.stylegan.networks import StyleGan, StyleGanConfig, enlarged  # noqa: E402
 from wsiseg.synth.renderers.stylegan.options import SnowOptions, annotate, image_of  # noqa: E402
+from wsiseg.testing.conformance.synthesis import RENDERER_CHECKS, Case, check_nuclei_show  # noqa: E402
 from wsiseg.testing.training import discs, write_folder  # noqa: E402
 from wsiseg.train.generators.run import train_generator  # noqa: E402
 from wsiseg.train.generators.stylegan.augment import adapted, augmented  # noqa: E402
@@ -43,6 +45,8 @@ TABLES: dict[str, Any] = {
         "train": [{"kind": "images", "data": "discs", "mpp": 0.5, "overlap": 0.5}],
     },
 }
+# Whether nuclei show is for networks that have learnt something.
+CHECKS = tuple(check for check in RENDERER_CHECKS if check is not check_nuclei_show)
 
 
 class Interrupted(Exception):
@@ -185,6 +189,11 @@ def test_annotations_lie_on_their_nuclei_at_another_scale() -> None:
     assert found.any()
     both = ((found > 0) & (labels > 0)).sum()
     assert 2 * both / ((found > 0).sum() + (labels > 0).sum()) > 0.8
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_renderer_conforms(check: Callable[[Case], None], trained: Path) -> None:
+    check(Case(None, SnowOptions(trained, model="classical"), None, 32, 0.5))
 
 
 def test_what_a_renderer_refuses(trained: Path) -> None:
