@@ -18,10 +18,11 @@ from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.parts import Layout  # noqa: E402
 from wsiseg.synth.renderers.networkfile import write_networks  # noqa: E402
-from wsiseg.synth.renderers.points2image.maps import centroids, layout_maps  # noqa: E402
+from wsiseg.synth.renderers.points2image.maps import layout_maps  # noqa: E402
 from wsiseg.synth.renderers.points2image.networks import NetworkPair, invert  # noqa: E402
 from wsiseg.synth.renderers.points2image.options import Points2ImageOptions  # noqa: E402
 from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses  # noqa: E402
+from wsiseg.synth.samplers.points import centroids  # noqa: E402
 from wsiseg.testing.conformance.synthesis import RENDERER_CHECKS, Case, check_nuclei_show  # noqa: E402
 from wsiseg.testing.training import write_folder  # noqa: E402
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator  # noqa: E402

@@ -37,16 +37,6 @@ def layout_maps(labels: Labels) -> npt.NDArray[np.float32]:
     return maps
 
 
-def centroids(labels: Labels) -> npt.NDArray[np.float64]:
-    """The x, y of each instance, float64 (n, 2), in the order of the labels that occur; pixel centres are whole."""
-    i, j = np.nonzero(labels)
-    area = np.bincount(labels[i, j])
-    area[:1] = 0
-    there = np.flatnonzero(area)
-    sums = [np.bincount(labels[i, j], weights=axis, minlength=len(area))[there] for axis in (j, i)]
-    return np.stack(sums, axis=1) / area[there, None]
-
-
 def _across(position: npt.NDArray[np.intp], which: Labels) -> npt.NDArray[np.float64]:
     count = np.bincount(which)
     centre = np.bincount(which, weights=position) / np.maximum(count, 1)

@@ -17,7 +17,7 @@ from wsiseg.errors import UsageError
 from wsiseg.synth.likeness import Features, default_features, diversity, frechet_distance
 from wsiseg.synth.parts import connected
 from wsiseg.synth.renderers.networkfile import to_images, to_tensor
-from wsiseg.synth.renderers.points2image.maps import centroids, layout_maps
+from wsiseg.synth.renderers.points2image.maps import layout_maps
 from wsiseg.synth.renderers.points2image.networks import (
     MAPS,
     NetworkPair,
@@ -27,6 +27,7 @@ from wsiseg.synth.renderers.points2image.networks import (
     invert,
 )
 from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses
+from wsiseg.synth.samplers.points import centroids
 from wsiseg.synth.sheet import outlined
 from wsiseg.train.generators.contest import Picture, descend, draw_batch, tiled
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator
