@@ -51,7 +51,7 @@ def command(ctx: click.Context, list_all: bool) -> None:
 
 
 @command.command(RECIPE)
-@click.argument("recipe")
+@click.argument("recipe", metavar="")
 @options.output_option("The dataset (zarr), for example patches.zarr.", required=False)
 @click.option(
     "--data", "data", type=Named(), multiple=True,

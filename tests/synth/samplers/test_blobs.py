@@ -60,7 +60,7 @@ def test_contours_that_start_at_opposite_ends_vanish_by_number() -> None:
 
 def test_registration_turns_and_moves_without_scaling_or_reflection() -> None:
     fixed = ellipse(18, 9)
-    moving = ellipse(18, 9, turn=0.5) + (13, -6)
+    moving = ellipse(18, 9, turn=0.5) + np.array([13, -6])
     moved = register(moving, fixed)
     assert area(moved) == pytest.approx(area(moving), rel=1e-6)
     assert np.abs(pair(moved, fixed) - moved).max() < 1.0

@@ -36,8 +36,8 @@ class EllipsesOptions:
     clusters : float
         Share of the points that lie in clusters; the others lie anywhere.
     least_area, most_area : int
-        Area in pixels: least, and most where a point has no neighbours. In a crowd no nucleus is larger than its share
-        of the room.
+        Area in pixels: least, and most where a point has no neighbours. In a crowd none is larger than half its
+        share of the room.
     alpha, beta : float
         Of the Beta distribution of the area between the two.
     tries : int

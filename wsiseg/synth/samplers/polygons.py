@@ -39,8 +39,8 @@ class PolygonsOptions:
     Attributes
     ----------
     foreground : float
-        Haematoxylin-positive fraction, 0–1, from which numbers and sizes follow where there is no texture to measure it
-        in; nuclei then lie anywhere, else on its tissue.
+        Haematoxylin-positive fraction, 0–1, from which numbers and sizes follow where there is no texture to
+        measure it in; nuclei then lie anywhere, else on its tissue.
     """
 
     foreground: float = 0.2

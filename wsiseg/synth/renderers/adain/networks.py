@@ -41,8 +41,12 @@ SMALL = AdaINConfig((16, 32, 64, 128), (1, 1, 2, 1))
 class Encoder(nn.Module):
     """Images (N, 3, h, w) in 0–1 to relu1_1, relu2_1, relu3_1 and relu4_1, at 1, 1/2, 1/4 and 1/8 of their size."""
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(self, config: AdaINConfig) -> None:
         super().__init__()
+        self.config = config
         self.levels = nn.ModuleList(
             nn.ModuleList(_convolution(inner, outer) for inner, outer in pairs) for pairs in _levels(config)
         )
@@ -64,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """relu4_1 (N, c, h / 8, w / 8) to an image (N, 3, h, w), about 0–1: the encoder mirrored, nearest for pooling."""
+    """relu4_1 (N, c, h / 8, w / 8) to an image (N, 3, h, w), about 0–1: the encoder mirrored."""
 
     def __init__(self, config: AdaINConfig) -> None:
         super().__init__()
@@ -171,7 +175,7 @@ class StyleTransfer:
 
 
 def load_vgg(path: Path) -> Encoder:
-    """An encoder with a user's weights of VGG-19: a safetensors file with torchvision's names (``features.0.weight``).
+    """An encoder with a user's VGG-19: a safetensors file with torchvision's names (``features.0.weight``).
 
     Raises
     ------
@@ -180,7 +184,8 @@ def load_vgg(path: Path) -> Encoder:
     """
     tensors, _ = _read(path)
     encoder = Encoder(AdaINConfig())
-    names = [f"levels.{n}.{k}" for n, level in enumerate(encoder.levels) for k in range(len(level))]  # type: ignore[arg-type]
+    depths = encoder.config.depths
+    names = [f"levels.{n}.{k}" for n, depth in enumerate(depths) for k in range(depth)]
     try:
         encoder.load_state_dict(
             {

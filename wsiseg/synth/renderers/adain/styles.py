@@ -59,5 +59,8 @@ def tiles_of(styles: list[Style], side: int) -> list[tuple[npt.NDArray[np.uint8]
 
 
 def content_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-    """A mask as an image: nuclei white, all else black; uint8 (h, w, 3)."""
-    return np.repeat(np.where(labels > 0, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    """A mask as an image: nuclei black, all else white; uint8 (h, w, 3).
+
+    Normalisation keeps what is bright bright: white nuclei, as in fluorescence, would be the palest of an H&E patch.
+    """
+    return np.repeat(np.where(labels > 0, 0, 255).astype(np.uint8)[..., None], 3, axis=2)

@@ -1,8 +1,8 @@
 """Training of the style transfer: ``python -m wsiseg.synth.renderers.adain.train --images … --masks … -o …``.
 
-With ``--encoder`` the encoder has a user's weights of VGG-19, as published. Without, a small one is first trained on the
-same images to reproduce them, with a decoder of its own that is then left behind: its features are poorer, which is a
-deviation from the paper.
+With ``--encoder`` the encoder has a user's weights of VGG-19, as published. Without, a small one is first trained
+on the same images to reproduce them, with a decoder of its own that is then left behind: its features are poorer,
+which is a deviation from the paper.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TrainOptions:
 
 @dataclass
 class Trainer:
-    """The networks, the optimiser, and the number of steps that were made; ``helper``: None with a given encoder."""
+    """Networks, optimiser, and the steps that were made; ``helper``: None with a given encoder."""
 
     networks: StyleTransfer
     helper: Decoder | None
@@ -149,7 +149,7 @@ def train_step(trainer: Trainer, styles: Sequence[Style]) -> dict[str, float]:
 def draw_batch(
     rng: np.random.Generator, styles: Sequence[Style], options: TrainOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks and images, float32 (batch, 3, size, size) in 0–1 each, from places that have nothing to do with each other."""
+    """Masks and images of other places, float32 (batch, 3, size, size) in 0–1 each."""
     masks = [content_of(_crop(rng, one.labels, options.size)) for one in _choose(rng, styles, options.batch)]
     images = [_crop(rng, one.image, options.size) for one in _choose(rng, styles, options.batch)]
     return to_tensor(np.stack(masks)), to_tensor(np.stack(images))

@@ -50,7 +50,7 @@ class BlobsOptions:
         Whether a spacing keeps only the centres of others off, as it was measured. As published it keeps off all
         their pixels, so that neighbours lie farther apart than in the masks.
     top : float
-        0: places are drawn in proportion to the prior, as published. Else uniformly from this highest part of it; the
+        0: places are drawn in proportion to the prior, as published. Else uniformly from this highest part; the
         authors' release has 0.16.
     """
 
