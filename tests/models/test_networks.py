@@ -389,6 +389,32 @@ def test_hovernet_has_the_published_names_and_shapes(mode: str, types: int) -> N
     assert {name: tuple(value.shape) for name, value in state.items()} == published_names(mode, types)
 
 
+@pytest.mark.parametrize("mode", ["original", "fast"])
+def test_hovernet_that_pads_has_maps_of_the_images_size_and_the_same_names(mode: str) -> None:
+    padded, plain = on_meta(f"hovernet-{mode}", same=True), on_meta(f"hovernet-{mode}")
+    check_shapes(padded.eval(), 64, 96)
+    check_refusals(padded, 60, 64)
+    assert {k: v.shape for k, v in padded.state_dict().items()} == {
+        k: v.shape for k, v in plain.state_dict().items()
+    }
+
+
+def test_hovernet_that_pads_agrees_within_what_the_other_leaves() -> None:
+    torch.manual_seed(0)
+    plain = set_statistics(build_network("hovernet-fast", {"divisor": 8}))
+    padded = build_network("hovernet-fast", {"divisor": 8, "same": True}).eval()
+    padded.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        found, expected = padded(image)["np"], plain(image)["np"]
+    border = (found.shape[2] - expected.shape[2]) // 2
+    assert border == 46
+    # The last convolution pads in both.
+    inner = slice(1, -1)
+    middle = found[..., border:-border, border:-border]
+    assert torch.allclose(middle[..., inner, inner], expected[..., inner, inner], atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def checkpoint() -> dict[str, Tensor]:
     """Weights by the published names that take no room: views of one number."""

@@ -63,7 +63,7 @@ def save_checkpoint(
         "progress": asdict(progress),
         "card": dict(card),
     }
-    _save(path, content)
+    save_state(path, content)
 
 
 def save_average(path: Path, average: nn.Module, progress: Progress, card: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ def save_average(path: Path, average: nn.Module, progress: Progress, card: Mappi
     EnvironmentFault
         The disk refuses.
     """
-    _save(path, {"average": average.state_dict(), "progress": asdict(progress), "card": dict(card)})
+    save_state(path, {"average": average.state_dict(), "progress": asdict(progress), "card": dict(card)})
 
 
 def load_checkpoint(
@@ -89,7 +89,7 @@ def load_checkpoint(
     """
     if not path.exists():
         return Progress()
-    content = _load(path)
+    content = load_state(path)
     network.load_state_dict(content["network"])
     average.load_state_dict(content["average"])
     optimiser.load_state_dict(content["optimiser"])
@@ -104,16 +104,30 @@ def load_average(path: Path) -> tuple[dict[str, Tensor], Progress]:
     EnvironmentFault
         The file is missing or damaged.
     """
-    content = _load(path)
+    content = load_state(path)
     return content["average"], Progress(**content["progress"])
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors, numbers and texts in dictionaries and lists, atomically.
+
+    Raises
+    ------
+    EnvironmentFault
+        The disk refuses.
+    """
     with environment_faults(path), replacing(path) as temporary:
         torch.save(content, temporary)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> dict[str, Any]:
+    """What :func:`save_state` wrote, on the processor.
+
+    Raises
+    ------
+    EnvironmentFault
+        The file is missing or damaged.
+    """
     try:
         loaded: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch has no error of its own for a damaged file

@@ -40,11 +40,13 @@ class Panel:
     logarithmic: bool
 
 
-def draw_curves(folder: Path) -> None:
-    """Write ``curves.png`` from the log in ``folder``: the losses, and the scores on validation."""
+def draw_curves(folder: Path, *, likeness: bool = False) -> None:
+    """Write ``curves.png`` from the log in ``folder``: the losses, and the scores on validation or of likeness."""
     rows = read_log(folder)
     losses = Panel("loss (training)", _lines(rows, "loss"), True)
     scores = Panel("scores (validation)", _lines(rows, "validation"), False)
+    if likeness:
+        scores = Panel("likeness (samples)", _lines(rows, "likeness"), True)
     picture = Image.new("RGB", (_WIDTH, 2 * _HEIGHT), "white")
     last = max([row["step"] for row in rows], default=1) or 1
     for number, panel in enumerate((losses, scores)):

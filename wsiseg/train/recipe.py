@@ -72,7 +72,7 @@ def parse_recipe(tables: Table) -> Recipe:
 
 def data_names(recipe: Recipe) -> list[str]:
     """The names of the data that the recipe needs."""
-    found = {name for ingredient in _ingredients(recipe) for name in _names(ingredient)}
+    found = set(source_names(_ingredients(recipe)))
     start = recipe.start
     found |= {start.weights} if _is_data(start.weights) else set()
     found |= {start.encoder} if start.encoder else set()  # no model of the package is a classifier
@@ -87,27 +87,13 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     UsageError
         A name without a path, a path that is not there, or a name that the recipe does not have.
     """
-    names = data_names(recipe)
-    for name in data:
-        if name not in names:
-            raise UsageError(f"--data {name}={data[name]}: the recipe has no such data{suggestion(name, names)}")
-    missing = [name for name in names if name not in data]
-    if missing:
-        wanted = " ".join(f"--data {name}=PATH" for name in missing)
-        raise UsageError(f"recipe {recipe.name!r} needs data that were not given: {wanted}")
-    for name, path in data.items():
-        if not path.exists():
-            raise UsageError(f"--data {name}={path}: there is no such file or folder")
-
-    def placed(ingredients: tuple[Ingredient, ...]) -> tuple[Ingredient, ...]:
-        return tuple(_placed(ingredient, data) for ingredient in ingredients)
-
+    require_data(recipe.name, data_names(recipe), data)
     train, validation, styles = (
-        placed(group) for group in (recipe.data.train, recipe.data.validation, recipe.data.styles)
+        placed(group, data) for group in (recipe.data.train, recipe.data.validation, recipe.data.styles)
     )
     rounds = recipe.rounds
     if rounds is not None:
-        rounds = dataclasses.replace(rounds, unlabelled=placed(rounds.unlabelled))
+        rounds = dataclasses.replace(rounds, unlabelled=placed(rounds.unlabelled, data))
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, train=train, validation=validation, styles=styles),
@@ -120,12 +106,41 @@ def resolve(recipe: Recipe, data: Mapping[str, Path]) -> Recipe:
     )
 
 
+def require_data(recipe: str, names: Sequence[str], data: Mapping[str, Path]) -> None:
+    """Refuse ``data`` unless they are all that the recipe ``names``, and are there.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name in data:
+        if name not in names:
+            raise UsageError(f"--data {name}={data[name]}: the recipe has no such data{suggestion(name, names)}")
+    missing = [name for name in names if name not in data]
+    if missing:
+        wanted = " ".join(f"--data {name}=PATH" for name in missing)
+        raise UsageError(f"recipe {recipe!r} needs data that were not given: {wanted}")
+    for name, path in data.items():
+        if not path.exists():
+            raise UsageError(f"--data {name}={path}: there is no such file or folder")
+
+
+def source_names(ingredients: Sequence[Ingredient]) -> list[str]:
+    """The names of the data of sources."""
+    return sorted({name for ingredient in ingredients for name in _names(ingredient)})
+
+
+def placed(ingredients: Sequence[Ingredient], data: Mapping[str, Path]) -> tuple[Ingredient, ...]:
+    """Sources with paths in place of the names of their data."""
+    return tuple(_placed(ingredient, data) for ingredient in ingredients)
+
+
 def recipe_digest(tables: Table) -> str:
     """SHA-256 of what a recipe says: comments and order do not count."""
     return hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _with_sources(kind: type[Made], table: object, where: str, *arrays: str) -> Made:
+def with_sources(kind: type[Made], table: object, where: str, *arrays: str) -> Made:
     """A section of which some keys are arrays of sources."""
     values = require_table(table, where)
     sources = {key: _sources(values[key], f"{where}.{key}") for key in arrays if key in values}
@@ -159,10 +174,10 @@ def _choice(table: object, where: str) -> Choice:
 
 
 _MADE: Mapping[str, Callable[[object], object]] = {
-    "data": lambda table: _with_sources(Data, table, "data", "train", "validation", "styles"),
+    "data": lambda table: with_sources(Data, table, "data", "train", "validation", "styles"),
     "network": lambda table: _choice(table, "network"),
     "head": lambda table: _choice(table, "head"),
-    "rounds": lambda table: _with_sources(Rounds, table, "rounds", "unlabelled"),
+    "rounds": lambda table: with_sources(Rounds, table, "rounds", "unlabelled"),
 }
 """Sections of a recipe that depend on a registry."""
 

@@ -129,7 +129,7 @@ def train_recipe(
     }
     with output_lock(out):
         keys = {name: [pool_key(i, frame) for i in group] for name, group in sources.items()}
-        _claim(out, tables, keys)
+        claim(out, tables, keys)
         pools = options.pools or out / "pools"
         train, validation, unlabelled, lenders = (
             gather(group, keys[name], frame, pools, on_event) for name, group in sources.items()
@@ -156,7 +156,7 @@ def _styles(recipe: Recipe, lenders: Sequence[Portion]) -> FloatArray:
     return stain_styles(pool.images[index] for pool, index in spread(lenders, _MOST_STYLES))
 
 
-def _claim(out: Path, tables: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> None:
+def claim(out: Path, tables: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> None:
     """Make ``out`` the folder of this recipe on the data that ``keys`` names, or see that it is."""
     claim = {
         "schema": SCHEMA,

@@ -2,8 +2,8 @@
 
 A pre-activated ResNet-50 that keeps full resolution in its first group, and a decoder for each map, whose dense
 blocks shrink their input instead of padding it: of 270 pixels a side 80 remain (``original``: 5 × 5
-convolutions), of 256 remain 164 (``fast``: 3 × 3). Parameters have the names and shapes of the checkpoints that
-the authors publish; :mod:`wsiseg.models.networks.published` loads those.
+convolutions), of 256 remain 164 (``fast``: 3 × 3); ``same`` pads it instead. Parameters have the names and shapes
+of the checkpoints that the authors publish; :mod:`wsiseg.models.networks.published` loads those.
 
 References
 ----------
@@ -39,11 +39,19 @@ class HoVerNetConfig:
         Number of types with the background as type 0, as the authors count them; 0 for none.
     divisor : int
         All widths are divided by this, a power of 2 up to 8; 1 is the authors' network.
+    same : bool
+        Every convolution is padded, so that maps have the size of the image, as a cycle of networks needs it [2]_.
+        The authors' weights fit, but were not trained so.
+
+    References
+    ----------
+    .. [2] Li, Ren et al. 2023, arXiv:2308.09835.
     """
 
     mode: str = "original"
     types: int = 0
     divisor: int = 1
+    same: bool = False
 
     # 256 channels at full resolution: a quarter of a gigabyte for each of several arrays in float32.
     window_px: ClassVar[int | None] = 512
@@ -75,11 +83,13 @@ class HoVerNetConfig:
     @property
     def extra_px(self) -> int:
         """The first convolution of ``original`` is not padded."""
-        return 6 if self.mode == "original" else 0
+        return 6 if self.mode == "original" and not self.same else 0
 
     @property
     def border_px(self) -> int:
         """What the maps lack of the image on each side."""
+        if self.same:
+            return 0
         return 95 if self.mode == "original" else 46
 
     @property
@@ -154,16 +164,18 @@ class _ResidualGroup(nn.Module):
 
 
 class _DenseGroup(nn.Module):
-    """Units that each add ``growth`` channels and shrink the image by ``kernel - 1``."""
+    """Units that each add ``growth`` channels and, unless ``same``, shrink the image by ``kernel - 1``."""
 
-    def __init__(self, inputs: int, growth: int, kernel: int, count: int) -> None:
+    def __init__(self, inputs: int, growth: int, kernel: int, count: int, same: bool) -> None:
         super().__init__()
         units = []
         inner = _SPLIT * growth
         for n in range(count):
             width = inputs + n * growth
             layers = [*_norm_relu(width, "preact_bna/"), ("conv1", _conv(width, inner, 1))]
-            layers += [*_norm_relu(inner, "conv1/"), ("conv2", _conv(inner, growth, kernel, groups=_SPLIT))]
+            layers += [*_norm_relu(inner, "conv1/")]
+            layers += [("conv2/pad", _SamePadding(kernel))] if same else []
+            layers += [("conv2", _conv(inner, growth, kernel, groups=_SPLIT))]
             units.append(_sequence(layers))
         self.units = nn.ModuleList(units)
         self.blk_bna = _sequence(_norm_relu(inputs + count * growth))
@@ -194,8 +206,10 @@ def _branch(config: HoVerNetConfig, outputs: int) -> nn.Sequential:
 
     def level(inputs: int, width: int, count: int) -> nn.Sequential:
         grown = width + count * growth
-        parts: list[tuple[str, nn.Module]] = [("conva", _conv(inputs, width, kernel))]
-        parts += [("dense", _DenseGroup(width, growth, kernel, count)), ("convf", _conv(grown, grown, 1))]
+        parts: list[tuple[str, nn.Module]] = [("conva/pad", _SamePadding(kernel))] if config.same else []
+        parts += [("conva", _conv(inputs, width, kernel))]
+        parts += [("dense", _DenseGroup(width, growth, kernel, count, config.same))]
+        parts += [("convf", _conv(grown, grown, 1))]
         return _sequence(parts)
 
     last = _sequence([("conva/pad", _SamePadding(kernel)), ("conva", _conv(256 // by, 64 // by, kernel))])
@@ -215,7 +229,7 @@ class HoVerNet(nn.Module):
         self.config = config
         by = config.divisor
         stem: list[tuple[str, nn.Module]] = [("/", _conv(3, 64 // by, 7)), *_norm_relu(64 // by)]
-        if config.mode == "fast":
+        if config.mode == "fast" or config.same:
             stem.insert(0, ("pad", _SamePadding(7)))
         self.conv0 = _sequence(stem)
         self.d0 = _ResidualGroup(64 // by, 64 // by, 256 // by, count=3, stride=1)

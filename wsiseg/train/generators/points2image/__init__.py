@@ -1,0 +1,1 @@
+"""Training of Points2Image: losses, discriminators, image pool, contest."""
