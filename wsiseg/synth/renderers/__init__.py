@@ -11,5 +11,7 @@ RENDERERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "transfer": ("wsiseg.synth.renderers.transfer.renderer", "TransferOptions"),
         "layered": ("wsiseg.synth.renderers.layered", "LayeredOptions"),
         "adain": ("wsiseg.synth.renderers.adain.renderer", "AdaINOptions"),
+        "points2image": ("wsiseg.synth.renderers.points2image.options", "Points2ImageOptions"),
+        "stylegan": ("wsiseg.synth.renderers.stylegan.options", "SnowOptions"),
     }
 )

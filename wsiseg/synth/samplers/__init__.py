@@ -11,6 +11,7 @@ SAMPLERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "polygons": ("wsiseg.synth.samplers.polygons", "PolygonsOptions"),
         "blobs": ("wsiseg.synth.samplers.blobs.sampler", "BlobsOptions"),
         "ellipses": ("wsiseg.synth.samplers.ellipses", "EllipsesOptions"),
+        "points": ("wsiseg.synth.samplers.points", "PointsOptions"),
         "layered": ("wsiseg.synth.samplers.layered", "LayeredOptions"),
     }
 )
