@@ -122,7 +122,8 @@ def look_at_scales(slide: Slide, places: Sequence[Box], segmenter: Segmenter) ->
 
 
 def _look(slide: Slide, places: Sequence[Box], segmenter: Segmenter, times: float) -> Look:
-    areas, covered, looked = [np.empty(0)], 0.0, 0
+    areas: list[FloatArray] = [np.empty(0)]
+    covered, looked = 0.0, 0
     for place in places:
         try:
             labels, score, mpp = _found(slide, place, segmenter, times)

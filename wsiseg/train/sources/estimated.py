@@ -58,6 +58,7 @@ def _places(slide: Slide) -> list[Box]:
     if not len(rows):
         return []
     chosen = np.unique(np.linspace(0, len(rows) - 1, _PLACES).round().astype(np.int64))
-    centres = tissue.scale.to_level0(np.column_stack([columns[chosen], rows[chosen]]) + 0.5)
+    middles = np.column_stack([columns[chosen], rows[chosen]]).astype(np.float64) + 0.5
+    centres = tissue.scale.to_level0(middles)
     around = (Box(x - side / 2, y - side / 2, x + side / 2, y + side / 2) for x, y in centres.tolist())
     return [box.intersection(whole) for box in around]
