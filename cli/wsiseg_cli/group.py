@@ -123,7 +123,8 @@ def _refused(error: WsisegError) -> int:
 def _resumable() -> bool:
     """Whether this process's command goes on where it was stopped."""
     words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
-    return words[:2] not in (("synth", "truth"), ("synth", "sheet")) and any(words[: len(path)] == path for path in _RESUMABLE)
+    at_once = words[:2] in (("synth", "truth"), ("synth", "sheet"))
+    return not at_once and any(words[: len(path)] == path for path in _RESUMABLE)
 
 
 def _unexpected(error: Exception) -> int:
