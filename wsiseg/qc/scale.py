@@ -132,7 +132,7 @@ def _look(slide: Slide, places: Sequence[Box], segmenter: Segmenter, times: floa
         pixels = np.bincount(labels.ravel(), minlength=len(score) + 1)[1:]
         cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         whole = (pixels > 0) & ~np.isin(np.arange(1, len(score) + 1), cut)
-        areas.append(pixels[whole] * mpp**2)
+        areas.append(pixels[whole].astype(np.float64) * mpp**2)
         covered += float((np.clip(2 * score - 1, 0, None) * pixels).sum())
         looked += labels.size
     return Look(np.concatenate(areas), covered / max(looked, 1))
