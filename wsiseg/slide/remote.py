@@ -37,7 +37,7 @@ _ROOM = 50 << 30
 _CHECKED_S = 60.0  # a copy that was compared with its original so long ago is compared again
 _NOTE = ".json"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_SAFE = "".join(c for c in "-_.~!$&'()+,;=@ []{}#%^")  # within a name, on every file system
+_SAFE = "-_.~!$&'()+,;=@ []{}#^"  # within a name, on every file system
 _SEVERAL = frozenset((".mrxs", ".vms", ".vmu", ".vsi", ".ndpis", ".dcm", ".zarr"))
 _TAGS = (
     "ETag", "etag", "Content-MD5", "md5Hash", "content_md5", "checksum", "Digest",
@@ -89,7 +89,7 @@ def copy_of(url: str) -> Path:
             f"{shown(url)}: a slide of this format is several files. Expected one file (SVS, TIFF, NDPI, SCN, …); "
             "copy the whole slide to a disk, or convert it."
         )
-    return cache().joinpath(protocol.lower(), *(quote(part, safe=_SAFE.replace("%", "")) for part in parts))
+    return cache().joinpath(protocol.lower(), *(quote(part, safe=_SAFE) for part in parts))
 
 
 def url_of(path: str | os.PathLike[str]) -> str | None:

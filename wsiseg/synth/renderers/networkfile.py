@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.atomic import write_bytes
-from wsiseg.errors import ModelError
+from wsiseg.core.tables import Dataclass, parse_table
+from wsiseg.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Config = TypeVar("Config", bound=Dataclass)
 
 
 def write_networks(path: Path, kind: str, note: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> None:
@@ -55,6 +58,21 @@ def read_networks(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
     if found != kind:
         raise ModelError(f"{path}: is {found!r}; expected {kind!r}, which training its renderer writes")
     return note, tensors
+
+
+def read_described(path: Path, kind: str, config: type[Config]) -> tuple[Config, float, dict[str, Tensor]]:
+    """Configuration, microns per pixel and tensors of a file whose note has ``config`` and ``mpp``.
+
+    Raises
+    ------
+    ModelError
+        As :func:`read_networks`; or its description is none.
+    """
+    note, tensors = read_networks(path, kind)
+    try:
+        return parse_table(config, note.get("config"), "config"), float(note["mpp"]), tensors
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its description cannot be used: {error}") from error
 
 
 def restore(path: Path, networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from wsiseg.core.tables import parse_table
-from wsiseg.errors import ModelError, UsageError
 from wsiseg.models.networks.hovernet import HoVerNet, HoVerNetConfig
-from wsiseg.synth.renderers.networkfile import read_networks, restore, write_networks
+from wsiseg.synth.renderers.networkfile import read_described, restore, write_networks
 
 FORMAT = "wsiseg-points2image-1"
 MAPS = 3
@@ -180,12 +178,8 @@ class NetworkPair:
         ModelError
             No such file, or none of this format.
         """
-        note, tensors = read_networks(path, FORMAT)
-        try:
-            config = parse_table(PairConfig, note.get("config"), "config")
-            pair = cls.new(config, float(note["mpp"]), 0)
-        except (UsageError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: its description cannot be used: {error}") from error
+        config, mpp, tensors = read_described(path, FORMAT, PairConfig)
+        pair = cls.new(config, mpp, 0)
         parts: dict[str, nn.Module] = {"generator": pair.generator, "inverse": pair.inverse}
         restore(path, parts, tensors)
         for part in parts.values():

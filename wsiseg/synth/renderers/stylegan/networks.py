@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.core.tables import parse_table
-from wsiseg.errors import ModelError, UsageError
-from wsiseg.synth.renderers.networkfile import read_networks, restore, write_networks
+from wsiseg.synth.renderers.networkfile import read_described, restore, write_networks
 
 FORMAT = "wsiseg-stylegan-1"
 _COARSEST = 4
@@ -238,12 +236,8 @@ class StyleGan:
         ModelError
             No such file, or none of this format.
         """
-        note, tensors = read_networks(path, FORMAT)
-        try:
-            config = parse_table(StyleGanConfig, note.get("config"), "config")
-            made = cls.new(config, float(note["mpp"]), 0)
-        except (UsageError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: its description cannot be used: {error}") from error
+        config, mpp, tensors = read_described(path, FORMAT, StyleGanConfig)
+        made = cls.new(config, mpp, 0)
         restore(path, {"mapping": made.mapping, "synthesis": made.synthesis}, tensors)
         return made
 
