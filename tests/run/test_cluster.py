@@ -17,7 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import pytest
+import yaml
 
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.run.cluster import ClusterOptions, DaskExecutor, devices, local, open_executor, patience
@@ -28,7 +30,7 @@ def surroundings(_argument: int) -> dict[str, Any]:
     import threading
 
     time.sleep(0.2)
-    names = ("CUDA_VISIBLE_DEVICES", "MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS")
+    names = ("CUDA_VISIBLE_DEVICES", "MALLOC_TRIM_THRESHOLD_", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
     return {**{name: os.environ.get(name) for name in names}, "pid": os.getpid(), "thread": threading.get_ident()}
 
 
@@ -45,6 +47,24 @@ def test_cpu_workers_are_processes_of_one_thread_on_loopback(tmp_path: Path) -> 
     assert {place["MALLOC_TRIM_THRESHOLD_"] for place in found} == {str(4 << 30)}
     assert {place["OMP_NUM_THREADS"] for place in found} == {"1"}
     assert "look" in report.read_text()
+
+
+def test_a_cluster_that_was_there_before_leaves_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's nanny sets its defaults for good, and takes what is set already for the user's."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", dask_default("MALLOC_TRIM_THRESHOLD_"))
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with open_executor(ClusterOptions(workers=1, device="cpu", dashboard="127.0.0.1:0")) as executor:
+        (found,) = executor.map_bounded(surroundings, [0], "look")
+    assert found["MALLOC_TRIM_THRESHOLD_"] == str(4 << 30)
+    assert found["NUMBA_NUM_THREADS"] == "3"  # what the user says goes before
+    assert dict(os.environ) == before
+
+
+def dask_default(name: str) -> str:
+    shipped = yaml.safe_load((Path(distributed.__file__).parent / "distributed.yaml").read_text())
+    return str(shipped["distributed"]["nanny"]["pre-spawn-environ"][name])
 
 
 def test_processes_of_one_thread_share_the_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:

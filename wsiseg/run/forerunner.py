@@ -28,6 +28,8 @@ WORKER_ENVIRONMENT = {
     "NUMBA_NUM_THREADS": "1",
 }
 """What a worker's libraries and its malloc read when its process starts: a fork has it of the process before it."""
+_DASK_DEFAULTS = {"MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Of these variables, what Dask sets by itself and not as here; a test compares it with Dask's own."""
 _IMPORTED = ["torch", "distributed.nanny", "wsiseg.run.steps", "wsiseg.models.network"]
 
 
@@ -41,7 +43,7 @@ def start_forerunner() -> None:
     if not can_fork():
         return
     forkserver.set_forkserver_preload(list(_IMPORTED))
-    with _workers_environment(), _without_interrupts():
+    with workers_environment(), _without_interrupts():
         forkserver.ensure_running()
     atexit.register(_end, _process_id())
 
@@ -60,15 +62,24 @@ def _end(process_id: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _workers_environment() -> Iterator[None]:
-    """This process's environment as its workers have theirs, for as long as it lasts."""
-    added = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
+def workers_environment() -> Iterator[None]:
+    """This process's environment as its workers have theirs, for as long as it lasts; then as it was.
+
+    What the user says goes before. A cluster that this process had before leaves Dask's defaults there (its nanny
+    sets them and does not take them back): those are nobody's word.
+    """
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    for name, value in WORKER_ENVIRONMENT.items():
+        if before[name] in (None, _DASK_DEFAULTS.get(name)):
+            os.environ[name] = value
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        for name, earlier in before.items():
+            if earlier is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = earlier
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from wsiseg.run.cluster.page import show_page
 from wsiseg.run.cluster.profile import read_profile
 from wsiseg.run.cluster.settings import CONFIG
 from wsiseg.run.cluster.started import start_cluster
+from wsiseg.run.forerunner import workers_environment
 from wsiseg.run.schedule import Executor, SerialExecutor
 
 
@@ -92,6 +93,7 @@ def _open_client(
         stack.callback(client.close, timeout=2)
         return client, DaskExecutor(client, slots, device, guarded=True)
     if profile is None:
+        stack.enter_context(workers_environment())
         stack.enter_context(forking(options))
         cluster, slots, device = start(options, loop)
         stack.callback(close, cluster)
