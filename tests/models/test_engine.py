@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -379,6 +380,36 @@ def test_openvino_gives_torchs_maps(name: str) -> None:
             for a, b in zip(one, other, strict=True):
                 error = float(np.sqrt(np.mean((a - b) ** 2)))
                 assert error <= tolerance * max(1e-3, float(np.sqrt(np.mean(b**2))))
+
+
+def test_a_signal_after_the_end_of_an_openvino_model_on_another_thread() -> None:
+    """It killed the process: tests that trained with processes died of it, and Ctrl-C would have."""
+    pytest.importorskip("openvino")
+    code = """
+import gc, os, signal, threading
+import numpy as np, openvino
+from openvino import opset13
+from wsiseg.models.engine.openvino import compiled
+
+heard = []
+signal.signal(signal.SIGCHLD, lambda *_: heard.append(1))
+image = opset13.parameter([1, 8, 8, 3], np.uint8)
+models = [compiled(openvino.Model([opset13.convert(image, "f32")], [image]), "fp32")]
+models[0](np.zeros((1, 8, 8, 3), np.uint8))
+
+def end():
+    models.clear()
+    gc.collect()
+
+thread = threading.Thread(target=end)
+thread.start()
+thread.join()
+for _ in range(9):
+    os.kill(os.getpid(), signal.SIGCHLD)
+print(len(heard), "signals")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "9 signals\n"), done.stderr
 
 
 def test_openvino_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

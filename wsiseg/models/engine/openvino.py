@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence, Set
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
 
     path, about = network.path, network.interface
     try:
-        model = openvino.Core().read_model(path)
+        model = _core().read_model(path)
     except RuntimeError as error:
         raise ModelError(f"{path}: no ONNX file that OpenVINO can read ({_line(error)})") from error
     shapes = [item.partial_shape for item in model.inputs]
@@ -110,14 +111,12 @@ def onnx_backend(network: OnnxNetwork, precision: str, maps: Sequence[str]) -> B
 
 def compiled(model: Any, precision: str) -> Callable[[npt.NDArray[np.uint8]], list[Tensor]]:
     """A model of OpenVINO that takes uint8 (N, h, w, 3), ready to run, with as many threads as torch has."""
-    import openvino
-
     options = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    request = _core().compile_model(model, "CPU", options).create_infer_request()
 
     def compute(images: npt.NDArray[np.uint8]) -> list[Tensor]:
         request.infer([images])
@@ -125,6 +124,19 @@ def compiled(model: Any, precision: str) -> Callable[[npt.NDArray[np.uint8]], li
         return [torch.from_numpy(np.array(tensor.data, dtype=np.float32)) for tensor in request.output_tensors]
 
     return compute
+
+
+@cache
+def _core() -> Any:
+    """One for as long as the process lives.
+
+    The first model that a core compiles gives its thread another stack for signals, and the core takes that memory
+    away when it ends. If it ends on another thread, the earlier stack is not put back: the next signal (Ctrl-C, the
+    end of a child) kills the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def require_openvino() -> None:
