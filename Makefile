@@ -26,8 +26,7 @@ demo: $(VENV)/.installed
 test: test-quick $(if $(filter 0,$(SLOW)),,test-slow)
 
 # A process of tests that dies ends the step at once: xdist would hand its work on, and wait for what is done already.
-# Arrow's allocator that nothing uses has a thread that crashes without a word (cli/wsiseg_cli/main.py).
-PYTEST = OMP_NUM_THREADS=1 JE_ARROW_MALLOC_CONF=background_thread:false $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -121,24 +120,6 @@ def test_windows_is_told_where_it_runs() -> None:
     assert len(ended.stderr.splitlines()) <= 3
     assert not _system("nt", "Windows").ok
     assert "Linux and macOS" in _system("posix", "Linux").text
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists threads on Linux")
-@pytest.mark.parametrize(("before", "threads"), [("", 1), ("main()", 0)])
-def test_a_command_has_no_thread_of_arrow_s_allocator(before: str, threads: int) -> None:
-    """Without the command there is one: if that has changed, what keeps it away is of no use any more."""
-    code = f"""
-import contextlib, pathlib, sys
-from wsiseg_cli.main import main
-sys.argv = ["wsiseg", "--version"]
-with contextlib.suppress(SystemExit):
-    {before or "pass"}
-import pyarrow
-print([path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")].count("jemalloc_bg_thd\\n"))
-"""
-    env = {name: value for name, value in os.environ.items() if name != "JE_ARROW_MALLOC_CONF"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.splitlines()[-1] == str(threads)
 
 
 @pytest.mark.parametrize(

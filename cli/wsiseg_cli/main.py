@@ -22,9 +22,6 @@ def main() -> None:
     quits = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if quits:
         signal.signal(signal.SIGINT, _quit)
-    # Arrow starts a thread of an allocator that nothing here uses. It blocks all signals: where it crashes, as is
-    # known of it (apache/arrow#44342), the process is gone without a word.
-    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     from wsiseg_cli.group import run
     from wsiseg_cli.interrupt import forget_interrupts, interrupt
     from wsiseg_cli.terminal import guard_streams

@@ -22,7 +22,6 @@ WORKER_ENVIRONMENT = {
     # throughput; what a worker holds stays bounded by its largest tile.
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # as the command line's own process (wsiseg_cli/main.py)
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
