@@ -72,7 +72,7 @@ def write_thumbnail(
 def save_picture(path: Path, image: Image.Image) -> None:
     """Write a picture as PNG, atomically."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=False, compress_level=6)
+    image.save(buffer, "PNG", compress_level=4)  # 6 costs twice the time for 1% less
     write_bytes(path, buffer.getvalue())
 
 
