@@ -35,7 +35,7 @@ def test_every_variant_is_a_composition_that_there_is(compositions: ModuleType) 
         if variant.recipe:
             tables, _ = read_synth_recipe(variant.recipe, [*variant.set, f"mpp={variant.mpp}"])
             names = {str(name) for name in data_of(parse_synth_recipe(tables)).values()}
-                assert names == set(variant.data)
+            assert names == set(variant.data)
 
 
 def test_each_generated_few_are_compared_with_the_same_real_ones(compositions: ModuleType, tmp_path: Path) -> None:
