@@ -35,14 +35,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from wsiseg.core.names import IMAGE_SUFFIXES
+from wsiseg.core.select import Select
 from wsiseg.errors import WsisegError
 from wsiseg.evaluate import summarize
 from wsiseg.synth.dataset import open_dataset
 from wsiseg.synth.hou.patch import MPP
 from wsiseg.synth.weighting.importance import HIGHEST, LOWEST
 from wsiseg.train.recipe import read_recipe
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files
-from wsiseg.train.sources.select import Select
+from wsiseg.train.sources.files import find_files
 
 RECIPE = str(Path(__file__).with_suffix(".toml"))
 SCORES = ("aji", "dice", "pq")

@@ -34,11 +34,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from wsiseg.core.names import IMAGE_SUFFIXES
+from wsiseg.core.select import Select
 from wsiseg.interop import snow
 from wsiseg.models.decoders.otsu import OtsuDecoder
 from wsiseg.models.registry import load_segmenter
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, image_size, read_image
-from wsiseg.train.sources.select import Select
+from wsiseg.train.sources.files import find_files, image_size, read_image
 
 TEST_SPAN = (0.8, 1.0)
 STRIDE = 16  # the sides of what the network sees are multiples of it

@@ -35,6 +35,7 @@ from PIL import Image
 from scipy import ndimage
 
 from wsiseg.core.geometry import Box, Window
+from wsiseg.core.names import IMAGE_SUFFIXES
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import largest_components, rasterize, trace
 from wsiseg.evaluate.compare import find_sources
@@ -50,7 +51,7 @@ from wsiseg.synth.render import MPP, RenderOptions, render_patch
 from wsiseg.synth.textures import dissect
 from wsiseg.tiles.measure import measure
 from wsiseg.train.sources.cut import rescale
-from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files, read_image
+from wsiseg.train.sources.files import find_files, read_image
 
 MODELS = ("unet-0.5", "classical", "unet-0.25")
 IMAGE_FAULTS = (

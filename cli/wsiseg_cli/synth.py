@@ -11,6 +11,7 @@ import click
 from wsiseg_cli import options
 from wsiseg_cli.interrupt import heed_interrupt
 from wsiseg_cli.named import Named, unique
+from wsiseg_cli.synthtrain import train
 from wsiseg_cli.terminal import mention, note, one_line, tell, tell_json
 
 if TYPE_CHECKING:
@@ -43,11 +44,15 @@ def command(ctx: click.Context, list_all: bool) -> None:
     wsiseg synth --list
     wsiseg synth hou --textures TILES --count 10000 -o patches.zarr
     wsiseg synth basla-layered --data masks=LABELS --data textures=TILES -o patches.zarr
+    wsiseg synth train adain-small --data annotated=FOLDER -o runs/adain
     """
     if list_all:
         _list()
     elif ctx.invoked_subcommand is None:
         raise click.UsageError("Missing command or recipe; `wsiseg synth --help` names those that there are.")
+
+
+command.add_command(train)
 
 
 @command.command(RECIPE)
@@ -114,6 +119,7 @@ def _list() -> None:
     from wsiseg.synth.renderers import RENDERERS
     from wsiseg.synth.samplers import SAMPLERS
     from wsiseg.synth.weighting import WEIGHTINGS
+    from wsiseg.train.generators.recipe import list_generator_recipes
 
     for name in list_synth_recipes():
         recipe = parse_synth_recipe(read_synth_recipe(name)[0])
@@ -121,6 +127,7 @@ def _list() -> None:
         tell(f"  data: {', '.join(sorted({str(path) for path in data_of(recipe).values()}))}")
     for what, names in (("samplers", SAMPLERS), ("renderers", RENDERERS), ("weightings", WEIGHTINGS)):
         tell(f"{what}: {', '.join(names)}")
+    tell(f"generators, for `wsiseg synth train`: {', '.join(list_generator_recipes())}")
 
 
 @command.command("hou")

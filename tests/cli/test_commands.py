@@ -157,6 +157,7 @@ def heed_ctrl_c() -> None:
         ("numpy", ["--debug", "segment", "{slide}", "-o", "{out}"], True),
         ("numpy", ["synth", "hou", "--textures", "{folder}", "--count", "3", "-o", "{out}"], True),
         ("numpy", ["synth", "export", "{folder}", "-o", "{out}"], True),
+        ("numpy", ["synth", "train", "adain-small", "-o", "{out}"], True),
         ("numpy", ["synth", "sheet", "{folder}", "-o", "{out}"], False),
         ("numpy", ["report", "{folder}"], False),
     ],

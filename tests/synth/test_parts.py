@@ -58,12 +58,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         labels = ndimage.label(image[..., 0] < 120)[0].astype(np.uint16)
         Image.fromarray(labels).save(root / "masks" / f"{seed}.png")
     RefinerPair.new(TINY_REFINER, 1).save(root / "refiner.safetensors")
-    painter = StyleTransfer.new(AdaINConfig((4, 4, 8, 8), (1, 1, 1, 1)), 3)
+    painter = StyleTransfer.new(AdaINConfig((4, 4, 8, 8), (1, 1, 1, 1)), 0.25, 3)
     with torch.no_grad():
         for module in (painter.encoder, painter.decoder):
             for weights in module.parameters():  # torch's own start makes one grey of everything
                 weights.mul_(2.5)
-    painter.save(root / "weights.safetensors")
+    painter.save(root / "weights.safetensors", {})
     NetworkPair.new(PairConfig((8, 8, 4), 4, 4, "fast", 8), 0.25, 1).save(root / "pair.safetensors", {})
     StyleGan.new(StyleGanConfig((4, 4, 4, 4, 4), 4, 1), 0.25, 1).save(root / "gan.safetensors", {})
     files = {"refiner": "refiner.safetensors", "weights": "weights.safetensors"}
@@ -244,6 +244,7 @@ def test_the_command_runs_any_recipe(data: dict[str, Path], tmp_path: Path) -> N
     listed = CliRunner().invoke(cli, ["synth", "--list"])
     assert "basla" in listed.output
     assert "renderers: transfer, layered, adain, points2image, stylegan" in listed.output
+    assert "generators, for `wsiseg synth train`: adain, adain-small," in listed.output
     unknown = CliRunner().invoke(cli, ["synth", "shet", "-o", str(tmp_path / "x")])
     assert isinstance(unknown.exception, UsageError)
     assert "neither a file nor a recipe" in str(unknown.exception)

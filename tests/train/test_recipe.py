@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from wsiseg.core.select import Select  # noqa: E402
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
 from wsiseg.models.networks import build_network  # noqa: E402
 from wsiseg.testing.training import TABLES, write_folder  # noqa: E402
@@ -26,7 +27,6 @@ from wsiseg.train.recipe import (  # noqa: E402
 from wsiseg.train.sources.folder import FolderSource  # noqa: E402
 from wsiseg.train.sources.images import ImagesSource  # noqa: E402
 from wsiseg.train.sources.pseudo import PseudoSource  # noqa: E402
-from wsiseg.train.sources.select import Select  # noqa: E402
 from wsiseg.train.sources.snow import SnowSource  # noqa: E402
 
 

@@ -33,7 +33,7 @@ from wsiseg.train.run import TrainOptions  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPTIONS = TrainOptions(device="cpu", threads=1, workers=1)
+OPTIONS = TrainOptions(device="cpu", threads=1, workers=1, checkpoint_s=0.0)  # after each step
 TABLES: dict[str, Any] = {
     "name": "tiny",
     "summary": "a tiny generator of discs",

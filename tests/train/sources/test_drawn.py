@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from wsiseg.core.nuclei import Nuclei
+from wsiseg.core.select import Select
 from wsiseg.errors import UsageError
 from wsiseg.synth.render import REVISION
 from wsiseg.synth.scenes import Scenes
 from wsiseg.testing.training import FRAME, discs, same, whole, write_snow
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.rendered import RenderedSource, nuclear_pixels, richest_piece
-from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
 

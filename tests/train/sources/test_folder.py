@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsiseg.core.select import Select
 from wsiseg.errors import UsageError
 from wsiseg.testing.training import FRAME, discs, same, whole, write_folder
 from wsiseg.train.patches import KNOWN, OUTSIDE
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.folder import FolderSource
-from wsiseg.train.sources.select import Select
 
 
 def test_images_are_cut_at_the_frames_scale(annotated: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsiseg.core.select import Select
 from wsiseg.core.tables import parse_table
 from wsiseg.errors import UsageError
 from wsiseg.testing import Truth
@@ -25,7 +26,6 @@ from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.pseudo import PseudoSource
 from wsiseg.train.sources.rendered import RenderedSource
 from wsiseg.train.sources.run import RunSource
-from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.snow import SnowSource
 from wsiseg.train.sources.synthetic import SyntheticSource
 

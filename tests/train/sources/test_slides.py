@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsiseg.core.select import Select
 from wsiseg.errors import MissingMppError, UsageError
 from wsiseg.results.nuclei import read_nuclei
 from wsiseg.testing import Truth
@@ -21,7 +22,6 @@ from wsiseg.train.patches import KNOWN, UNKNOWN
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.run import RunSource
-from wsiseg.train.sources.select import Select
 from wsiseg.train.sources.slides import apportion
 
 

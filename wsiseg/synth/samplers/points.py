@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.names import stem
+from wsiseg.core.select import ALL, Select
 from wsiseg.interop.labelimage import read_labels
 from wsiseg.synth.parts import Layout, Sampler, Texture, connected
 from wsiseg.synth.samplers.blobs.sampler import mask_files
@@ -31,11 +33,17 @@ class PointsOptions:
     labels : Path
         Folder of label images (PNG, TIFF, NPY, MAT) at the recipe's scale: the points are the centroids of their
         labels, which may be whole nuclei or dots.
+    folder : str
+        Where in ``labels`` they lie.
+    select : Select
+        Which of them, in the order of their names; its table lies in ``labels``.
     ellipses : EllipsesOptions
         Of these the areas, their distribution and the tries.
     """
 
     labels: Path
+    folder: str = "."
+    select: Select = ALL
     ellipses: EllipsesOptions = _ELLIPSES
 
     needs_texture: ClassVar[bool] = False
@@ -46,9 +54,11 @@ class PointsOptions:
         Raises
         ------
         UsageError
-            There are no label images.
+            There are no label images, or none is selected.
         """
-        found = [read_labels(path) for path in mask_files(self.labels)]
+        files = mask_files(self.labels / self.folder)
+        chosen = self.select.named({stem(path.name): path for path in files}, self.labels)
+        found = [read_labels(path) for path in files if stem(path.name) in chosen]
         images = [(centroids(labels), labels.shape) for labels in found]
 
         def sample(rng: np.random.Generator, side: int, texture: Texture | None) -> Layout:

@@ -1,4 +1,4 @@
-"""What the loop trains: networks that play against each other, and what their steps remember."""
+"""What the loop trains: networks that paint and networks that judge it, and what their steps remember."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 class Contest(Protocol):
-    """A generator, its discriminators and their optimisers.
+    """A generator, what judges it and their optimisers.
 
     A step is a function of the state before it, of the recipe's seed and of its number; torch's random state is set
     before it.

@@ -11,8 +11,10 @@ import torch
 
 from wsiseg.errors import UsageError
 from wsiseg.models.engine.engine import place
+from wsiseg.models.files import sha256_of
 from wsiseg.results.folder import output_lock
 from wsiseg.run.events import Listener, ignore
+from wsiseg.train.generators.adain.contest import adain_contest
 from wsiseg.train.generators.contest import Contest
 from wsiseg.train.generators.loop import Course, compete
 from wsiseg.train.generators.points2image.contest import points2image_contest
@@ -25,6 +27,7 @@ from wsiseg.train.source import Frame
 SYSTEMS: Mapping[str, Callable[[GeneratorRecipe, list[Portion], str], Contest]] = {
     "points2image": points2image_contest,
     "stylegan": stylegan_contest,
+    "adain": adain_contest,
 }
 
 
@@ -34,6 +37,10 @@ class GeneratorResult:
 
     weights: Path
     steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"weights": str(self.weights), "steps": self.steps}
 
 
 def train_generator(
@@ -76,7 +83,8 @@ def train_generator(
     torch.set_num_threads(options.threads)
     with output_lock(out):
         keys = [pool_key(ingredient, frame) for ingredient in recipe.data.train]
-        claim(out, tables, {"train": keys})
+        encoder = {"encoder": [sha256_of(Path(recipe.encoder))]} if recipe.encoder else {}
+        claim(out, tables, {"train": keys, **encoder})
         portions = gather(recipe.data.train, keys, frame, options.pools or out / "pools", on_event)
         _require_side(portions, recipe.data.side)
         contest = SYSTEMS[recipe.system](recipe, portions, device)

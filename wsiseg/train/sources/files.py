@@ -11,16 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiseg.core.names import IMAGE_SUFFIXES, listed, stem
 from wsiseg.errors import SlideError, UsageError
-
-IMAGE_SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
-_LISTED = 5
-
-
-def stem(name: str) -> str:
-    """A file's name without the suffix of an image; a dot elsewhere in it stays."""
-    lower = name.lower()
-    return next((name[: -len(s)] for s in (*IMAGE_SUFFIXES, ".mat") if lower.endswith(s)), name)
 
 
 def find_images(folder: Path) -> dict[str, Path]:
@@ -158,10 +150,3 @@ def _npy(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
         return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None))
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{path}: cannot be read as an array: {error}") from error
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few of ``names``, and how many more there are."""
-    known = list(names)
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return ", ".join(known[:_LISTED]) + more if known else "nothing"

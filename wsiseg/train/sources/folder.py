@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsiseg.core.names import IMAGE_SUFFIXES
+from wsiseg.core.select import ALL, Select
 from wsiseg.errors import UsageError
 from wsiseg.interop.labelimage import SUFFIXES as LABEL_SUFFIXES
 from wsiseg.interop.labelimage import read_labels
@@ -18,7 +20,6 @@ from wsiseg.slide import MppTable, read_mpp_table
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.select import ALL, Select
 
 Pairs = Mapping[str, tuple[Path, Path]]
 
@@ -122,7 +123,7 @@ class FolderSource:
         UsageError
             Nothing is there, or an image has no labels.
         """
-        images = files.find_files(self.data / self.images, files.IMAGE_SUFFIXES, self.image_ending)
+        images = files.find_files(self.data / self.images, IMAGE_SUFFIXES, self.image_ending)
         if self.data / self.images == self.data / self.labels:  # an image's name may end as all labels do
             images = {n: p for n, p in images.items() if not n.endswith(self.label_ending or "\0")}
         images = self.select.named(images, self.data)

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from wsiseg.core.geometry import Window
+from wsiseg.core.names import stem
+from wsiseg.core.select import ALL, Select
 from wsiseg.errors import UsageError
 from wsiseg.slide import Slide, open_slide
 from wsiseg.slide.discover import find_slides
 from wsiseg.tissue import find_tissue
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import cut, files
+from wsiseg.train.sources import cut
 from wsiseg.train.sources.estimated import corrected_mpp
-from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import apportion, draw_places, nothing_known, read_patch
 
 
@@ -134,7 +135,7 @@ class ImagesSource:
         found: dict[str, Path] = {}
         for path in find_slides([str(self.data)]):
             inner = path.relative_to(self.data) if path.is_relative_to(self.data) and path != self.data else None
-            name = files.stem((inner or Path(path.name)).as_posix())
+            name = stem((inner or Path(path.name)).as_posix())
             if name in found:
                 raise UsageError(f"{found[name]} and {path} have the same name {name!r}: keep one of them")
             found[name] = path

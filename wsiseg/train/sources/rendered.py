@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
+from wsiseg.core.select import ALL, Select
 from wsiseg.synth import scenes
 from wsiseg.synth.grafts import Graft, cut_grafts
 from wsiseg.synth.render import MPP, REVISION, RenderOptions, render_patch
@@ -25,7 +26,6 @@ from wsiseg.synth.textures import Texture, dissect, optical_density
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut, files
-from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.teacher import load_teacher
 
 if TYPE_CHECKING:

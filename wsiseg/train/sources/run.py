@@ -16,6 +16,7 @@ from scipy import ndimage
 from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
+from wsiseg.core.select import ALL, Select
 from wsiseg.errors import UsageError
 from wsiseg.results.folder import read_records
 from wsiseg.results.maps import read_label_region
@@ -26,7 +27,6 @@ from wsiseg.slide.remote import present
 from wsiseg.train.patches import KNOWN, OUTSIDE, UNKNOWN, PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut
-from wsiseg.train.sources.select import ALL, Select
 from wsiseg.train.sources.slides import Mask, apportion, draw_places, read_patch
 
 _LOST_MARGIN = 2

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsiseg.core.select import ALL, Select
 from wsiseg.interop import snow
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources.folder import FolderSource
-from wsiseg.train.sources.select import ALL, Select
 
 
 @dataclass(frozen=True)

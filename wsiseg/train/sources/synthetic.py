@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.core.select import ALL, Select
 from wsiseg.synth.dataset import PatchDataset, open_dataset
 from wsiseg.train.patches import PatchPool
 from wsiseg.train.source import Frame
 from wsiseg.train.sources import cut
-from wsiseg.train.sources.select import ALL, Select
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""Adaptive instance normalisation: an encoder to relu4_1, its mirror as decoder, and their loss.
+"""Adaptive instance normalisation: an encoder to relu4_1, its mirror as decoder.
 
 Huang & Belongie 2017, doi:10.1109/ICCV.2017.167.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.core.atomic import write_bytes
 from wsiseg.errors import ModelError
 from wsiseg.models.engine.threads import one_thread
+from wsiseg.synth.renderers.networkfile import read_described, restore, write_networks
 
 FORMAT = "wsiseg-adain-1"
 STRIDE = 8
@@ -33,9 +34,9 @@ class AdaINConfig:
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     depths: tuple[int, int, int, int] = (2, 2, 4, 1)
 
-
-SMALL = AdaINConfig((16, 32, 64, 128), (1, 1, 2, 1))
-"""An encoder that is trained here, where no weights of VGG-19 are given."""
+    def __post_init__(self) -> None:
+        if not all(1 <= size <= 1024 for size in (*self.widths, *self.depths)):
+            raise ValueError(f"widths {self.widths}, depths {self.depths}: expected 1 to 1024 each")
 
 
 class Encoder(nn.Module):
@@ -61,7 +62,7 @@ class Encoder(nn.Module):
                 x = functional.max_pool2d(x, 2)
             assert isinstance(level, nn.ModuleList)
             for k, convolution in enumerate(level):
-                x = functional.relu(convolution(x))
+                x = functional.relu(convolution(_mirrored(x)))
                 if k == 0:
                     found.append(x)
         return found
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
         for n, level in enumerate(self.levels):
             assert isinstance(level, nn.ModuleList)
             for k, convolution in enumerate(level):
-                x = convolution(x)
+                x = convolution(_mirrored(x))
                 if n < last or k < len(level) - 1:
                     x = functional.relu(x)
             if n < last:
@@ -104,29 +105,21 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-5).sqrt()
 
 
-def style_loss(output: Sequence[Tensor], target: Tensor, style: Sequence[Tensor]) -> Tensor:
-    """MSE(relu4_1, t) + Σ (MSE of the means + MSE of the standard deviations) over relu1_1 … relu4_1."""
-    loss = functional.mse_loss(output[-1], target)
-    for made, real in zip(output, style, strict=True):
-        for one, other in zip(moments(made), moments(real), strict=True):
-            loss = loss + functional.mse_loss(one, other)
-    return loss
-
-
 @dataclass(frozen=True, eq=False)
 class StyleTransfer:
-    """An encoder and the decoder that was trained to invert it after normalisation."""
+    """An encoder and the decoder that was trained to invert it after normalisation, on images of ``mpp``."""
 
     config: AdaINConfig
+    mpp: float
     encoder: Encoder
     decoder: Decoder
 
     @classmethod
-    def new(cls, config: AdaINConfig, seed: int = 0) -> StyleTransfer:
+    def new(cls, config: AdaINConfig, mpp: float, seed: int) -> StyleTransfer:
         """Untrained, the same for the same seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, Encoder(config), Decoder(config))
+            return cls(config, mpp, Encoder(config), Decoder(config))
 
     def transfer_alone(self, content: npt.NDArray[np.uint8], style: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """One image (h, w, 3) in the style of another, uint8 (h, w, 3), on one thread."""
@@ -138,16 +131,10 @@ class StyleTransfer:
             made = to_images(self.decoder(target))[0]
         return np.ascontiguousarray(made[:height, :width])
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file that :meth:`load` reads, atomically."""
-        from safetensors.torch import save
-
-        parts = (("encoder", self.encoder), ("decoder", self.decoder))
-        tensors = {
-            f"{name}.{key}": v.contiguous() for name, module in parts for key, v in module.state_dict().items()
-        }
-        note = {key: " ".join(map(str, value)) for key, value in asdict(self.config).items()}
-        write_bytes(path, save(tensors, {"format": FORMAT, **note}))
+    def save(self, path: Path, card: Mapping[str, Any]) -> None:
+        """Write a safetensors file that :meth:`load` reads, atomically; ``card`` (JSON) stands in its header."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        write_networks(path, FORMAT, {"config": asdict(self.config), "mpp": self.mpp, "card": dict(card)}, parts)
 
     @classmethod
     def load(cls, path: Path) -> StyleTransfer:
@@ -156,21 +143,11 @@ class StyleTransfer:
         Raises
         ------
         ModelError
-            No such file, or not of this format.
+            No such file, or none of this format.
         """
-        tensors, note = _read(path)
-        if note.get("format") != FORMAT:
-            raise ModelError(f"{path}: not a style transfer: its format is {note.get('format')!r}, not {FORMAT!r}")
-        try:
-            sizes = {key: tuple(int(word) for word in note[key].split()) for key in ("widths", "depths")}
-            if not all(len(value) == 4 and all(1 <= size <= 1024 for size in value) for value in sizes.values()):
-                raise ModelError(f"{path}: a damaged style transfer: its configuration is {note}")
-            made = cls.new(AdaINConfig(**sizes))  # type: ignore[arg-type]
-            for name, module in (("encoder", made.encoder), ("decoder", made.decoder)):
-                start = f"{name}."
-                module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: cannot be read as a style transfer: {error}") from error
+        config, mpp, tensors = read_described(path, FORMAT, AdaINConfig)
+        made = cls.new(config, mpp, 0)
+        restore(path, {"encoder": made.encoder, "decoder": made.decoder}, tensors)
         return made
 
 
@@ -182,7 +159,13 @@ def load_vgg(path: Path) -> Encoder:
     ModelError
         No such file, or other weights.
     """
-    tensors, _ = _read(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as weights of VGG-19: {error}") from error
     encoder = Encoder(AdaINConfig())
     depths = encoder.config.depths
     names = [f"levels.{n}.{k}" for n, depth in enumerate(depths) for k in range(depth)]
@@ -209,7 +192,7 @@ def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
 def to_images(tensor: Tensor) -> npt.NDArray[np.uint8]:
     """The inverse of :func:`to_tensor`, rounded and clipped."""
     values = (tensor.detach() * 255.0).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(values.numpy().transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(values.cpu().numpy().transpose(0, 2, 3, 1))
 
 
 def _levels(config: AdaINConfig) -> list[list[tuple[int, int]]]:
@@ -222,14 +205,10 @@ def _levels(config: AdaINConfig) -> list[list[tuple[int, int]]]:
 
 
 def _convolution(inner: int, outer: int) -> nn.Conv2d:
-    return nn.Conv2d(inner, outer, 3, padding=1, padding_mode="reflect")
+    return nn.Conv2d(inner, outer, 3)
 
 
-def _read(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+def _mirrored(x: Tensor) -> Tensor:
+    """One pixel more on each side, as padding by reflection does, whose gradient on a GPU depends on an order."""
+    x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
+    return torch.cat([x[..., 1:2], x, x[..., -2:-1]], dim=3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture
+from wsiseg.synth.parts import Field, Layout, Patch, Renderer, Texture, require_mpp
 from wsiseg.synth.renderers.adain.styles import Style, content_of, load_styles, tiles_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class AdaINOptions:
     Attributes
     ----------
     weights : Path
-        What ``python -m wsiseg.synth.renderers.adain.train`` writes.
+        As the training of ``system = "adain"`` writes (docs/generators.md).
     images, masks : Path
         Folders of real images and of their label images, by the same names, at the recipe's scale.
     styles : int
@@ -43,9 +43,20 @@ class AdaINOptions:
             raise ValueError(f"styles {self.styles}: expected how many images, or 0 for all")
 
     def build(self, mpp: float) -> Renderer:
+        """The renderer of patches at ``mpp``.
+
+        Raises
+        ------
+        ModelError
+            The weights cannot be read.
+        UsageError
+            They are of another scale, or images and label images do not belong together.
+        """
         from wsiseg.synth.renderers.adain.networks import StyleTransfer
 
-        return _AdaIN(StyleTransfer.load(self.weights), _Styles(load_styles(self.images, self.masks, self.styles)))
+        network = StyleTransfer.load(self.weights)
+        require_mpp(str(self.weights), mpp, network.mpp)
+        return _AdaIN(network, _Styles(load_styles(self.images, self.masks, self.styles)))
 
     def suits(self, field: Field) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Annotated tiles: what a mask is painted in the style of, and what the painter is trained on."""
+"""Annotated tiles, in whose style masks are painted, and masks as images."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from wsiseg.core.names import stem
+from wsiseg.core.select import Select
 from wsiseg.errors import UsageError
 from wsiseg.testing.training import FRAME, whole
 from wsiseg.train.source import Frame
-from wsiseg.train.sources import files
 from wsiseg.train.sources.folder import FolderSource
 from wsiseg.train.sources.images import ImagesSource
 from wsiseg.train.sources.rendered import RenderedSource
-from wsiseg.train.sources.select import Select
 
 
 def names_of(folder: Path, select: Select) -> list[str]:
@@ -96,6 +96,6 @@ def test_a_table_that_does_not_fit_is_refused(
 
 
 def test_names_lose_the_suffix_of_images_alone() -> None:
-    assert files.stem("TCGA-18.5592.PNG") == "TCGA-18.5592"
-    assert files.stem("TCGA-18.5592") == "TCGA-18.5592"
-    assert files.stem("seed0000.mat") == "seed0000"
+    assert stem("TCGA-18.5592.PNG") == "TCGA-18.5592"
+    assert stem("TCGA-18.5592") == "TCGA-18.5592"
+    assert stem("seed0000.mat") == "seed0000"

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from wsiseg.core.names import listed, stem
 from wsiseg.errors import UsageError
-from wsiseg.train.sources.files import listed, stem
 
 _WHOLE = (0.0, 1.0)
 _NAME_KEYS = ("id", "name", "image", "file")
