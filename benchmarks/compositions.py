@@ -44,6 +44,8 @@ class Variant:
         The recipe's (or the source's) names, and what those data are called on the command line.
     side : int, optional
         Of its patches, where a training's crops are too large for them; a step has as many pixels all the same.
+    start : str, optional
+        The variant whose weights (of the same seed) the training goes on from.
     few : tuple of int, optional
         How many of the images, and which draw of them.
     """
@@ -54,12 +56,17 @@ class Variant:
     set: Sequence[str] = ()
     mpp: float = 0.25
     side: int = 0
+    start: str = ""
     few: tuple[int, int] | None = None
     against: str = ""
 
     @property
     def slug(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.name).strip("-")
+        return slug(self.name)
+
+
+def slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name).strip("-")
 
 
 def variants(plan: Path, few: bool) -> list[Variant]:
@@ -121,6 +128,14 @@ def train(variant: Variant, seed: int, given: Mapping[str, Path], options: argpa
                 f"{data['images']}, {data['labels']}: expected the folders images and labels of one folder"
             )
         recipe, words = REAL, ["--data", f"annotated={folder}"]
+    if variant.start:
+        begun = sorted((options.out / slug(variant.start) / f"seed-{seed}").glob("*.safetensors"))
+        if not begun:
+            raise SystemExit(
+                f"{variant.name} goes on from {variant.start!r}, which was not trained with seed {seed}"
+            )
+        sets.append("start.weights=start")
+        words += ["--data", f"start={begun[0]}"]
     words += [w for override in sets for w in ("--set", override)]
     words += ["--pools", options.out / "pools", "--threads", options.threads, "--device", "cpu"]
     command("wsiseg_cli", "train", recipe, *words, "-o", out)
