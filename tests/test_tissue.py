@@ -320,6 +320,23 @@ def test_membership_follows_the_mask_and_the_slide(tissue: Tissue) -> None:
     assert tissue.contains(np.empty((0, 2))).shape == (0,)
 
 
+@pytest.mark.parametrize("box", [Box(0, 0, 1910, 1600), Box(700, 300, 1111, 909), Box(-500, -500, 700, 2000)])
+def test_the_extent_of_a_box_holds_all_that_is_contained_and_no_more_cells(tissue: Tissue, box: Box) -> None:
+    extent = tissue.extent(box)
+    assert extent is not None
+    points = np.random.default_rng(2).uniform((box.x0, box.y0), (box.x1, box.y1), (4000, 2))
+    assert extent.contains(points[tissue.contains(points)]).all()
+    cells = tissue.scale.window(extent)
+    held = tissue.mask[cells.y : cells.y1, cells.x : cells.x1]
+    assert held.shape == cells.shape
+    assert all(edge.any() for edge in (held[0], held[-1], held[:, 0], held[:, -1]))
+
+
+def test_where_there_is_no_tissue_there_is_no_extent(tissue: Tissue) -> None:
+    assert tissue.extent(Box(0, 0, 16, 16)) is None
+    assert tissue.extent(Box(-900, -900, -100, -100)) is None
+
+
 def test_a_box_is_exact_and_half_open(tissue: Tissue) -> None:
     inside = tissue.restrict(Box(800.25, 700.5, 900.75, 800.0))
     points = np.array([[800.25, 700.5], [800.24, 750.0], [900.74, 750.0], [900.75, 750.0], [850.0, 800.0]])

@@ -181,6 +181,21 @@ class Tissue:
         whole = Window(0, 0, width, height)
         return bool(self.core[self.scale.window(box).intersection(whole).within(whole)].any())
 
+    def extent(self, box: Box) -> Box | None:
+        """The smallest box of raster cells that holds every cell of :attr:`mask` that ``box`` meets; None: none.
+
+        Both in level-0 coordinates. No point of ``box`` outside it is contained.
+        """
+        height, width = self.mask.shape
+        whole = Window(0, 0, width, height)
+        cells = self.scale.window(box).intersection(whole)
+        rows, columns = np.nonzero(self.mask[cells.within(whole)])
+        if rows.size == 0:
+            return None
+        x, y = int(columns.min()), int(rows.min())
+        held = Window(cells.x + x, cells.y + y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y)
+        return self.scale.box(held)
+
     def contains_pixels(self, window: Window, scale: Scale) -> BoolImage:
         """:meth:`contains` for the centre of every pixel of ``window`` on the lattice ``scale``: bool (h, w)."""
         x = np.arange(window.x + 0.5, window.x1, dtype=np.float64) * scale.downsample

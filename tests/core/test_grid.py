@@ -74,6 +74,25 @@ def test_beyond_the_slide_no_more_is_read_than_the_rim(grid: TileGrid, strides: 
         assert narrow.read(index).width % grid.stride == narrow.read(index).height % grid.stride == 0
 
 
+@unhurried
+@given(grids(), st.data())
+def test_a_tile_reads_no_more_than_a_halo_around_what_is_wanted_of_it(grid: TileGrid, data: st.DataObject) -> None:
+    """What is wanted sees all that it would see of the whole tile, as far as the halo goes, on the same phase."""
+    grid = replace(grid, rim=min(grid.halo, grid.stride))
+    index = data.draw(st.integers(0, len(grid) - 1))
+    core = grid.core(index)
+    x, y = data.draw(st.integers(core.x, core.x1 - 1)), data.draw(st.integers(core.y, core.y1 - 1))
+    wanted = Window(x, y, data.draw(st.integers(1, core.x1 - x)), data.draw(st.integers(1, core.y1 - y)))
+    whole, read = grid.read(index), grid.read(index, wanted)
+    seen = wanted.pad(grid.halo).intersection(whole)
+    assert seen.intersection(read) == seen
+    assert read.intersection(whole) == read
+    assert read.width < wanted.width + 2 * (grid.halo + grid.stride)
+    assert read.height < wanted.height + 2 * (grid.halo + grid.stride)
+    assert all(value % grid.stride == 0 for value in (read.x, read.y, read.width, read.height))
+    assert grid.read(index, core) == whole
+
+
 def test_a_rim_is_of_whole_strides() -> None:
     with pytest.raises(ValueError, match="rim 12 is not a multiple of the stride 8"):
         TileGrid(100, 100, 64, 16, 8, rim=12)

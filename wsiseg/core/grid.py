@@ -82,18 +82,29 @@ class TileGrid:
         full = Window(column * self.tile, row * self.tile, self.tile, self.tile)
         return full.intersection(Window(0, 0, self.width, self.height))
 
-    def read(self, index: int) -> Window:
+    def read(self, index: int, wanted: Window | None = None) -> Window:
         """The lattice pixels that the tile needs: core, halo, and what rounds its sides up to the stride.
 
         It may reach beyond the slide as far as ``rim`` says; there a slide reads as background.
+
+        Parameters
+        ----------
+        index : int
+        wanted : Window, optional
+            Where nuclei are wanted, if that is not all of the core: the window then ends a halo beyond it, and
+            begins at a multiple of the stride as before.
         """
         core = self.core(index)
         width, height = round_up(core.width, self.stride), round_up(core.height, self.stride)
         window = Window(core.x, core.y, width, height).pad(self.halo)
-        if self.rim is None:
+        if self.rim is not None:
+            whole = Window(0, 0, round_up(self.width, self.stride), round_up(self.height, self.stride))
+            window = window.intersection(whole.pad(self.rim))
+        if wanted is None:
             return window
-        whole = Window(0, 0, round_up(self.width, self.stride), round_up(self.height, self.stride))
-        return window.intersection(whole.pad(self.rim))
+        x, y = wanted.x // self.stride * self.stride, wanted.y // self.stride * self.stride
+        x1, y1 = round_up(wanted.x1, self.stride), round_up(wanted.y1, self.stride)
+        return window.intersection(Window(x, y, x1 - x, y1 - y).pad(self.halo))
 
     def owner(self, xy: FloatArray) -> npt.NDArray[np.int64]:
         """The index of the tile whose core holds each point of ``xy``, shape (N, 2), in lattice coordinates.

@@ -9,6 +9,7 @@ slides, and the interval is that wide.
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ from wsiseg.results.planned import read_planned, read_whole
 from wsiseg.tiles.batch import BatchJob
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
-from wsiseg.tiles.work import segment_batch
+from wsiseg.tiles.work import read_window, segment_batch
+from wsiseg.tissue import Tissue
 
 _TRIALS_PX = (256, 768)
 """Sides of the windows that are tried. The first also loads and compiles, for which the second is not to blame."""
@@ -114,8 +116,9 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
     planned = plan_or_reuse(PlanJob(folder, request))
     assert planned.plan is not None  # the folder was empty
     plan, before_s = planned.plan, _START_S + time.perf_counter() - started
-    trials = _try(planned.work, plan, named(request.choice, plan)) if plan.tiles else []
-    tile = _whole_tile(plan, trials)
+    _, tissue = read_planned(planned.work)
+    trials = _try(planned.work, plan, tissue, named(request.choice, plan)) if plan.tiles else []
+    tile = _usual_tile(plan, tissue, trials)
     tiles_s = tile.seconds * math.ceil(len(plan.tiles) / workers) * (1 + _END)
     tiles_s += _PATCH_S * math.ceil(_judged_patches(plan, request.options.qc_all) / workers)
     low, high = (before_s + tiles_s * factor for factor in _INTERVAL)
@@ -155,19 +158,19 @@ class _Trial:
     peak_bytes: int
 
 
-def _try(work: WorkFolder, plan: SlidePlan, choice: ModelChoice) -> list[_Trial]:
+def _try(work: WorkFolder, plan: SlidePlan, tissue: Tissue, choice: ModelChoice) -> list[_Trial]:
     """The windows in the place with the most tissue, the smaller one first."""
-    _, tissue = read_planned(work)
     whole, trials = read_whole(work), []
     for side in sorted({min(side, plan.grid.tile) for side in _TRIALS_PX}):
         grid = replace(plan.grid, tile=side)
         ratio = tissue.scale.downsample / plan.downsample
         area = {int(tile): _cells(tissue.core, grid, tile, ratio) for tile in grid.touching(tissue.mask, ratio)}
         tile = max(area, key=lambda tile: (area[tile], -tile))
-        write_plan(work, replace(plan, grid=grid, tiles=(tile,)), tissue, whole)
+        tried = replace(plan, grid=grid, tiles=(tile,))
+        write_plan(work, tried, tissue, whole)
         summary = segment_batch(BatchJob(work, (tile,), choice))
         mm2 = area[tile] * (tissue.scale.downsample * plan.mpp / 1000) ** 2
-        trials.append(_Trial(grid.read(tile).area, mm2, summary, peak_memory()))
+        trials.append(_Trial(read_window(tried, tissue, tile).area, mm2, summary, peak_memory()))
     return trials
 
 
@@ -180,7 +183,7 @@ def _cells(core: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], grid: TileGrid
 
 @dataclass(frozen=True)
 class _Tile:
-    """What a whole tile takes by its trials, and the nuclei of the slide at their density."""
+    """What a tile takes by its trials, in memory the largest one, and the nuclei of the slide at their density."""
 
     seconds: float
     activities: dict[str, float]
@@ -188,16 +191,16 @@ class _Tile:
     nuclei: float
 
 
-def _whole_tile(plan: SlidePlan, trials: Sequence[_Trial]) -> _Tile:
+def _usual_tile(plan: SlidePlan, tissue: Tissue, trials: Sequence[_Trial]) -> _Tile:
     if not trials:
         return _Tile(0.0, {}, peak_memory(), 0.0)
     first, last = trials[0], trials[-1]
-    read_px = (plan.grid.tile + 2 * plan.grid.halo) ** 2
+    read_px = [read_window(plan, tissue, tile).area for tile in plan.tiles]
     seconds = sum(last.summary.seconds.values())
     bytes_px = (last.peak_bytes - first.peak_bytes) / max(1, last.read_px - first.read_px)
     return _Tile(
-        seconds=seconds * read_px / last.read_px,
+        seconds=seconds * statistics.mean(read_px) / last.read_px,
         activities={name: value / seconds for name, value in last.summary.seconds.items()},
-        peak_bytes=last.peak_bytes + bytes_px * max(0, read_px - last.read_px),
+        peak_bytes=last.peak_bytes + bytes_px * max(0, max(read_px) - last.read_px),
         nuclei=last.summary.nuclei / last.tissue_mm2 * plan.tissue_mm2 if last.tissue_mm2 else 0.0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.environment import environment_fault, environment_faults
-from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.memory import peak_memory
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain
@@ -97,10 +98,10 @@ def _segment_tiles(job: BatchJob, plan: SlidePlan, slide: Slide, tissue: Tissue)
 def _segment_tile(
     plan: SlidePlan, slide: Slide, tissue: Tissue, segmenter: Segmenter, tile: int, seconds: dict[str, float]
 ) -> tuple[Nuclei, list[LostBox]]:
-    window, scale = plan.grid.read(tile), plan.scale
+    window, scale = read_window(plan, tissue, tile), plan.scale
     with _timed(seconds, "read"):
         image, lost = slide.read_lossy(window, scale)
-    core = scale.box(plan.grid.core(tile))
+    core = scale.box(plan.grid.core(tile)).intersection(scale.box(window))
     if lost and _covers(core, [item.box for item in lost]):
         raise WsisegError(f"no readable pixel ({lost[0].reason})")
     lattice = slide.lattice(scale)
@@ -118,6 +119,16 @@ def _segment_tile(
     level0 = Nuclei(kept.vertices, kept.offsets, columns).scale(scale)
     own = [(item.box.intersection(core), item.reason) for item in lost]
     return level0, [LostBox(b.x0, b.y0, b.x1, b.y1, reason) for b, reason in own if not b.empty]
+
+
+def read_window(plan: SlidePlan, tissue: Tissue, tile: int) -> Window:
+    """The lattice pixels that a tile reads: a halo around where it can have nuclei to hand over.
+
+    That is on tissue, in the core or in the band around it whose nuclei seams are decided by.
+    """
+    near = plan.grid.core(tile).pad(math.ceil(plan.band_px))
+    extent = tissue.extent(plan.scale.box(near))
+    return plan.grid.read(tile, None if extent is None else plan.scale.window(extent))
 
 
 def _overlaps(nuclei: Nuclei, scale: Scale, box: Box) -> npt.NDArray[np.bool_]:
