@@ -44,7 +44,7 @@ def test_help_names_every_command_and_the_reference_is_in_step(repository: Path)
 def test_every_command_module_is_listed(repository: Path) -> None:
     folder = repository / "cli" / "wsiseg_cli"
     helpers = {"__init__", "__main__", "main", "group", "options", "reference", "terminal"}
-    helpers |= {"interrupt", "named", "progress", "qcvalidate", "trainprogress"}
+    helpers |= {"interrupt", "named", "progress", "qcvalidate", "synthtrain", "trainprogress"}
     modules = {module_of(name) for name in cli.list_commands(None)}  # type: ignore[arg-type]
     assert {path.stem for path in folder.glob("*.py")} - helpers == modules
 
