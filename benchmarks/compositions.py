@@ -25,7 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hou_ablation import SCORES, Run, command, compare, mean_scores
+from hou_ablation import (
+    SCORES,
+    Run,
+    command,
+    compare,
+    keep_settings,
+    mean_scores,
+    mean_sd,
+    plain,
+    score_weights,
+    span,
+)
 
 from wsiseg.train.sources.files import IMAGE_SUFFIXES, find_files
 
@@ -59,10 +70,6 @@ class Variant:
     start: str = ""
     few: tuple[int, int] | None = None
     against: str = ""
-
-    @property
-    def slug(self) -> str:
-        return slug(self.name)
 
 
 def slug(name: str) -> str:
@@ -109,12 +116,12 @@ def data_of(variant: Variant, given: Mapping[str, Path], out: Path) -> dict[str,
 def train(variant: Variant, seed: int, given: Mapping[str, Path], options: argparse.Namespace) -> Path:
     """The weights of a network that was trained on the variant's patches or images."""
     data = data_of(variant, given, options.out)
-    out = options.out / variant.slug / f"seed-{seed}"
+    out = options.out / slug(variant.name) / f"seed-{seed}"
     side = variant.side or options.crop
     sets = [f"seed={seed}", f"data.side={side}", f"optimise.crop={side}", f"optimise.steps={options.steps}"]
     sets += [f"optimise.batch={options.batch * (options.crop // side) ** 2}", f"stop.every={options.steps}"]
     if variant.recipe:
-        patches = options.out / variant.slug / "patches.zarr"
+        patches = options.out / slug(variant.name) / "patches.zarr"
         words: list[object] = [w for name, path in data.items() for w in ("--data", f"{name}={path}")]
         words += [w for override in (*variant.set, f"mpp={variant.mpp}") for w in ("--set", override)]
         words += ["--count", options.count, "--seed", options.seed, "--workers", options.workers]
@@ -145,15 +152,11 @@ def train(variant: Variant, seed: int, given: Mapping[str, Path], options: argpa
 
 def scores(variant: Variant, seed: int, given: Mapping[str, Path], options: argparse.Namespace) -> Run:
     """Scores by image of a network trained on the variant; at once if that was done before."""
-    record = options.out / variant.slug / f"seed-{seed}.json"
+    record = options.out / slug(variant.name) / f"seed-{seed}.json"
     if not record.exists():
         weights = train(variant, seed, given, options)
-        found, images = weights.parent / "segmented", find_files(options.judged / "images", IMAGE_SUFFIXES).values()
-        model = ("--model", weights, "--mpp", 0.25, "--workers", 0, "--device", "cpu")
-        command("wsiseg_cli", "segment", *images, "-o", found, *model)
-        truth = ("--truth", options.judged / "labels", "--pred", found, "--allow-missing", "--json")
-        rows = json.loads(command("wsiseg_cli", "evaluate", *truth))["images"]
-        record.write_text(json.dumps({row["name"]: row["scores"] for row in rows}, indent=1))
+        images = list(find_files(options.judged / "images", IMAGE_SUFFIXES).values())
+        record.write_text(json.dumps(score_weights(weights, images, options.judged / "labels", 0.25), indent=1))
     rows = json.loads(record.read_text())
     return {name: {score: row[score] for score in SCORES} for name, row in rows.items()}
 
@@ -164,34 +167,21 @@ def table(runs: Mapping[str, Mapping[int, Run]], against: Mapping[str, str]) -> 
     yield "|---|---|" + "---|" * (len(SCORES) + 1)
     means = {name: [mean_scores(run) for run in by_seed.values()] for name, by_seed in runs.items() if by_seed}
     for name in sorted(means, key=lambda name: -statistics.fmean(row["aji"] for row in means[name])):
-        cells = [_cell([row[score] for row in means[name]]) for score in SCORES]
+        cells = [mean_sd([row[score] for row in means[name]], 3) for score in SCORES]
         other = against.get(name, "")
         if set(runs.get(other, ())) & set(runs[name]):
             difference = compare(runs[name], runs[other], "aji")
-            low, high = difference.images or (float("nan"),) * 2
-            cells.append(f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f}) {other}")
+            cells.append(f"{difference.mean:+.3f} ({span(difference.images, 3)}) {other}")
         else:
             cells.append("–")
         yield f"| {name} | {len(means[name])} | " + " | ".join(cells) + " |"
 
 
-def _cell(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
-
-
 def settle(options: argparse.Namespace, given: Mapping[str, Path]) -> None:
-    """Refuse a folder that was begun with other sizes: its scores would not compare."""
-    keys = ("count", "steps", "batch", "crop", "seed")
-    wanted = {key: getattr(options, key) for key in keys}
+    """Write what decides the scores into the folder, or refuse one that was begun otherwise."""
+    wanted = {key: plain(getattr(options, key)) for key in ("count", "steps", "batch", "crop", "seed", "judged")}
     wanted["recipes"] = hashlib.sha256(PATCHES.read_bytes() + REAL.read_bytes()).hexdigest()
-    path = options.out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != wanted:
-        raise SystemExit(
-            f"{options.out}: was begun with {path.read_text()}, not {json.dumps(wanted)}; choose another -o"
-        )
-    options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted))
+    keep_settings(options.out, wanted, {f"data {name}": plain(path) for name, path in given.items()})
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -142,18 +142,25 @@ def score_run(name: str, seed: int, dataset: Path, images: Sequence[Path], optio
         pools = ("--pools", options.out / "pools", "--threads", options.threads, "--device", "cpu")
         command("wsiseg_cli", "train", options.recipe, "--data", f"patches={dataset}", "-o", out, *words, *pools)
         (weights,) = out.glob("*.safetensors")
-        found = out / "segmented"
-        model = ("--model", weights, "--mpp", options.mpp, "--workers", 0, "--device", "cpu")
-        command("wsiseg_cli", "segment", *images, "-o", found, *model)
-        truth = ("--truth", options.annotated / "labels", "--pred", found, "--allow-missing")
-        evaluated = json.loads(command("wsiseg_cli", "evaluate", *truth, "--json"))
-        rows = {row["name"]: {score: row["scores"][score] for score in SCORES} for row in evaluated["images"]}
-        missing = {path.stem for path in images} - set(rows)
-        if missing:
-            raise SystemExit(f"{options.annotated / 'labels'}: no labels of {', '.join(sorted(missing))}")
-        record.write_text(json.dumps(rows, indent=1))
+        rows = score_weights(weights, images, options.annotated / "labels", options.mpp)
+        chosen = {name: {score: row[score] for score in SCORES} for name, row in rows.items()}
+        record.write_text(json.dumps(chosen, indent=1))
     scores: Run = json.loads(record.read_text())
     return scores
+
+
+def score_weights(weights: Path, images: Sequence[Path], labels: Path, mpp: float) -> Run:
+    """All scores, by image, of what a network finds; the results go into ``segmented`` beside its weights."""
+    found = weights.parent / "segmented"
+    model = ("--model", weights, "--mpp", mpp, "--workers", 0, "--device", "cpu")
+    command("wsiseg_cli", "segment", *images, "-o", found, *model)
+    truth = ("--truth", labels, "--pred", found, "--allow-missing")
+    evaluated = json.loads(command("wsiseg_cli", "evaluate", *truth, "--json"))
+    rows = {row["name"]: row["scores"] for row in evaluated["images"]}
+    missing = {path.stem for path in images} - set(rows)
+    if missing:
+        raise SystemExit(f"{labels}: no labels of {', '.join(sorted(missing))}")
+    return rows
 
 
 def annotated_images(options: argparse.Namespace) -> list[Path]:
@@ -203,13 +210,13 @@ def table(runs: Mapping[str, Mapping[int, Run]], weights: Mapping[str, Mapping[s
     yield "|---|---|" + "---|" * len(SCORES)
     for name, by_seed in runs.items():
         means = [mean_scores(run) for run in by_seed.values()]
-        cells = [_mean_sd([row[score] for row in means]) for score in SCORES]
+        cells = [mean_sd([row[score] for row in means]) for score in SCORES]
         yield f"| {name} | {len(means)} | " + " | ".join(cells) + " |"
     yield ""
     yield "| what is added | score | difference | over seeds | over images | verdict |"
     yield "|---|---|---|---|---|---|"
     for name, score, difference in differences(runs):
-        spans = f"{_span(difference.seeds)} | {_span(difference.images)}"
+        spans = f"{span(difference.seeds)} | {span(difference.images)}"
         yield f"| {name} | {score.upper()} | {difference.mean:+.4f} | {spans} | {difference.verdict} |"
     for name, summary in weights.items():
         yield ""
@@ -224,35 +231,39 @@ def differences(runs: Mapping[str, Mapping[int, Run]]) -> Iterator[tuple[str, st
                 yield name, score, compare(runs[first], runs[second], score)
 
 
-def _mean_sd(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
+def mean_sd(values: Sequence[float], digits: int = 4) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
-def _span(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+def span(interval: tuple[float, float] | None, digits: int = 4) -> str:
+    return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
 def settle(options: argparse.Namespace) -> None:
     """Write what decides the scores into the folder, or refuse one that was begun otherwise."""
     keys = ("textures", "annotated", "table", "key", "values", "mpp", "count", "size", "seed", "steps", "set")
     keys += ("refiner_steps", "refiner_size", "threads")
-    wanted: dict[str, Any] = {key: _plain(getattr(options, key)) for key in keys}
+    wanted: dict[str, Any] = {key: plain(getattr(options, key)) for key in keys}
     wanted["recipe"] = Path(options.recipe).read_text() if Path(options.recipe).is_file() else options.recipe
-    path = options.out / "settings.json"
-    if path.exists():
-        began = json.loads(path.read_text())
-        for key, value in wanted.items():
-            if began.get(key) != value:
-                raise SystemExit(
-                    f"{options.out}: was begun with {key} {began.get(key)!r}, not {value!r}; "
-                    "give that again, or choose another -o"
-                )
-    options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=1))
+    keep_settings(options.out, wanted)
 
 
-def _plain(value: object) -> object:
+def keep_settings(out: Path, wanted: Mapping[str, Any], later: Mapping[str, Any] | None = None) -> None:
+    """Write them into the folder, or refuse one that was begun with others; ``later`` ones it may lack."""
+    path, later = out / "settings.json", later or {}
+    began = json.loads(path.read_text()) if path.exists() else dict(wanted)
+    for key, value in {**wanted, **later}.items():
+        if began.get(key) != value and (key in wanted or key in began):
+            raise SystemExit(
+                f"{out}: was begun with {key} {began.get(key)!r}, not {value!r}; "
+                "give that again, or choose another -o"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**began, **later}, indent=1))
+
+
+def plain(value: object) -> object:
     return str(value.resolve()) if isinstance(value, Path) else value
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from wsiseg.core.plainfile import require_plain_file
+from wsiseg_cli.named import Named
 from wsiseg_cli.terminal import note
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -224,6 +225,41 @@ class Output(click.Path):
 
 def output_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
     return click.option("-o", "--output", "out", type=Output(), required=required, help=help_text)
+
+
+def recipe_options(example: str) -> Callable[[F], F]:
+    """What a recipe needs and what of it is other: ``data`` and ``overrides``, ``example`` one of these."""
+
+    def decorated(function: F) -> F:
+        function = click.option(
+            "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
+            help=f"Override a value of the recipe, for example {example}; may be repeated.",
+        )(function)  # fmt: skip
+        return click.option(
+            "--data", "data", type=Named(), multiple=True,
+            help="Where the data lie that the recipe calls NAME; may be repeated.",
+        )(function)  # fmt: skip
+
+    return decorated
+
+
+def training_options(recipes: str, example: str) -> Callable[[F], F]:
+    """The argument and the options of a training by a recipe, ``recipes`` the kind of them."""
+    given = (
+        click.argument("recipe", required=False),
+        output_option("Folder of the run; the same command goes on where it stopped.", required=False),
+        click.option("--list", "list_all", is_flag=True, help=f"List the {recipes} that come with wsiseg."),
+        click.option("--show", is_flag=True, help="Print the recipe instead of training it."),
+        recipe_options(example),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores."),
+    )
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(given), function)
+
+
+def cores() -> int:
+    """Cores this process may run on; asked without importing Dask."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resume_command() -> str:

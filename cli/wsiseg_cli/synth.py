@@ -10,7 +10,7 @@ import click
 
 from wsiseg_cli import options
 from wsiseg_cli.interrupt import heed_interrupt
-from wsiseg_cli.named import Named, unique
+from wsiseg_cli.named import unique
 from wsiseg_cli.synthtrain import train
 from wsiseg_cli.terminal import mention, note, one_line, tell, tell_json
 
@@ -58,14 +58,7 @@ command.add_command(train)
 @command.command(RECIPE)
 @click.argument("recipe", metavar="")
 @options.output_option("The dataset (zarr), for example patches.zarr.", required=False)
-@click.option(
-    "--data", "data", type=Named(), multiple=True,
-    help="Where the data lie that the recipe calls NAME; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
-    help="Override a value of the recipe, for example sampler.name=polygons; may be repeated.",
-)  # fmt: skip
+@options.recipe_options("sampler.name=polygons")
 @click.option("--count", type=click.IntRange(min=1), help="Number of patches; by default the recipe's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Decides what is drawn; by default the recipe's.")
 @click.option("--show", is_flag=True, help="Print the recipe instead of making patches.")

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from wsiseg_cli import options
-from wsiseg_cli.named import Named, unique
+from wsiseg_cli.named import unique
 from wsiseg_cli.terminal import mention, one_line, tell, tell_json
 
 
 @click.command("train")
-@click.argument("recipe", required=False)
-@options.output_option("Folder of the run; the same command goes on where it stopped.", required=False)
-@click.option("--list", "list_all", is_flag=True, help="List the generators' recipes that come with wsiseg.")
-@click.option("--show", is_flag=True, help="Print the recipe instead of training it.")
-@click.option(
-    "--data", "data", type=Named(), multiple=True,
-    help="Where the data lie that the recipe calls NAME; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
-    help="Override a value of the recipe, for example steps=1000; may be repeated.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores.")
+@options.training_options("generators' recipes", "steps=1000")
 @options.json_option
 def train(
     recipe: str | None,
@@ -67,9 +53,8 @@ def train(
     from wsiseg.train.run import TrainOptions
     from wsiseg_cli.trainprogress import watch_training
 
-    count = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    settings = TrainOptions(device, threads or options.cores(), threads or options.cores())
     with watch_training(quiet=as_json) as on_event:
-        settings = TrainOptions(device, count, count)
         result = train_generator(tables, text, unique(data), out, settings, on_event)
     if as_json:
         tell_json(result.to_dict())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wsiseg_cli import options
-from wsiseg_cli.named import Named, unique
+from wsiseg_cli.named import unique
 from wsiseg_cli.terminal import mention, one_line, tell, tell_json
 
 if TYPE_CHECKING:
@@ -17,20 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("recipe", required=False)
-@options.output_option("Folder of the run; the same command goes on where it stopped.", required=False)
-@click.option("--list", "list_all", is_flag=True, help="List the recipes that come with wsiseg.")
-@click.option("--show", is_flag=True, help="Print the recipe instead of training it.")
-@click.option(
-    "--data", "data", type=Named(), multiple=True,
-    help="Where the data lie that the recipe calls NAME; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE",
-    help="Override a value of the recipe, for example optimise.steps=1000; may be repeated.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch; by default all cores.")
+@options.training_options("recipes", "optimise.steps=1000")
 @click.option(
     "--workers", type=click.IntRange(min=1),
     help="What makes batches, threads or, on a GPU, processes; and processes that make patches.",
@@ -86,7 +72,7 @@ def command(
     from wsiseg.train.run import TrainOptions, train_recipe
     from wsiseg_cli.trainprogress import watch_training
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = options.cores()
     settings = TrainOptions(device, threads or cores, workers or max(1, cores - 1), pools, compile=compiled)
     with watch_training(quiet=as_json) as on_event:
         _mention_tensorboard(on_event)

@@ -30,7 +30,7 @@ def annotated(folder: Path, count: int) -> dict[str, Path]:
 
 def test_every_variant_is_a_composition_that_there_is(compositions: ModuleType) -> None:
     plan = compositions.variants(compositions.PLAN, few=False)
-    assert len({variant.slug for variant in plan}) == len(plan) >= 8
+    assert len({compositions.slug(variant.name) for variant in plan}) == len(plan) >= 8
     for variant in [*plan, *compositions.variants(compositions.PLAN, few=True)]:
         if variant.recipe:
             tables, _ = read_synth_recipe(variant.recipe, [*variant.set, f"mpp={variant.mpp}"])
@@ -74,6 +74,8 @@ def test_a_folder_of_other_sizes_is_refused(compositions: ModuleType, tmp_path: 
     words = ["--judged", "j", "-o", str(tmp_path / "out")]
     options: argparse.Namespace = compositions.parse(words)
     compositions.settle(options, {})
-    compositions.settle(compositions.parse([*words, "--seeds", "5"]), {})  # more of the same
+    compositions.settle(compositions.parse([*words, "--seeds", "5"]), {"adain": tmp_path})  # more of the same
+    with pytest.raises(SystemExit, match=r"begun with data adain .*choose another -o"):
+        compositions.settle(options, {"adain": tmp_path / "other"})
     with pytest.raises(SystemExit, match="choose another -o"):
         compositions.settle(compositions.parse([*words, "--steps", "7"]), {})
