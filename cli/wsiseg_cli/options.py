@@ -92,8 +92,8 @@ def grade_options(function: F) -> F:
 def cluster_options(function: Callable[..., Any], *, segmenting: bool = False) -> Callable[..., Any]:
     """Where the tasks run: options that reach the command as one argument, ``cluster`` (ClusterOptions).
 
-    With ``segmenting``, processes on this machine's processors are forked from one that imports what segmenting
-    needs while the command imports its own.
+    With ``segmenting``, processes on this machine are forked from one that imports what segmenting needs while the
+    command imports its own.
     """
 
     @functools.wraps(function)
@@ -111,7 +111,7 @@ def cluster_options(function: Callable[..., Any], *, segmenting: bool = False) -
         **others: Any,
     ) -> Any:
         local = cluster == "local" and scheduler is None and scheduler_file is None and workers != 0
-        forked = segmenting and local and not others.get("dry_run") and _on_processors(device)
+        forked = segmenting and local and not others.get("dry_run")
         if forked:
             from wsiseg.run.forerunner import start_forerunner
 
@@ -191,13 +191,6 @@ def cluster_options(function: Callable[..., Any], *, segmenting: bool = False) -
 def segmenting_cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """:func:`cluster_options` of a command whose tasks run the network."""
     return cluster_options(function, segmenting=True)
-
-
-def _on_processors(device: str) -> bool:
-    """Whether it is certain, before torch is imported, that no CUDA device is used."""
-    from wsiseg.models.engine.devices import has_driver
-
-    return device == "cpu" or (device == "auto" and not has_driver())
 
 
 def json_option(function: F) -> F:

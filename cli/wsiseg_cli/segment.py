@@ -151,16 +151,14 @@ def _estimate(paths: list[Path], settings: SegmentOptions, cluster: ClusterOptio
     from dataclasses import asdict
 
     from wsiseg.errors import SlideError, UsageError
-    from wsiseg.run.cluster import available_cores, cuda_devices, resolve_device
+    from wsiseg.run.cluster import local_workers, resolve_device
     from wsiseg.run.estimate import estimate_slide
     from wsiseg_cli.terminal import tell, tell_json
 
     if cluster.scheduler is not None or cluster.scheduler_file is not None:
         raise UsageError("--dry-run tries a tile on this machine, not on a scheduler's workers: leave that out.")
     device = resolve_device(cluster.device)
-    workers = max(1, available_cores() if cluster.workers is None else cluster.workers)
-    if device == "cuda" and cluster.workers is None:
-        workers = cuda_devices()
+    workers = local_workers(device, cluster.workers)
     shown: list[dict[str, object]] = []
     for path in paths:
         try:

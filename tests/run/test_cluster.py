@@ -102,6 +102,18 @@ def test_devices_are_dealt_round(memory: tuple[int, ...], cores: int, workers: i
     assert "".join(devices.dealt_devices("abcd"[: len(memory)], memory, cores, workers)) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "workers", "expected"),
+    [("cpu", None, 3), ("cpu", 0, 1), ("cpu", 7, 7), ("cuda", None, 2), ("cuda", 5, 5)],
+)
+def test_as_many_processes_are_foretold_as_a_cluster_starts(
+    monkeypatch: pytest.MonkeyPatch, device: str, workers: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(devices, "cuda_memory", lambda: (8 * GIB,))
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
+    assert devices.local_workers(device, workers) == expected
+
+
 def test_devices_behind_an_invalid_one_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA shows none from the first name on that it does not know."""
     monkeypatch.setattr(devices, "cuda_devices", lambda: 1)

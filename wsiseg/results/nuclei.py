@@ -295,7 +295,7 @@ def to_wkb(nuclei: Nuclei) -> pa.BinaryArray:
     if ends[-1] > np.iinfo(np.int32).max:
         raise ValueError(f"{len(nuclei)} nuclei are too many for one row group: write fewer at a time")
     buffer = np.empty(int(ends[-1]), dtype=np.uint8)
-    raw = np.ascontiguousarray(nuclei.vertices, dtype="<f8").view(np.uint8).reshape(-1, 16)
+    raw = np.ascontiguousarray(nuclei.vertices, dtype="<f8").view(np.uint8).ravel()
     _fill_wkb(raw, nuclei.offsets, ends, buffer)
     offsets = pa.py_buffer(ends.astype(np.int32))
     return pa.BinaryArray.from_buffers(pa.binary(), len(nuclei), [None, offsets, pa.py_buffer(buffer)])
@@ -314,9 +314,9 @@ def from_wkb(array: pa.BinaryArray, columns: Mapping[str, npt.NDArray[np.generic
     if (counts < 0).any():
         return _from_any_wkb(array, attributes)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    raw = np.empty((int(offsets[-1]), 16), dtype=np.uint8)
+    raw = np.empty(16 * int(offsets[-1]), dtype=np.uint8)
     _read_rings(data, starts, offsets, raw)
-    return Nuclei(raw.view("<f8").astype(np.float64, copy=False), offsets, attributes)
+    return Nuclei(raw.view("<f8").reshape(-1, 2).astype(np.float64, copy=False), offsets, attributes)
 
 
 def _schema(attributes: Mapping[str, np.dtype[Any]], types: Sequence[str]) -> pa.Schema:
@@ -473,12 +473,9 @@ def _fill_wkb(raw, offsets, ends, buffer):  # type: ignore[no-untyped-def]
         for byte in range(4):
             buffer[at + 9 + byte] = (count >> (8 * byte)) & 255
         at += _HEADER
-        for v in range(first, last):
-            for byte in range(16):
-                buffer[at + byte] = raw[v, byte]
-            at += 16
-        for byte in range(16):
-            buffer[at + byte] = raw[first, byte]
+        size = 16 * (last - first)
+        buffer[at : at + size] = raw[16 * first : 16 * last]
+        buffer[at + size : at + size + 16] = raw[16 * first : 16 * first + 16]
 
 
 @compiled
@@ -500,9 +497,8 @@ def _ring_sizes(data, starts):  # type: ignore[no-untyped-def]
 
 @compiled
 def _read_rings(data, starts, offsets, raw):  # type: ignore[no-untyped-def]
+    """The bytes of the rings' vertices into ``raw``, flat, without the closing ones."""
     for n in range(len(offsets) - 1):
+        first, last = 16 * offsets[n], 16 * offsets[n + 1]
         at = np.int64(starts[n]) + _HEADER
-        for v in range(offsets[n], offsets[n + 1]):
-            for byte in range(16):
-                raw[v, byte] = data[at + byte]
-            at += 16
+        raw[first:last] = data[at : at + last - first]

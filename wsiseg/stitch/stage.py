@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from wsiseg.artefacts.kinds import KINDS
 from wsiseg.core.nuclei import Nuclei
@@ -39,13 +41,16 @@ def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched
     def write(nuclei: Nuclei) -> None:
         writer.write(nuclei.with_columns(artefact=artefacts.at(nuclei.centroids())))
 
-    with NucleiWriter(result, {**metadata, "artefacts": list(KINDS)}, attributes, plan.types) as writer:
+    with (
+        NucleiWriter(result, {**metadata, "artefacts": list(KINDS)}, attributes, plan.types) as writer,
+        _meanwhile(write) as write_meanwhile,
+    ):
         seams = stitch(
             lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
             [(part[0], part[-1]) for part in parts],
             plan.grid,
             plan.scale,
-            write,
+            write_meanwhile,
             band_px=plan.band_px,
         )
     summaries = [part_summary(work, part) for part in parts]
@@ -67,6 +72,26 @@ def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched
         (work.path / f"{stage}.json").unlink(missing_ok=True)
     work.finish_stage(STITCH, stitched)
     return stitched
+
+
+@contextlib.contextmanager
+def _meanwhile(write: Callable[[Nuclei], None]) -> Iterator[Callable[[Nuclei], None]]:
+    """``write`` in a thread of its own while the next nuclei are decided: one call at a time, in order.
+
+    What a call raises, the next one or the end of the block does.
+    """
+    with ThreadPoolExecutor(1, "write-nuclei") as thread:
+        last: Future[None] | None = None
+
+        def hand_over(nuclei: Nuclei) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = thread.submit(write, nuclei)
+
+        yield hand_over
+        if last is not None:
+            last.result()
 
 
 def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> Tiles:

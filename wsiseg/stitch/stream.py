@@ -19,7 +19,7 @@ from wsiseg.stitch.audit import Tally
 from wsiseg.stitch.conflicts import choose, find_conflicts
 
 #: Whole tiles are gathered to at least this many nuclei for one call of ``write``.
-ROW_GROUP = 20_000
+ROW_GROUP = 4_000
 
 _HILBERT_BITS = 16
 

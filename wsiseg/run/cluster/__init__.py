@@ -1,6 +1,6 @@
 """Clusters and the executor that runs tasks on them: the only modules that import ``distributed``."""
 
-from wsiseg.run.cluster.devices import available_cores, cuda_devices, resolve_device
+from wsiseg.run.cluster.devices import local_workers, resolve_device
 from wsiseg.run.cluster.executor import DaskExecutor
 from wsiseg.run.cluster.opening import open_executor
 from wsiseg.run.cluster.options import ClusterOptions, Scheduler
@@ -9,8 +9,7 @@ __all__ = [
     "ClusterOptions",
     "DaskExecutor",
     "Scheduler",
-    "available_cores",
-    "cuda_devices",
+    "local_workers",
     "open_executor",
     "resolve_device",
 ]

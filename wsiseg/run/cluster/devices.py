@@ -82,6 +82,19 @@ def dealt_devices(names: Sequence[str], memory: Sequence[int], cores: int, worke
     return list(itertools.islice(rounds, max(cores, len(names))))
 
 
+def cuda_places(workers: int | None) -> list[str]:
+    """The device of each process of a local cluster with ``workers`` of them, or as many as suit this machine."""
+    memory = cuda_memory()
+    return dealt_devices(visible_devices(len(memory)), memory, available_cores(), workers)
+
+
+def local_workers(device: str, workers: int | None) -> int:
+    """How many processes compute on this machine where ``workers`` are asked for; 0 is this one."""
+    if workers is not None:
+        return max(1, workers)
+    return len(cuda_places(None)) if device == "cuda" else available_cores()
+
+
 def threads_per_device(count: int) -> int:
     """Threads of the process of each of ``count`` devices where there is one a device, as dask-cuda has it."""
     return max(2, min(12, available_cores() // count))

@@ -62,7 +62,7 @@ def start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
     try:
         if device == "cuda":
             return _cuda_cluster(options, dashboard, loop)
-        workers = options.workers or devices.available_cores()
+        workers = devices.local_workers("cpu", options.workers)
         with warnings.catch_warnings():
             # Another port is taken, and the one that is taken is shown.
             warnings.filterwarnings("ignore", message="Port .* is already in use")
@@ -89,7 +89,7 @@ def start(options: ClusterOptions, loop: Any) -> tuple[Any, int, str]:
 @contextlib.contextmanager
 def forking(options: ClusterOptions) -> Iterator[None]:
     """Where they are asked for and can be had, workers that start while this lasts are forks of a forerunner."""
-    if not (options.forked and can_fork() and devices.resolve_device(options.device) == "cpu"):
+    if not (options.forked and can_fork()):
         yield
         return
     start_forerunner()
@@ -165,9 +165,7 @@ def whole(start: Callable[[], Any], close: Callable[[Any], None]) -> Any:
 
 def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[Any, int, str]:
     """Processes of one thread that share the devices; each sees its own device only."""
-    memory = devices.cuda_memory()
-    names = devices.visible_devices(len(memory))
-    places = devices.dealt_devices(names, memory, devices.available_cores(), options.workers)
+    places = devices.cuda_places(options.workers)
     workers = {
         f"gpu-{name}-{place}": {
             "cls": distributed.Nanny,
@@ -175,6 +173,7 @@ def _cuda_cluster(options: ClusterOptions, dashboard: str, loop: Any) -> tuple[A
                 "nthreads": 1,
                 "host": "127.0.0.1",
                 "memory_limit": options.memory_limit,
+                "silence_logs": log_level(),
                 "env": {"CUDA_VISIBLE_DEVICES": name},
             },
         }

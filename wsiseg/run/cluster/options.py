@@ -42,7 +42,7 @@ class ClusterOptions:
         The file that says how, in its table ``[cluster.NAME]`` (:mod:`wsiseg.run.cluster.profile`). None:
         ``wsiseg.toml`` here or in ``~/.config/wsiseg``, where there is one.
     forked : bool
-        Processors' workers of the local cluster are forked from a process that has imported what segmenting needs
+        Workers of the local cluster are forked from a process that has imported what segmenting needs
         (:mod:`wsiseg.run.forerunner`), where the system lets them; its environment is that of its start.
     """
 
