@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -13,11 +14,15 @@ _ELSEWHERE = (
     "Install Linux beside it (wsl --install) and wsiseg in there; slides on C: are then under /mnt/c."
 )
 
+_YOUNG = 10_000
+"""New objects after which Python looks for garbage. Imports make hundreds of thousands, and none is garbage."""
+
 
 def main() -> None:
     """Run the command line of this process; ends it with the exit code."""
     if os.name != "posix":
         sys.exit(_ELSEWHERE)
+    gc.set_threshold(_YOUNG)
     # Else somebody wants it ignored (nohup, a shell's background job) or handled.
     quits = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if quits:
@@ -30,7 +35,10 @@ def main() -> None:
     forget_interrupts()
     if quits:
         signal.signal(signal.SIGINT, interrupt)
-    run()
+    try:
+        run()
+    finally:
+        gc.freeze()  # nobody waits at the end for libraries to be looked through for garbage
 
 
 def _quit(_signal: int, _frame: FrameType | None) -> None:

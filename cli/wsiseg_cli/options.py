@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from wsiseg.core.plainfile import require_plain_file
+from wsiseg.core.url import is_url
 from wsiseg_cli.named import Named
 from wsiseg_cli.terminal import note
 
@@ -204,8 +205,6 @@ class Output(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from wsiseg.slide.remote import is_url
-
         if is_url(os.fspath(value)):
             self.fail(
                 f"got {value!r}; results are written to a file system: expected a folder. Mount the bucket, or "

@@ -137,13 +137,18 @@ def command(
     )  # fmt: skip
     if dry_run:
         return _estimate(paths, settings, cluster, as_json=as_json)
-    # Seconds of imports that go on while this process does nothing but wait for its workers to start.
-    threading.Thread(target=importlib.import_module, args=("wsiseg.run.pipeline",)).start()
+    threading.Thread(target=_import_early).start()
     with open_executor(cluster) as executor, watch(quiet=as_json) as on_event:
         from wsiseg.run.pipeline import segment_slides
 
         result = segment_slides(paths, out, settings, executor, on_event)
     return conclude(result, min_grade, as_json=as_json)
+
+
+def _import_early() -> None:
+    """Seconds of imports, while this process does nothing but wait for its workers to start and to compute."""
+    importlib.import_module("wsiseg.run.pipeline")
+    importlib.import_module("pandas")  # Arrow's wish for the first table, which is the report's
 
 
 def _estimate(paths: list[Path], settings: SegmentOptions, cluster: ClusterOptions, *, as_json: bool) -> int:

@@ -14,7 +14,7 @@ import pytest
 from numba.core import caching
 
 from wsiseg.core import compiled as compiling
-from wsiseg.core.compiled import cache_folder, compiled
+from wsiseg.core.compiled import cache_folder, compiled, load_compiled
 
 
 def added(x: int) -> int:
@@ -53,6 +53,17 @@ def test_without_a_cache_of_numbas_own_a_folder_of_this_user_is_taken(temporary:
     assert found is not None
     assert found.is_relative_to(own(temporary))
     assert numba.config.CACHE_DIR == ""  # other packages keep theirs where they did
+
+
+def test_what_is_kept_is_loaded_before_it_is_called(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_KEPT", [])
+    compiled(added)(3)
+    loaded = compiled(added)
+    assert not loaded.signatures
+    load_compiled()
+    assert loaded.signatures == [(numba.int64,)]
+    assert sum(loaded.stats.cache_hits.values()) == 1
+    assert loaded(3) == 4
 
 
 def plant(temporary: Path, how: str) -> None:

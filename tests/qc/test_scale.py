@@ -18,12 +18,12 @@ from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import trace
 from wsiseg.models.base import Segmenter
-from wsiseg.qc.scale import Look, Verdicts, look_at_scales, octaves_too_large, scale_notes
+from wsiseg.qc.scale import Look, Verdicts, join_looks, look_at_scales, octaves_too_large, odd_places, scale_notes
 from wsiseg.slide import open_slide
 
 
 def look(area: float, cover: float, nuclei: int = 60) -> Look:
-    return Look(np.full(nuclei, area), cover)
+    return Look((area,) * nuclei, 1e6 * cover, 1_000_000)
 
 
 RIGHT = [look(16, 0.17), look(25, 0.15), look(44, 0.12)]
@@ -46,34 +46,34 @@ def patches(nuclei: float, area: float, count: int = 8) -> Verdicts:
 def test_odd_areas_and_few_nuclei_are_looked_at_again(
     looks: list[Look], said: str, nuclei: float, area: float
 ) -> None:
-    notes = scale_notes(patches(nuclei, area), lambda places: looks)
+    assert odd_places(patches(nuclei, area))
+    notes = scale_notes(looks)
     assert len(notes) == bool(said)
     assert all(said in note and note.startswith("The microns per pixel are probably wrong") for note in notes)
 
 
 def test_nuclei_of_the_usual_size_need_no_look() -> None:
-    def refused(places: Sequence[Box]) -> Sequence[Look]:
-        raise AssertionError("looked at")
-
-    assert scale_notes(patches(80.0, 28.0), refused) == []
+    assert odd_places(patches(80.0, 28.0)) == []
+    assert scale_notes([]) == []
 
 
 def test_where_hardly_any_nuclei_are_at_any_scale_nothing_is_known() -> None:
     assert octaves_too_large([look(16, 0.001, 5), look(25, 0.0, 0), look(44, 0.0, 0)]) is None
-    assert scale_notes(patches(80.0, 112.0), None) == []
-    assert scale_notes({"reason": np.array([], dtype=str)}, lambda places: TOO_LARGE) == []
+    assert odd_places({"reason": np.array([], dtype=str)}) == []
 
 
 def test_the_places_are_those_with_most_dark_spots() -> None:
-    asked: list[Box] = []
-
-    def looks(places: Sequence[Box]) -> Sequence[Look]:
-        asked.extend(places)
-        return RIGHT
-
-    scale_notes(patches(1.0, 28.0, count=40), looks)
+    asked = odd_places(patches(1.0, 28.0, count=40))
     assert len(asked) == 6
     assert all(box.x0 >= 20 * 512 for box in asked)  # the darker half
+
+
+def test_looks_at_single_places_are_joined_by_their_pixels() -> None:
+    places = [[Look((9.0, 9.0), 10.0, 100)], [Look((), 0.0, 0)], [Look((4.0,), 6.0, 300)]]
+    (joined,) = join_looks(places)
+    assert joined.areas == (9.0, 9.0, 4.0)
+    assert joined.cover == 16 / 400
+    assert join_looks([]) == []
 
 
 class DarkSquares:

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsiseg.core.url import is_url
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError
 from wsiseg.slide import open_slide, remote
 from wsiseg.slide.discover import find_slides
-from wsiseg.slide.remote import copy_of, find_urls, forget, is_url, local, location, present, url_of
+from wsiseg.slide.remote import copy_of, find_urls, forget, local, location, present, url_of
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ import numba
 from numba.core.caching import FunctionCache
 
 _SETTINGS: Any = numba.config  # its names are made at run time
+_KEPT: list[tuple[Any, _Cache]] = []
+"""The functions that are defined here, each with the place where it is kept."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -28,7 +30,18 @@ def compiled(function: Callable[..., Any]) -> Any:
     cache = _cache(function)
     if cache is not None:
         dispatcher._cache = cache
+        _KEPT.append((dispatcher, cache))
     return dispatcher
+
+
+def load_compiled() -> None:
+    """Load what is kept of the functions that are defined by now, which else their first calls do.
+
+    That is for a process that others are forked from. It starts no threads.
+    """
+    for dispatcher, cache in _KEPT:
+        for signature in cache.signatures(dispatcher.targetctx.codegen()):
+            dispatcher.compile(signature)
 
 
 def cache_folder() -> Path | None:
@@ -47,6 +60,14 @@ class _Cache(FunctionCache):
             with contextlib.suppress(OSError):
                 self.flush()
             return None
+
+    def signatures(self, codegen: Any) -> list[Any]:
+        """The signatures for which this processor can have the function from here."""
+        try:
+            kept = list(self._cache_file._load_index())
+        except Exception:  # as above
+            return []
+        return [key[0] for key in kept if key == self._index_key(key[0], codegen)]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):

@@ -8,13 +8,14 @@ nuclei have the size that it knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiseg.core.geometry import Box, FloatArray, Window
+from wsiseg.core.geometry import Box, Window
 from wsiseg.errors import ReadError, SlideError
 from wsiseg.models.base import Segmenter
 from wsiseg.qc.opinion import MARGIN_UM, OPINION_MPP, second_opinion
@@ -46,40 +47,52 @@ Verdicts = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Look:
-    """What the network finds in the looked-at places of a slide at one scale.
+    """What the network finds in looked-at places of a slide at one scale.
 
     Attributes
     ----------
-    areas : float array (N,)
+    areas : tuple of float
         Of its nuclei that are whole in their place, µm² by the slide's microns per pixel.
-    cover : float
-        Share of the places under nuclei, each weighed by 2 · score − 1: 0 where the network is not sure at all.
+    covered : float
+        Pixels under nuclei, each weighed by 2 · score − 1: 0 where the network is not sure at all.
+    looked : int
+        Pixels in all.
     """
 
-    areas: FloatArray
-    cover: float
+    areas: tuple[float, ...]
+    covered: float
+    looked: int
+
+    @property
+    def cover(self) -> float:
+        """Share of the places under nuclei."""
+        return self.covered / max(self.looked, 1)
 
 
-Looks = Callable[[Sequence[Box]], Sequence[Look]]
-"""Looks at places of a slide at :data:`SCALES`."""
-
-
-def scale_notes(verdicts: Verdicts, looks: Looks | None) -> list[str]:
-    """A sentence where nuclei are too large or too small for any tissue.
+def odd_places(verdicts: Verdicts) -> list[Box]:
+    """Where a slide is to be looked at, level 0; nowhere if its nuclei say by themselves that the scale is right.
 
     Parameters
     ----------
     verdicts : mapping of str to array (P,)
         Of the judged patches, see :func:`wsiseg.qc.check.assess_patches`: their places, ``nuclei``, ``area_log``
         and ``dark``.
-    looks : callable or None
-        Asked only where the nuclei of the result do not say by themselves that the scale is right; None: nobody is.
     """
     nuclei, area = nuclear_area(verdicts)
     if nuclei >= _ENOUGH and area is not None and SURE_UM2[0] <= area <= SURE_UM2[1]:
         return []
-    places = _darkest(verdicts)
-    octaves = octaves_too_large(looks(places)) if looks and places else None
+    return _darkest(verdicts)
+
+
+def scale_notes(looks: Sequence[Look]) -> list[str]:
+    """A sentence where nuclei are too large or too small for any tissue.
+
+    Parameters
+    ----------
+    looks : sequence of Look
+        At :data:`SCALES`; empty: nothing was looked at.
+    """
+    octaves = octaves_too_large(looks) if looks else None
     if octaves is None or abs(octaves) < WRONG:
         return []
     factor = 2.0 ** abs(octaves)
@@ -118,24 +131,29 @@ def look_at_scales(slide: Slide, places: Sequence[Box], segmenter: Segmenter) ->
     segmenter : Segmenter
         Of :func:`wsiseg.qc.opinion.opinion_choice`.
     """
-    return [_look(slide, places, segmenter, times) for times in SCALES]
+    return [_joined([_look(slide, place, segmenter, times) for place in places]) for times in SCALES]
 
 
-def _look(slide: Slide, places: Sequence[Box], segmenter: Segmenter, times: float) -> Look:
-    areas: list[FloatArray] = [np.empty(0)]
-    covered, looked = 0.0, 0
-    for place in places:
-        try:
-            labels, score, mpp = _found(slide, place, segmenter, times)
-        except (ReadError, SlideError):  # unreadable, or so coarse that nothing is to be seen
-            continue
-        pixels = np.bincount(labels.ravel(), minlength=len(score) + 1)[1:]
-        cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-        whole = (pixels > 0) & ~np.isin(np.arange(1, len(score) + 1), cut)
-        areas.append(pixels[whole].astype(np.float64) * mpp**2)
-        covered += float((np.clip(2 * score - 1, 0, None) * pixels).sum())
-        looked += labels.size
-    return Look(np.concatenate(areas), covered / max(looked, 1))
+def join_looks(places: Sequence[Sequence[Look]]) -> list[Look]:
+    """Of looks at single places those at all of them, at each of :data:`SCALES`; [] of no place."""
+    return [_joined(looks) for looks in zip(*places, strict=True)]
+
+
+def _joined(looks: Sequence[Look]) -> Look:
+    areas = tuple(itertools.chain.from_iterable(look.areas for look in looks))
+    return Look(areas, sum(look.covered for look in looks), sum(look.looked for look in looks))
+
+
+def _look(slide: Slide, place: Box, segmenter: Segmenter, times: float) -> Look:
+    try:
+        labels, score, mpp = _found(slide, place, segmenter, times)
+    except (ReadError, SlideError):  # unreadable, or so coarse that nothing is to be seen
+        return Look((), 0.0, 0)
+    pixels = np.bincount(labels.ravel(), minlength=len(score) + 1)[1:]
+    cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    whole = (pixels > 0) & ~np.isin(np.arange(1, len(score) + 1), cut)
+    areas = pixels[whole].astype(np.float64) * mpp**2
+    return Look(tuple(areas.tolist()), float((np.clip(2 * score - 1, 0, None) * pixels).sum()), labels.size)
 
 
 def _found(

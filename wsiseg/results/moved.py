@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsiseg.core.url import is_url
 from wsiseg.results.describe import slide_bytes
 from wsiseg.results.folder import SlideFolder, read_records
 from wsiseg.results.record import FailedRecord
-from wsiseg.slide.remote import is_url, local
+from wsiseg.slide.remote import local
 
 
 class Moved:

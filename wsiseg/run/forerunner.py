@@ -30,7 +30,7 @@ WORKER_ENVIRONMENT = {
 """What a worker's libraries and its malloc read when its process starts: a fork has it of the process before it."""
 _DASK_DEFAULTS = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 """Of these variables, what Dask sets by itself and not as here; a test compares it with Dask's own."""
-_IMPORTED = ["torch", "distributed.nanny", "wsiseg.run.steps", "wsiseg.models.network"]
+_IMPORTED = ["wsiseg.run.inherited"]
 
 
 def can_fork() -> bool:

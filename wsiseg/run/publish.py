@@ -12,8 +12,9 @@ from wsiseg.core.atomic import remove_unfinished
 from wsiseg.core.memory import peak_memory
 from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.qc.grade import grade_slide
+from wsiseg.qc.looks import gather_looks
 from wsiseg.qc.opinion import look_again
-from wsiseg.qc.scale import Looks, look_at_scales, scale_notes
+from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.qc.typical import typical_values
 from wsiseg.report.examples import Look
@@ -88,6 +89,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         described = describe_slide(slide)
     lost = describe_lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
+    looks, looks_s = gather_looks(work, verdicts.columns) if job.opinion is not None else ([], 0.0)
     write_table(work.result / "patches.parquet", verdicts.columns)
     grade = grade_slide(verdicts.columns, verdicts.placed, stitched.tiles, lost.fraction_of_tissue)
     whole, artefacts = replace(read_whole(work), region=tissue.region), load_artefacts(work.path / ARTEFACT_MAP)
@@ -96,11 +98,11 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         picture = load_overview(work.path / OVERVIEW_FILE)
         look = _look(job, slide, tissue)
         write_gallery(work.result, slide, *picture, artefacts, verdicts.columns, look)
-        of_scale = scale_notes(verdicts.columns, _looks(job, slide))
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
-    timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds, "publish": drawn + seconds}
+    timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds + looks_s}
+    timings["publish"] = drawn + seconds
     record = SegmentedRecord(
         id=job.folder.id,
         status="partial" if lost.boxes else "complete",
@@ -109,7 +111,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
             *stitched.notes,
             *run_notes(stitched.nuclei, plan.tissue_mm2, stitched.tiles, lost),
             *seam_notes(stitched.seams),
-            *of_scale,
+            *scale_notes(looks),
             *outside_notes(outside),
             *artefact_notes(shares),
         ),
@@ -167,14 +169,6 @@ def _look(job: PublishJob, slide: Slide, tissue: Tissue) -> Look | None:
         return None
     segmenter = resident_segmenter(job.opinion)
     return lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter)
-
-
-def _looks(job: PublishJob, slide: Slide) -> Looks | None:
-    """How the network is asked for its opinion at other scales."""
-    if job.opinion is None:
-        return None
-    segmenter = resident_segmenter(job.opinion)
-    return lambda places: look_at_scales(slide, places, segmenter)
 
 
 def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:

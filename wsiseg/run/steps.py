@@ -26,6 +26,7 @@ from wsiseg.interop.importing import (
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
+from wsiseg.qc.looks import look_at_place, plan_looks
 from wsiseg.qc.opinion import opinion_choice
 from wsiseg.qc.stage import GradeJob, assess, plan_grading
 from wsiseg.results.describe import failure_record
@@ -174,10 +175,9 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
     grading = GradeJob(planned.work, making.opinion)
     yield Fork(
         [
-            telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading),
+            _judged(telling, grading),
             _labels(telling, whole),
             telling.one("draw-thumbnail", draw_thumbnail, whole),
-            telling.one("draw-artefacts", draw_artefacts, whole),
         ]
     )
     pace = Pace(tiled.ended - started, tiled.computed)
@@ -202,7 +202,7 @@ def _segment(planned: Planned, telling: _Telling, choice: ModelChoice, cores: in
     tiled, *_ = yield Fork(
         [
             _tiles(planned, telling, len(plan.tiles), stage),
-            *_beside_tiles(telling, WorkJob(work)),
+            _beside_tiles(telling, WorkJob(work)),
             telling.one("check-outside", check_outside, OutsideJob(work, choice)),
         ]
     )
@@ -220,20 +220,27 @@ def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> 
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
     tiles = _tiles(planned, telling, len(found.tiles), stage)
-    tiled, *_ = yield Fork([tiles, *_beside_tiles(telling, WorkJob(work))])
+    tiled, _ = yield Fork([tiles, _beside_tiles(telling, WorkJob(work))])
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
     return tiled
 
 
-def _beside_tiles(telling: _Telling, whole: WorkJob) -> list[Steps]:
+def _beside_tiles(telling: _Telling, whole: WorkJob) -> Steps:
     """What every slide has and no nuclei are needed for."""
-    return [_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)]
+    yield Fork([_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)])
+    yield from telling.one("draw-artefacts", draw_artefacts, whole)
 
 
 def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
     """The map by which nuclei are flagged."""
     yield from telling.planned(("plan-artefacts", plan_artefacts), ("find-artefacts", find_block), whole)
     yield from telling.one("join-artefacts", join_blocks, whole)
+
+
+def _judged(telling: _Telling, grading: GradeJob) -> Steps:
+    """The verdicts on patches, and looks at other scales where they leave a doubt of the slide's own."""
+    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading)
+    yield from telling.planned(("plan-looks", plan_looks), ("look-at-scales", look_at_place), grading)
 
 
 def _labels(telling: _Telling, whole: WorkJob) -> Steps:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wsiseg.core.ngff import holds_images
+from wsiseg.core.url import is_url
 from wsiseg.errors import SlideError, UsageError, shown
 from wsiseg.slide import open_slide
 from wsiseg.slide.readers.dicom import WHOLE_SLIDE_IMAGE, read_series
 from wsiseg.slide.readers.omezarr.reader import tiled_from
-from wsiseg.slide.remote import copy_of, find_urls, is_url
+from wsiseg.slide.remote import copy_of, find_urls
 
 SLIDE_SUFFIXES = frozenset(
     (

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ import filelock
 
 from wsiseg.core.atomic import read_json, remove_leftovers, replacing
 from wsiseg.core.environment import environment_faults
+from wsiseg.core.url import is_url
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError, shown
 
 CACHE_VARIABLE, ROOM_VARIABLE = "WSISEG_REMOTE_CACHE", "WSISEG_REMOTE_ROOM"
@@ -36,7 +36,6 @@ _FOLDER = "wsiseg-remote"  # by its name a path is known as a copy's, whatever t
 _ROOM = 50 << 30
 _CHECKED_S = 60.0  # a copy that was compared with its original so long ago is compared again
 _NOTE = ".json"
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SAFE = "-_.~!$&'()+,;=@ []{}#^"  # within a name, on every file system
 _SEVERAL = frozenset((".mrxs", ".vms", ".vmu", ".vsi", ".ndpis", ".dcm", ".zarr"))
 _TAGS = (
@@ -57,10 +56,6 @@ class Version:
 
     bytes: int | None
     tag: str
-
-
-def is_url(text: str) -> bool:
-    return _URL.match(text) is not None
 
 
 def copy_of(url: str) -> Path:
