@@ -100,6 +100,13 @@ def choose_examples(verdicts: Mapping[str, npt.NDArray[np.generic]]) -> tuple[Ex
     )
 
 
+def example_box(verdicts: Mapping[str, npt.NDArray[np.generic]], example: Example) -> Box:
+    """Where an example is, in level-0 pixels, by ``x``, ``y``, ``width`` and ``height`` of ``patches.parquet``."""
+    (row,) = np.flatnonzero(verdicts["index"] == example.index)
+    x, y, width, height = (float(verdicts[name][row]) for name in ("x", "y", "width", "height"))
+    return Box(x, y, x + width, y + height)
+
+
 def named_examples(names: Iterable[str]) -> tuple[Example, ...]:
     """The examples whose pictures have such names, the worst first; other names are passed over."""
     matches = [match for name in names if (match := _NAME.fullmatch(name))]

@@ -1,4 +1,4 @@
-"""``pictures/`` of a slide's results: what the report shows, made while the slide is at hand."""
+"""``pictures/`` of a slide's results: what the report shows of the whole slide."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from PIL import Image
 from wsiseg.artefacts.map import ArtefactMap
 from wsiseg.core.atomic import write_bytes
 from wsiseg.core.environment import environment_faults
-from wsiseg.core.geometry import Box, Scale
+from wsiseg.core.geometry import Scale
 from wsiseg.report.artefactmap import draw_artefacts
-from wsiseg.report.examples import Look, choose_examples, draw_example
+from wsiseg.report.examples import choose_examples
 from wsiseg.report.qualitymap import draw_quality
 from wsiseg.report.thumbnail import thumbnail_size
 from wsiseg.results.folder import PICTURES
-from wsiseg.slide import Slide
 
 OVERVIEW, QUALITY, ARTEFACTS = "overview.jpg", "quality.jpg", "artefacts.jpg"
 """The whole slide: plain, with its judged patches, with its artefacts; all of one size."""
@@ -33,12 +32,10 @@ _JPEG_QUALITY = 80
 
 def write_gallery(
     result: Path,
-    slide: Slide,
     overview: npt.NDArray[np.uint8],
     scale: Scale,
     artefacts: ArtefactMap,
     verdicts: Mapping[str, npt.NDArray[np.generic]],
-    look: Look | None = None,
 ) -> None:
     """Write the pictures of a slide into its results folder; what was there under their names is replaced.
 
@@ -50,8 +47,6 @@ def write_gallery(
         The whole slide on the lattice ``scale``.
     verdicts : mapping of str to array (P,)
         The columns of ``patches.parquet``.
-    look : callable, optional
-        Asks second opinions, for the error maps of the examples.
 
     Raises
     ------
@@ -70,12 +65,6 @@ def write_gallery(
     write_jpeg(folder / OVERVIEW, plain)
     write_jpeg(folder / QUALITY, draw_quality(overview, scale, verdicts, examples, MAP_PX))
     write_jpeg(folder / ARTEFACTS, draw_artefacts(overview, scale, artefacts, MAP_PX))
-    at = {int(index): n for n, index in enumerate(verdicts["index"].tolist())} if examples else {}
-    for example in examples:
-        x, y, width, height = (float(verdicts[name][at[example.index]]) for name in ("x", "y", "width", "height"))
-        picture = draw_example(slide, result / "nuclei.parquet", Box(x, y, x + width, y + height), look)
-        if picture is not None:
-            write_jpeg(folder / example.file, Image.fromarray(picture))
 
 
 def write_jpeg(path: Path, image: Image.Image) -> None:

@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from wsiseg.artefacts.map import artefact_shares
 from wsiseg.core.atomic import remove_unfinished
 from wsiseg.core.memory import peak_memory
-from wsiseg.models.resident import ModelChoice, resident_segmenter
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.looks import gather_looks
-from wsiseg.qc.opinion import look_again
 from wsiseg.qc.scale import scale_notes
 from wsiseg.qc.stage import gather_verdicts, write_table
 from wsiseg.qc.typical import typical_values
-from wsiseg.report.examples import Look
 from wsiseg.report.gallery import write_gallery
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.describe import describe_lost, describe_slide, now, versions
@@ -56,8 +53,7 @@ class Pace:
 class PublishJob:
     """A slide to record.
 
-    ``opinion``: who gives second opinions. ``seconds``: how long it has taken so far, of which ``pace`` tells the
-    tiles' part. ``earlier``: of the record that is to be replaced, see :func:`publish_job`. ``alone``: a worker
+    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record that is to be replaced, see :func:`publish_job`. ``alone``: a worker
     died of it.
     """
 
@@ -67,7 +63,6 @@ class PublishJob:
     seconds: float
     earlier: tuple[int, int] | None
     pace: Pace | None = None
-    opinion: ModelChoice | None = None
     alone: bool = False
 
     def retries(self) -> Sequence[PublishJob]:
@@ -89,15 +84,13 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
         described = describe_slide(slide)
     lost = describe_lost(stitched.lost, tissue, plan.mpp)
     verdicts = gather_verdicts(work)
-    looks, looks_s = gather_looks(work, verdicts.columns) if job.opinion is not None else ([], 0.0)
+    looks, looks_s = gather_looks(work, verdicts.columns)
     write_table(work.result / "patches.parquet", verdicts.columns)
     grade = grade_slide(verdicts.columns, verdicts.placed, stitched.tiles, lost.fraction_of_tissue)
     whole, artefacts = replace(read_whole(work), region=tissue.region), load_artefacts(work.path / ARTEFACT_MAP)
     shares = artefact_shares(artefacts, whole, plan.mpp)
-    with open_planned(work, plan, guarded=job.alone) as slide:
-        picture = load_overview(work.path / OVERVIEW_FILE)
-        look = _look(job, slide, tissue)
-        write_gallery(work.result, slide, *picture, artefacts, verdicts.columns, look)
+    overview, scale = load_overview(work.path / OVERVIEW_FILE)
+    write_gallery(work.result, overview, scale, artefacts, verdicts.columns)
     remove_unfinished(work.result)  # before the record lists what is there
     seconds = time.perf_counter() - started
     drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
@@ -146,10 +139,9 @@ def publish_job(
     key: str,
     seconds: float,
     pace: Pace | None = None,
-    opinion: ModelChoice | None = None,
 ) -> PublishJob:
     """The job that publishes what has been finished in ``work``."""
-    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace, opinion)
+    return PublishJob(folder, work, key, seconds, _record_identity(folder), pace)
 
 
 def published_record(job: PublishJob) -> SegmentedRecord | None:
@@ -161,14 +153,6 @@ def published_record(job: PublishJob) -> SegmentedRecord | None:
         return None
     record = job.folder.record()
     return record if isinstance(record, SegmentedRecord) and record.key == job.key else None
-
-
-def _look(job: PublishJob, slide: Slide, tissue: Tissue) -> Look | None:
-    """How the pictures ask second opinions."""
-    if job.opinion is None:
-        return None
-    segmenter = resident_segmenter(job.opinion)
-    return lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter)
 
 
 def _record_identity(folder: SlideFolder) -> tuple[int, int] | None:

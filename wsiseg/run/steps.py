@@ -39,6 +39,7 @@ from wsiseg.results.plan import SlidePlan
 from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
+from wsiseg.run.examples import draw_one_example, plan_examples
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.pictures import draw_artefacts, draw_thumbnail, take_overview
 from wsiseg.run.publish import Pace, publish_job, publish_slide, published_record
@@ -181,7 +182,7 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
         ]
     )
     pace = Pace(tiled.ended - started, tiled.computed)
-    return (yield from _publish(planned, time.perf_counter() - started, pace, making.opinion, telling))
+    return (yield from _publish(planned, time.perf_counter() - started, pace, telling))
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,14 @@ def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
 
 
 def _judged(telling: _Telling, grading: GradeJob) -> Steps:
-    """The verdicts on patches, and looks at other scales where they leave a doubt of the slide's own."""
+    """The verdicts on patches, looks at other scales where they leave a doubt of the slide's own, and examples."""
     yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading)
-    yield from telling.planned(("plan-looks", plan_looks), ("look-at-scales", look_at_place), grading)
+    yield Fork(
+        [
+            telling.planned(("plan-looks", plan_looks), ("look-at-scales", look_at_place), grading),
+            telling.planned(("plan-examples", plan_examples), ("draw-examples", draw_one_example), grading),
+        ]
+    )
 
 
 def _labels(telling: _Telling, whole: WorkJob) -> Steps:
@@ -287,10 +293,10 @@ def _tiles(
 
 
 def _publish(
-    planned: Planned, seconds: float, pace: Pace, opinion: ModelChoice, telling: _Telling
+    planned: Planned, seconds: float, pace: Pace, telling: _Telling
 ) -> Generator[Stage | Fork, Any, SegmentedRecord]:
     assert planned.plan is not None
-    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace, opinion)
+    job = publish_job(planned.folder, planned.work, planned.plan.key, seconds, pace)
     try:
         record: SegmentedRecord = yield from telling.one("publish-slide", publish_slide, job)
     except WorkerDied:

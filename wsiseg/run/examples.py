@@ -1,0 +1,63 @@
+"""The tasks that draw a slide's examples, each a picture of its own, once its patches are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from wsiseg.core.environment import environment_faults
+from wsiseg.core.geometry import Box
+from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.qc.opinion import look_again
+from wsiseg.qc.stage import GradeJob, gather_verdicts
+from wsiseg.report.examples import Example, choose_examples, draw_example, example_box, named_examples
+from wsiseg.report.gallery import write_jpeg
+from wsiseg.results.folder import PICTURES, WorkFolder
+from wsiseg.results.job import once_alone
+from wsiseg.results.planned import open_planned, read_planned
+
+
+@dataclass(frozen=True)
+class ExampleJob:
+    """An example to draw, and where it is, level 0. ``opinion``: who is asked a second time. ``alone``: a worker
+    died of it.
+    """
+
+    work: WorkFolder
+    example: Example
+    box: Box
+    opinion: ModelChoice
+    alone: bool = False
+
+    def retries(self) -> Sequence[ExampleJob]:
+        """See :mod:`wsiseg.run.isolation`."""
+        return once_alone(self)
+
+
+def plan_examples(job: GradeJob) -> list[ExampleJob]:
+    """The examples of a judged slide; pictures of others, of an earlier judgement, are removed."""
+    work, verdicts = job.work, gather_verdicts(job.work).columns
+    examples, folder = choose_examples(verdicts), work.result / PICTURES
+    with environment_faults(folder):
+        folder.mkdir(exist_ok=True)
+        for other in set(named_examples(path.name for path in folder.iterdir())).difference(examples):
+            (folder / other.file).unlink(missing_ok=True)
+    return [ExampleJob(work, one, example_box(verdicts, one), job.opinion) for one in examples]
+
+
+def draw_one_example(job: ExampleJob) -> None:
+    """Draw one example into the results; none where it cannot be read."""
+    work = job.work
+    plan, tissue = read_planned(work)
+    segmenter = resident_segmenter(job.opinion)
+    with open_planned(work, plan, guarded=job.alone) as slide:
+        picture = draw_example(
+            slide,
+            work.result / "nuclei.parquet",
+            job.box,
+            lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter),
+        )
+    if picture is not None:
+        write_jpeg(work.result / PICTURES / job.example.file, Image.fromarray(picture))
