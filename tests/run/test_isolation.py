@@ -142,7 +142,16 @@ STAGES = (
     "label-map",
     "label-pyramid",
 )
-STAGES += ("plan-grading", "grade-patches", "plan-looks", "look-at-scales", "plan-examples", "draw-examples", "draw-thumbnail", "publish-slide")
+STAGES += (
+    "plan-grading",
+    "grade-patches",
+    "plan-looks",
+    "look-at-scales",
+    "plan-examples",
+    "draw-examples",
+    "draw-thumbnail",
+    "publish-slide",
+)
 
 
 @pytest.mark.slow

@@ -37,8 +37,6 @@ from wsiseg.results.stages import (
     Stitched,
     Timed,
 )
-from wsiseg.slide import Slide
-from wsiseg.tissue import Tissue
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Pace:
 class PublishJob:
     """A slide to record.
 
-    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record that is to be replaced, see :func:`publish_job`. ``alone``: a worker
-    died of it.
+    ``seconds``: how long it has taken so far, of which ``pace`` tells the tiles' part. ``earlier``: of the record
+    that is to be replaced, see :func:`publish_job`. ``alone``: a worker died of it.
     """
 
     folder: SlideFolder
