@@ -1,16 +1,19 @@
-"""Reading speed: direct decoding against OpenSlide on the same slide, windows and threads, in one run.
+"""Reading speed: direct decoding against OpenSlide and tiffslide, same slide, windows and threads, in one run.
 
-    python benchmarks/read.py [SLIDE] [--size 1024] [--windows 60] [--threads 1 2] [--json]
+    python benchmarks/read.py [SLIDE] [--size 1024] [--windows 49] [--threads 1 2] [--downsample 1 2]
 
 Without a slide, an Aperio SVS with 240² JPEG tiles is written to a temporary folder. Windows are those of a
-run: cores row by row, each with a halo, unaligned to the stored tiles. Both sides cache decoded tiles, at
-most in 64 MiB or a quarter of the slide, which a first round fills; then both take turns, and the best of the
-rounds counts. OpenSlide's pixels are taken as they come (RGBA), one handle a thread.
+run: cores row by row, each with a halo, unaligned to the stored tiles. At a downsample of 2, half the level's
+resolution, the others read level 0 and Pillow averages its pixels, as there is no such level. Both we and
+OpenSlide cache decoded tiles, at most in 64 MiB or a quarter of the slide, which a first round fills; then all take
+turns, and the best of the rounds counts. OpenSlide's pixels are taken as they come (RGBA), one handle a thread.
+tiffslide is compared where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -19,14 +22,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
 
-from wsiseg.core.geometry import Window
+from wsiseg.core.geometry import Scale, Window
 from wsiseg.slide import open_slide
 from wsiseg.slide.cache import SHARED
-from wsiseg.slide.readers.tiff.reader import TiffReader
 from wsiseg.slide.types import Pixels
 from wsiseg.testing import write_svs
 
@@ -43,62 +46,89 @@ def synthetic(folder: Path, side: int) -> Path:
     return write_svs(folder / "synthetic.svs", tiled, quality=70, subsampling="420", levels=(1, 4))
 
 
-def windows(path: Path, size: int, count: int) -> list[Window]:
-    """The first ``count`` windows of level 0: cores of ``size`` and a halo, clipped to the slide."""
+def windows(path: Path, size: int, count: int, scale: Scale) -> list[Window]:
+    """The first ``count`` windows of the lattice: cores of ``size`` and a halo, clipped to the slide."""
     with open_slide(path) as slide:
-        level = slide.levels[0]
-    whole = Window(0, 0, level.width, level.height)
-    grid = [(x, y) for y in range(0, level.height, size) for x in range(0, level.width, size)]
+        width, height = slide.lattice(scale).whole
+    whole = Window(0, 0, width, height)
+    grid = [(x, y) for y in range(0, height, size) for x in range(0, width, size)]
     return [Window(x, y, size, size).pad(HALO).intersection(whole) for x, y in grid[:count]]
 
 
-class OpenSlideHandles:
-    """One handle a thread, with one cache of the same size as the direct reader's."""
+class Handles:
+    """Another library's handles, one a thread; ``read`` gives the lattice pixels of a window."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._local = path, threading.local()
-        self._cache = openslide.OpenSlideCache(SHARED.capacity)
+    def __init__(self, opened: Callable[[], Any], scale: Scale) -> None:
+        self._opened, self._factor, self._local = opened, round(scale.downsample), threading.local()
 
     def read(self, window: Window) -> Pixels:
         if not hasattr(self._local, "handle"):
-            self._local.handle = openslide.OpenSlide(self._path)
-            self._local.handle.set_cache(self._cache)
-        return np.asarray(self._local.handle.read_region((window.x, window.y), 0, (window.width, window.height)))
+            self._local.handle = self._opened()
+        f = self._factor
+        image = self._local.handle.read_region(
+            (window.x * f, window.y * f), 0, (window.width * f, window.height * f)
+        )
+        return np.asarray(image if f == 1 else image.reduce(f))[:, :, :3]
+
+
+def openslide_handles(path: Path, scale: Scale) -> Handles:
+    """With one cache of the same size as the direct reader's."""
+    cache = openslide.OpenSlideCache(SHARED.capacity)
+
+    def opened() -> openslide.OpenSlide:
+        handle = openslide.OpenSlide(path)
+        handle.set_cache(cache)
+        return handle
+
+    return Handles(opened, scale)
+
+
+def tiffslide_handles(path: Path, scale: Scale) -> Handles:
+    from tiffslide import TiffSlide
+
+    return Handles(lambda: TiffSlide(path), scale)
 
 
 def throughput(read: Callable[[Window], Pixels], todo: list[Window], threads: int) -> float:
-    """Mpixel/s of one round."""
+    """Mpixel/s of the lattice in one round."""
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
         list(pool.map(read, todo))
         return sum(window.area for window in todo) / (time.perf_counter() - start) / 1e6
 
 
-def measure(path: Path, size: int, count: int, threads: list[int], rounds: int) -> list[dict[str, float]]:
+def measure(path: Path, options: argparse.Namespace, downsample: int) -> list[dict[str, float]]:
     """One row for each number of threads."""
+    scale = Scale(float(downsample))
     with open_slide(path) as slide:
-        vendor, kind, pixels = slide.vendor, slide.reader, slide.width * slide.height
-    if kind != "tiff":
-        raise SystemExit(f"{path}: is read by {kind}; expected a slide that is decoded directly")
-    # A slide that fits into the cache would be read from it alone.
-    SHARED.capacity = min(SHARED.capacity, 3 * pixels // 4)
-    todo = windows(path, size, count)
-    reader, handles = TiffReader(path, vendor), OpenSlideHandles(path)
+        if slide.reader != "tiff":
+            raise SystemExit(f"{path}: is read by {slide.reader}; expected a slide that is decoded directly")
+        # A slide that fits into the cache would be read from it alone.
+        SHARED.capacity = min(SHARED.capacity, 3 * slide.width * slide.height // 4)
+        todo = windows(path, options.size, options.windows, scale)
+        ways: dict[str, Callable[[Window], Pixels]] = {
+            "direct": lambda window: slide.read_lossy(window, scale)[0],
+            "openslide": openslide_handles(path, scale).read,
+        }
+        if importlib.util.find_spec("tiffslide"):
+            ways["tiffslide"] = tiffslide_handles(path, scale).read
+        for window in todo[:4]:
+            if not same_pixels(ways["direct"](window), ways["openslide"](window)):
+                raise SystemExit(f"{path}: the readers disagree in {window}")
+        return [row(ways, todo, number, options.rounds) | {"downsample": downsample} for number in options.threads]
 
-    def direct(window: Window) -> Pixels:
-        return reader.read_level(0, window)[0]
 
-    for window in todo[:4]:
-        if not np.array_equal(direct(window), handles.read(window)[:, :, :3]):
-            raise SystemExit(f"{path}: the readers disagree in {window}")
-    rows = []
-    for number in threads:
-        speeds = [
-            (throughput(direct, todo, number), throughput(handles.read, todo, number)) for _ in range(rounds + 1)
-        ]
-        best = [max(speed) for speed in zip(*speeds[1:], strict=True)]
-        rows.append({"threads": number, "direct": best[0], "openslide": best[1], "ratio": best[0] / best[1]})
-    return rows
+def same_pixels(one: Pixels, other: Pixels) -> bool:
+    """Equal but for how a mean is rounded."""
+    return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
+
+
+def row(
+    ways: dict[str, Callable[[Window], Pixels]], todo: list[Window], threads: int, rounds: int
+) -> dict[str, float]:
+    """The best speed of each; the first round fills the caches."""
+    speeds = [{name: throughput(read, todo, threads) for name, read in ways.items()} for _ in range(rounds + 1)]
+    return {"threads": threads} | {name: max(speed[name] for speed in speeds[1:]) for name in ways}
 
 
 def main() -> None:
@@ -107,21 +137,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="side of a core in pixels")
     parser.add_argument("--windows", type=int, default=49)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--downsample", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=8192, help="of the synthetic slide in pixels")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.slide or synthetic(Path(folder), options.side)
-        rows = measure(path, options.size, options.windows, options.threads, options.rounds)
+        rows = [row for downsample in options.downsample for row in measure(path, options, downsample)]
     if options.json:
         json.dump({"slide": path.name, "size_px": options.size, "mpixel_per_s": rows}, sys.stdout, indent=1)
         print()
         return
-    print(f"{path.name}, level 0, cores of {options.size}² px; Mpixel/s, best of {options.rounds} rounds")
-    print(f"{'threads':>8}{'direct':>10}{'OpenSlide':>11}{'ratio':>8}")
-    for row in rows:
-        print(f"{row['threads']:>8}{row['direct']:>10.1f}{row['openslide']:>11.1f}{row['ratio']:>8.2f}")
+    print(f"{path.name}, cores of {options.size}² px; Mpixel/s, best of {options.rounds} rounds")
+    for one in rows:
+        others = [name for name in ("openslide", "tiffslide") if name in one]
+        compared = ", ".join(f"{name} {one[name]:.1f} ({one['direct'] / one[name]:.2f} times)" for name in others)
+        print(f"downsample {one['downsample']}, {one['threads']} threads: direct {one['direct']:.1f}, {compared}")
 
 
 if __name__ == "__main__":
