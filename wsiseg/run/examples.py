@@ -37,14 +37,16 @@ class ExampleJob:
 
 
 def plan_examples(job: GradeJob) -> list[ExampleJob]:
-    """The examples of a judged slide; pictures of others, of an earlier judgement, are removed."""
+    """The examples of a judged slide that are still to be drawn; pictures of an earlier judgement's are removed."""
     work, verdicts = job.work, gather_verdicts(job.work).columns
     examples, folder = choose_examples(verdicts), work.result / PICTURES
     with environment_faults(folder):
         folder.mkdir(exist_ok=True)
-        for other in set(named_examples(path.name for path in folder.iterdir())).difference(examples):
+        drawn = set(named_examples(path.name for path in folder.iterdir()))
+        for other in drawn.difference(examples):
             (folder / other.file).unlink(missing_ok=True)
-    return [ExampleJob(work, one, example_box(verdicts, one), job.opinion) for one in examples]
+    missing = (one for one in examples if one not in drawn)
+    return [ExampleJob(work, one, example_box(verdicts, one), job.opinion) for one in missing]
 
 
 def draw_one_example(job: ExampleJob) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from wsiseg.artefacts.kinds import KINDS
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.sealed import describe_file, is_intact
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
-from wsiseg.results.folder import WorkFolder
+from wsiseg.results.folder import PICTURES, WorkFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES, NucleiWriter
 from wsiseg.results.partfile import BatchSummary, covering_parts, part_summary, read_part
@@ -70,6 +71,7 @@ def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched
     # What an earlier stitching was the ground of is not this one's.
     for stage in (LABELS, MAPS, GRADING):
         (work.path / f"{stage}.json").unlink(missing_ok=True)
+    shutil.rmtree(work.result / PICTURES, ignore_errors=True)
     work.finish_stage(STITCH, stitched)
     return stitched
 
