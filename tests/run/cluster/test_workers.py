@@ -21,7 +21,7 @@ from wsiseg.errors import ClusterLost
 from wsiseg.run.cluster import ClusterOptions, DaskExecutor, attended, open_executor, patience
 from wsiseg.run.cluster.attended import Attended
 from wsiseg.run.isolation import isolated
-from wsiseg.run.schedule import Stage, Steps, run_stages
+from wsiseg.run.schedule import Steps, run_stages
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,20 @@ def run_stub_tiles(executor: Any, tiles: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["graceful", "segfault"])
+@pytest.mark.parametrize("mode", ["graceful", "segfault", "sys.exit"])
 def test_workers_that_die_at_random_change_nothing(mode: Any) -> None:
+    """And they come back: ``sys.exit`` in a worker takes its nanny along."""
     with open_executor(ClusterOptions(workers=2, device="cpu", dashboard="127.0.0.1:0")) as executor:
         client = executor._client  # type: ignore[attr-defined]
         before = set(client.run(os.getpid).values())
-        # Longer than it takes a worker to import what its first task needs: none would ever end one.
+        # Of an exponential distribution, longer than a worker takes to import what its first task needs.
         client.register_plugin(KillWorker(delay="6 s", mode=mode))
-        assert run_stub_tiles(executor, 500) == [(n, n * 7919 % 101) for n in range(500)]
-        client.wait_for_workers(1)
-        assert set(client.run(os.getpid).values()) != before
-
-
-@pytest.mark.slow
-def test_workers_whose_processes_end_in_order_come_back() -> None:
-    """``sys.exit`` in a worker takes its nanny along."""
-
-    def steps() -> Steps:
-        return (yield Stage("nap", time.sleep, [0.03] * 400))
-
-    with open_executor(ClusterOptions(workers=2, device="cpu", dashboard="127.0.0.1:0")) as executor:
-        client = executor._client  # type: ignore[attr-defined]
-        before = set(client.run(os.getpid).values())
-        client.register_plugin(KillWorker(delay="4 s", mode="sys.exit"))
-        assert list(run_stages(executor, iter([steps()]))) == [(0, [None] * 400)]
-        client.wait_for_workers(1)
-        assert set(client.run(os.getpid).values()) != before
+        for _ in range(8):  # until one has died: in a fourteenth of the rounds none does
+            assert run_stub_tiles(executor, 500) == [(n, n * 7919 % 101) for n in range(500)]
+            client.wait_for_workers(1)
+            if set(client.run(os.getpid).values()) != before:
+                return
+        raise AssertionError("no worker has died")
 
 
 @pytest.mark.slow
