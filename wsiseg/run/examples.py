@@ -21,8 +21,9 @@ from wsiseg.results.planned import open_planned, read_planned
 
 @dataclass(frozen=True)
 class ExampleJob:
-    """An example to draw, and where it is, level 0. ``opinion``: who is asked a second time. ``alone``: a worker
-    died of it.
+    """An example to draw, and where it is, level 0.
+
+    ``opinion``: who gives the second opinion on it. ``alone``: a worker died of it.
     """
 
     work: WorkFolder
