@@ -65,7 +65,7 @@ class _Cache(FunctionCache):
         """The signatures for which this processor can have the function from here."""
         try:
             kept = list(self._cache_file._load_index())
-        except Exception:  # as above
+        except Exception:  # whatever unpickling a damaged file raises: the first calls then load or compile
             return []
         return [key[0] for key in kept if key == self._index_key(key[0], codegen)]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from wsiseg.core.environment import environment_faults
@@ -17,6 +20,7 @@ from wsiseg.report.gallery import write_jpeg
 from wsiseg.results.folder import PICTURES, WorkFolder
 from wsiseg.results.job import once_alone
 from wsiseg.results.planned import open_planned, read_planned
+from wsiseg.results.stages import Timed
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def plan_examples(job: GradeJob) -> list[ExampleJob]:
 
 def draw_one_example(job: ExampleJob) -> None:
     """Draw one example into the results; none where it cannot be read."""
-    work = job.work
+    work, started = job.work, time.perf_counter()
     plan, tissue = read_planned(work)
     segmenter = resident_segmenter(job.opinion)
     with open_planned(work, plan, guarded=job.alone) as slide:
@@ -64,3 +68,14 @@ def draw_one_example(job: ExampleJob) -> None:
         )
     if picture is not None:
         write_jpeg(work.result / PICTURES / job.example.file, Image.fromarray(picture))
+    work.finish_stage(_stage(job.example), Timed(time.perf_counter() - started))
+
+
+def drawing_seconds(work: WorkFolder, verdicts: Mapping[str, npt.NDArray[np.generic]]) -> float:
+    """The seconds that the examples of these verdicts have taken, all workers together."""
+    noted = (work.stage(_stage(example), Timed) for example in choose_examples(verdicts))
+    return sum(one.seconds for one in noted if one is not None)
+
+
+def _stage(example: Example) -> str:
+    return f"example-{example.kind}-{example.place}"

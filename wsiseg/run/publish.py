@@ -37,6 +37,7 @@ from wsiseg.results.stages import (
     Stitched,
     Timed,
 )
+from wsiseg.run.examples import drawing_seconds
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def publish_slide(job: PublishJob) -> SegmentedRecord:
     seconds = time.perf_counter() - started
     drawn = sum(_seconds(work, stage) for stage in (OVERVIEW, ARTEFACTS_DRAWN, THUMBNAIL))
     timings = {**_timings(work, plan, stitched), "grade": verdicts.seconds + looks_s}
-    timings["publish"] = drawn + seconds
+    timings["publish"] = drawn + drawing_seconds(work, verdicts.columns) + seconds
     record = SegmentedRecord(
         id=job.folder.id,
         status="partial" if lost.boxes else "complete",
