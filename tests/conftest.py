@@ -82,7 +82,7 @@ def few_patches() -> Iterator[None]:
     from wsiseg.qc.patches import sample_patches
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsiseg.qc.stage.sample_patches", lambda placed: sample_patches(placed, 2))
+        patch.setattr("wsiseg.qc.blocks.sample_patches", lambda placed: sample_patches(placed, 2))
         yield
 
 

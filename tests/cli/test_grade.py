@@ -60,7 +60,7 @@ def test_a_slide_that_is_not_assessed_is_not_below_any_grade(tmp_path: Path) -> 
 def test_all_patches_are_judged_on_request_and_else_a_sample_that_is_stated(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsiseg.qc.stage.sample_patches", lambda placed: sample_patches(placed, 10))
+    monkeypatch.setattr("wsiseg.qc.blocks.sample_patches", lambda placed: sample_patches(placed, 10))
     assert segment(slide, tmp_path / "some")[0] == 0
     assert segment(slide, tmp_path / "all", "--qc-all")[0] == 0
     some, every = grade(tmp_path / "some"), grade(tmp_path / "all")

@@ -211,6 +211,7 @@ POINTS = [
     "rows",
     "nuclei/0/c/",
     "grading.json",
+    "patches.json",
     "patches.parquet",
     "slide.json",
     "report.html",

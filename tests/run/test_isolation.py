@@ -16,7 +16,7 @@ import wsiseg.slide.lethal as lethal
 from wsiseg.core.geometry import Scale, Window
 from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import SlideError, WorkerDied
-from wsiseg.qc.stage import AssessJob
+from wsiseg.qc.blocks import BlockJob
 from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.run.events import Event, TilesDone
@@ -143,6 +143,8 @@ STAGES = (
     "label-pyramid",
 )
 STAGES += (
+    "plan-opinions",
+    "ask-opinions",
     "plan-grading",
     "grade-patches",
     "plan-looks",
@@ -196,7 +198,8 @@ def test_what_is_tried_instead_of_a_job(tmp_path: Path) -> None:
         ((3, 4), True, False),
         *[((tile,), True, lost) for tile in (3, 4) for lost in (False, True)],
     ]
-    assert [job.indices for job in tried(AssessJob(work, "0", (7, 8)))] == [(7, 8)] * 2 + [(7,)] * 2 + [(8,)] * 2
+    patches = [job.indices for job in tried(BlockJob(work, "verdicts", "0", (7, 8)))]
+    assert patches == [(7, 8)] * 2 + [(7,)] * 2 + [(8,)] * 2
     stage = isolated("x", _die, [WorkJob(work)])
     assert stage.retry is not None
     assert stage.retry(WorkJob(work), ValueError()) is None

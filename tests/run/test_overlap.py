@@ -71,7 +71,7 @@ def test_kills_among_the_stages_and_resumptions(slide: Path, clean: Path, tmp_pa
     """Killed after a few tasks again and again, the run comes to its end, and to the same files."""
     choice, out, kills = random.Random(5), tmp_path / "out", 0
     while True:
-        executor = Killed(kills, choice.randint(6, 18))
+        executor = Killed(kills, choice.randint(8, 20))
         try:
             assert run([slide], out, executor, tile=256)[0].exit_code == 0
             break

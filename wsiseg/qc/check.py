@@ -13,11 +13,10 @@ from wsiseg.core.geometry import Box, Lattice, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import ReadError
-from wsiseg.models.base import Segmenter
 from wsiseg.qc.agreement import FEATURES, Constants, Limits, calibrate, measure_patch, reason
 from wsiseg.qc.evidence import COLUMNS, EVIDENCE, measure_evidence
 from wsiseg.qc.judge import JUDGEMENT, load_judge
-from wsiseg.qc.opinion import KINDS, OPINION, compare, look_again
+from wsiseg.qc.opinion import KINDS, OPINION, Opinion, compare, look_again
 from wsiseg.qc.patches import Patches
 from wsiseg.qc.rubric import BAD
 from wsiseg.results.nuclei import read_nuclei
@@ -59,7 +58,7 @@ def assess_patches(
     constants: Constants,
     indices: Sequence[int] | npt.NDArray[np.integer] | None = None,
     *,
-    opinion: Segmenter | None = None,
+    opinions: Mapping[int, Opinion] | None = None,
     limits: Limits | None = None,
     lost: Sequence[Box] = (),
 ) -> dict[str, npt.NDArray[np.generic]]:
@@ -75,9 +74,8 @@ def assess_patches(
         What the slide was segmented with; outside its mask and region nothing is expected.
     constants : Constants
         From :func:`calibrate_slide`; the same for all calls about a slide.
-    opinion : Segmenter or None
-        Who gives second opinions (:func:`wsiseg.qc.opinion.opinion_choice`); None: nobody, and the judge has the
-        other evidence alone.
+    opinions : mapping of int to Opinion, optional
+        Second opinions by the number of their patch; of one without the judge has the other evidence alone.
     lost : sequence of Box
         Disjoint areas without nuclei because they could not be segmented, level 0. Of a patch that they make bad
         nothing is read.
@@ -90,14 +88,14 @@ def assess_patches(
     """
     limits = limits or Limits()
     chosen = np.arange(len(patches)) if indices is None else np.asarray(indices, dtype=np.int64)
-    measured = {}
+    measured, given = {}, opinions or {}
     for block in patches.blocks(chosen):
         # Once for its patches: each row group that any of them touches is decoded whole.
         around = _around([patches.box(i) for i in block.tolist()])
         nuclei = read_nuclei(nuclei_path, around)
         near = [area for area in lost if area.intersects(around)]
         for i in block.tolist():
-            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near, opinion)
+            measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near, given.get(i))
     return _columns(patches, chosen, [measured[i] for i in chosen.tolist()], limits)
 
 
@@ -164,7 +162,7 @@ def _measure(
     constants: Constants,
     limits: Limits,
     lost: Sequence[Box],
-    opinion: Segmenter | None,
+    opinion: Opinion | None,
 ) -> dict[str, float]:
     box = patches.box(index)
     without = [common for area in lost if not (common := area.intersection(box)).empty]
@@ -181,8 +179,9 @@ def _measure(
     for common in without:
         wanted[scale.window(common).intersection(view.window).within(view.window)] = False
     columns = {name: near.columns[name] for name in COLUMNS if name in near.columns}
+    seen = look_again(slide, box, near, tissue, opinion, without) if opinion else None
     return {
-        **_opinion(slide, box, near, tissue, without, opinion),
+        **(compare(seen) if seen else dict.fromkeys(OPINION, np.nan)),
         **measure_evidence(view.image, labels, wanted, columns, len(near), view.lattice.mpp),
         **measure_patch(
             view.image,
@@ -195,17 +194,6 @@ def _measure(
             limits=limits,
         ),
     }
-
-
-def _opinion(
-    slide: Slide, box: Box, nuclei: Nuclei, tissue: Tissue, without: Sequence[Box], segmenter: Segmenter | None
-) -> dict[str, float]:
-    """:data:`OPINION` of a patch, by its middle; NaN where there is none."""
-    try:
-        seen = look_again(slide, box, nuclei, tissue, segmenter, without) if segmenter else None
-    except ReadError:
-        seen = None
-    return compare(seen) if seen else dict.fromkeys(OPINION, np.nan)
 
 
 def _unseen(lost: float, artefact: float) -> dict[str, float]:

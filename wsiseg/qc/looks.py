@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from wsiseg.core.geometry import Box
 from wsiseg.errors import SlideError
 from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.qc.blocks import GradeJob
 from wsiseg.qc.scale import Look, Verdicts, join_looks, look_at_scales, odd_places
-from wsiseg.qc.stage import GradeJob, gather_verdicts
+from wsiseg.qc.stage import gather_verdicts
 from wsiseg.results.folder import WorkFolder
 from wsiseg.results.job import once_alone
 from wsiseg.results.planned import open_planned, read_planned

@@ -91,6 +91,25 @@ def second_opinion(
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What the network finds in the middle of a patch.
+
+    Attributes
+    ----------
+    labels : int32 array (h, w)
+        Of the :func:`seen_window` at :data:`OPINION_MPP`, 0 is none.
+    score : float32 array (N,)
+        Of the nuclei 1 … N.
+    lost : tuple of Box
+        What could not be read, level 0.
+    """
+
+    labels: Labels
+    score: npt.NDArray[np.float32]
+    lost: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
 class Seen:
     """A window of a slide with the outlines that are judged and the opinion on it.
 
@@ -113,23 +132,10 @@ class Seen:
     wanted: BoolImage
 
 
-def look_again(
-    slide: Slide, patch: Box, nuclei: Nuclei, tissue: Tissue, segmenter: Segmenter, without: Sequence[Box] = ()
-) -> Seen | None:
-    """The middle of a patch as outlined and as seen by the network; None where the slide is too coarse.
+def opinion_on(slide: Slide, patch: Box, segmenter: Segmenter) -> Opinion | None:
+    """The opinion on a patch, in level-0 pixels; None where the slide is too coarse.
 
-    Parameters
-    ----------
-    slide : Slide
-    patch : Box
-        Level 0.
-    nuclei : Nuclei
-        Those near the patch, level 0.
-    tissue : Tissue
-    segmenter : Segmenter
-        Of :func:`opinion_choice`.
-    without : sequence of Box
-        Areas where nothing was looked for, level 0.
+    ``segmenter`` is that of :func:`opinion_choice`.
 
     Raises
     ------
@@ -144,15 +150,38 @@ def look_again(
     whole = Window(0, 0, *slide.lattice(scale).whole)
     read = window.pad(round(MARGIN_UM / OPINION_MPP)).intersection(whole)
     image, lost = slide.read_lossy(read, scale)
-    opinion, score = second_opinion(segmenter, image, read, window)
+    labels, score = second_opinion(segmenter, image, read, window)
+    return Opinion(labels, score, tuple(part.box for part in lost))
+
+
+def look_again(
+    slide: Slide, patch: Box, nuclei: Nuclei, tissue: Tissue, opinion: Opinion, without: Sequence[Box] = ()
+) -> Seen:
+    """The middle of a patch as outlined and as seen by the network.
+
+    Parameters
+    ----------
+    slide : Slide
+    patch : Box
+        Level 0.
+    nuclei : Nuclei
+        Those near the patch, level 0.
+    tissue : Tissue
+    opinion : Opinion
+        That on the patch.
+    without : sequence of Box
+        Areas where nothing was looked for, level 0.
+    """
+    scale = slide.scale(OPINION_MPP)
+    window = seen_window(scale.window(patch))
     outlines = Nuclei(scale.from_level0(nuclei.vertices), nuclei.offsets)
     labels = rasterize(outlines, np.arange(1, len(nuclei) + 1), window.shape, (float(window.x), float(window.y)))
     wanted = tissue.contains_pixels(window, scale)
-    for area in (*without, *(part.box for part in lost)):
+    for area in (*without, *opinion.lost):
         hole = scale.window(area).intersection(window)
         if hole.area:
             wanted[hole.within(window)] = False
-    return Seen(scale.box(window), labels, opinion, score, wanted)
+    return Seen(scale.box(window), labels, opinion.labels, opinion.score, wanted)
 
 
 def compare(seen: Seen) -> dict[str, float]:

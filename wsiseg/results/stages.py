@@ -12,6 +12,7 @@ from wsiseg.slide.lethal import Lethal
 STITCH = "stitch"
 LABELS = "labels"
 MAPS = "maps"
+PATCHES = "patches"
 GRADING = "grading"
 LETHAL = "lethal"
 OUTSIDE = "outside"

@@ -12,9 +12,10 @@ from PIL import Image
 
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import Box
-from wsiseg.models.resident import ModelChoice, resident_segmenter
+from wsiseg.qc.blocks import GradeJob
 from wsiseg.qc.opinion import look_again
-from wsiseg.qc.stage import GradeJob, gather_verdicts
+from wsiseg.qc.opinions import opinion_on_patch
+from wsiseg.qc.stage import gather_verdicts
 from wsiseg.report.examples import Example, choose_examples, draw_example, example_box, named_examples
 from wsiseg.report.gallery import write_jpeg
 from wsiseg.results.folder import PICTURES, WorkFolder
@@ -25,15 +26,11 @@ from wsiseg.results.stages import Timed
 
 @dataclass(frozen=True)
 class ExampleJob:
-    """An example to draw, and where it is, level 0.
-
-    ``opinion``: who gives the second opinion on it. ``alone``: a worker died of it.
-    """
+    """An example to draw, and where it is, level 0. ``alone``: a worker died of it."""
 
     work: WorkFolder
     example: Example
     box: Box
-    opinion: ModelChoice
     alone: bool = False
 
     def retries(self) -> Sequence[ExampleJob]:
@@ -51,20 +48,20 @@ def plan_examples(job: GradeJob) -> list[ExampleJob]:
         for other in drawn.difference(examples):
             (folder / other.file).unlink(missing_ok=True)
     missing = (one for one in examples if one not in drawn)
-    return [ExampleJob(work, one, example_box(verdicts, one), job.opinion) for one in missing]
+    return [ExampleJob(work, one, example_box(verdicts, one)) for one in missing]
 
 
 def draw_one_example(job: ExampleJob) -> None:
     """Draw one example into the results; none where it cannot be read."""
     work, started = job.work, time.perf_counter()
     plan, tissue = read_planned(work)
-    segmenter = resident_segmenter(job.opinion)
+    opinion = opinion_on_patch(work, job.example.index)
     with open_planned(work, plan, guarded=job.alone) as slide:
         picture = draw_example(
             slide,
             work.result / "nuclei.parquet",
             job.box,
-            lambda box, nuclei: look_again(slide, box, nuclei, tissue, segmenter),
+            lambda box, nuclei: look_again(slide, box, nuclei, tissue, opinion) if opinion else None,
         )
     if picture is not None:
         write_jpeg(work.result / PICTURES / job.example.file, Image.fromarray(picture))

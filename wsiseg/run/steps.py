@@ -26,9 +26,11 @@ from wsiseg.interop.importing import (
 from wsiseg.interop.segmentation import Segmentation
 from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
+from wsiseg.qc.blocks import GradeJob
 from wsiseg.qc.looks import look_at_place, plan_looks
 from wsiseg.qc.opinion import opinion_choice
-from wsiseg.qc.stage import GradeJob, assess, plan_grading
+from wsiseg.qc.opinions import ask_opinions, plan_opinions
+from wsiseg.qc.stage import assess, plan_grading
 from wsiseg.results.describe import failure_record
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
@@ -98,7 +100,7 @@ class Making:
     path: Path
     plan: Callable[[Any], Planned]
     job: PlanJob | ImportJob
-    nuclei: Callable[[Planned, _Telling], Steps]
+    nuclei: Callable[[Planned, _Telling, GradeJob], Steps]
     opinion: ModelChoice
 
 
@@ -172,8 +174,8 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
         on_event(Unchanged(planned.folder.id))
         return planned.unchanged
     started, telling, whole = time.perf_counter(), _Telling(planned.folder.id, on_event), WorkJob(planned.work)
-    tiled = yield from making.nuclei(planned, telling)
     grading = GradeJob(planned.work, making.opinion)
+    tiled = yield from making.nuclei(planned, telling, grading)
     yield Fork(
         [
             _judged(telling, grading),
@@ -194,7 +196,7 @@ class _Tiled:
     ended: float
 
 
-def _segment(planned: Planned, telling: _Telling, choice: ModelChoice, cores: int) -> Steps:
+def _segment(planned: Planned, telling: _Telling, grading: GradeJob, choice: ModelChoice, cores: int) -> Steps:
     """From the plan to ``nuclei.parquet`` by a segmenter."""
     plan, work = planned.plan, planned.work
     assert plan is not None
@@ -203,7 +205,7 @@ def _segment(planned: Planned, telling: _Telling, choice: ModelChoice, cores: in
     tiled, *_ = yield Fork(
         [
             _tiles(planned, telling, len(plan.tiles), stage),
-            _beside_tiles(telling, WorkJob(work)),
+            _beside_tiles(telling, grading),
             telling.one("check-outside", check_outside, OutsideJob(work, choice)),
         ]
     )
@@ -214,20 +216,26 @@ def _segment(planned: Planned, telling: _Telling, choice: ModelChoice, cores: in
     return tiled
 
 
-def _import(planned: Planned, telling: _Telling, segmentation: Segmentation) -> Steps:
+def _import(planned: Planned, telling: _Telling, grading: GradeJob, segmentation: Segmentation) -> Steps:
     """From the plan to ``nuclei.parquet`` by what another program has found."""
     plan, work = planned.plan, planned.work
     assert plan is not None
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
     tiles = _tiles(planned, telling, len(found.tiles), stage)
-    tiled, _ = yield Fork([tiles, _beside_tiles(telling, WorkJob(work))])
+    tiled, _ = yield Fork([tiles, _beside_tiles(telling, grading)])
     yield from telling.one("join-outlines", join_outlines, WorkJob(work))
     return tiled
 
 
-def _beside_tiles(telling: _Telling, whole: WorkJob) -> Steps:
+def _beside_tiles(telling: _Telling, grading: GradeJob) -> Steps:
     """What every slide has and no nuclei are needed for."""
+    asking = telling.planned(("plan-opinions", plan_opinions), ("ask-opinions", ask_opinions), grading)
+    yield Fork([_artefacts_drawn(telling, WorkJob(grading.work)), asking])
+
+
+def _artefacts_drawn(telling: _Telling, whole: WorkJob) -> Steps:
+    """The map of artefacts, and its picture on the overview."""
     yield Fork([_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)])
     yield from telling.one("draw-artefacts", draw_artefacts, whole)
 
