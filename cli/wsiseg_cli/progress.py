@@ -171,5 +171,6 @@ def outcome_line(event: SlideEnded) -> str:
     pace = record.performance
     if pace is not None:
         bound = _BOUNDS.get(pace.bound, pace.bound)
-        text += f" [{pace.mpx_per_s:.1f} Mpx/s, bound by {bound}; {pace.peak_mib:,.0f} MiB a process]"
+        busy = "" if pace.device_busy is None else f", device busy {pace.device_busy:.0%}"
+        text += f" [{pace.mpx_per_s:.1f} Mpx/s, bound by {bound}{busy}; {pace.peak_mib:,.0f} MiB a process]"
     return printable(text)

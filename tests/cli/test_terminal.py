@@ -102,11 +102,11 @@ def test_json_is_json_on_every_stream(encoding: str) -> None:
 
 def test_one_line_of_a_run_stays_one() -> None:
     grade = SimpleNamespace(grade="Good", summary="1 of 20 bad", interval=(0.0, 0.2), words="one\nout of focus")
-    pace = SimpleNamespace(bound="end", mpx_per_s=2.5, peak_mib=900.0)
+    pace = SimpleNamespace(bound="end", mpx_per_s=2.5, peak_mib=900.0, device_busy=0.25)
     record = SimpleNamespace(status="complete", nuclei=3, tissue_mm2=1.0, grade=grade, performance=pace)
     line = outcome_line(SlideEnded("new\nline\x1b[2J", record))
     assert line.startswith("new\\nline\\x1b[2J: 3 nuclei")
-    assert line.endswith("out of focus [2.5 Mpx/s, bound by the slide's end; 900 MiB a process]")
+    assert line.endswith("out of focus [2.5 Mpx/s, bound by the slide's end, device busy 25%; 900 MiB a process]")
 
 
 # ---------------------------------------------------------------- streams

@@ -160,6 +160,8 @@ class Performance:
         Megapixels at the model's mpp, of the tiles that this run computed, in a second of both.
     peak_mib : float
         The most memory that a process has held when it computed tiles or published.
+    device_busy : float or None
+        The share of the time in which the devices computed, 0 to 1; None where nobody measured it.
     """
 
     bound: str
@@ -167,6 +169,7 @@ class Performance:
     end_s: Number
     mpx_per_s: Number
     peak_mib: Number
+    device_busy: Number | None = None
 
 
 @dataclass(frozen=True)

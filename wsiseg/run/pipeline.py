@@ -143,7 +143,7 @@ def _run(
             folder.require_ours()
         moved = Moved(folders, out)
         steps = (
-            slide_steps(making(path, moved.home(path, folder), moved), moved, tell)
+            slide_steps(making(path, moved.home(path, folder), moved), moved, tell, executor.device_busy)
             for path, folder in folders.items()
         )
         given = list(folders)

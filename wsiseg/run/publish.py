@@ -42,10 +42,14 @@ from wsiseg.run.examples import drawing_seconds
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a slide has taken from its plan to its last tile, and how many tiles this run has computed."""
+    """How long a slide has taken from its plan to its last tile, and how many tiles this run has computed.
+
+    ``device_busy``: the share of the time since the plan in which the devices computed, where that is known.
+    """
 
     tiles_s: float
     computed: int
+    device_busy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,7 @@ def _performance(pace: Pace | None, plan: SlidePlan, stitched: Stitched, total_s
         end_s=parts["end"],
         mpx_per_s=pixels / 1e6 / total_s,
         peak_mib=max(stitched.peak_bytes, peak_memory()) / 2**20,
+        device_busy=pace.device_busy,
     )
 
 

@@ -103,6 +103,9 @@ class Executor(Protocol):
     def tell(self, event: Event) -> None:
         """Told what happens in a run, to show it where the tasks are watched."""
 
+    def device_busy(self, since: float) -> float | None:
+        """The share of the time since then (``time.perf_counter``) in which the devices computed; None: unknown."""
+
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         """Results of ``function`` over ``tasks`` as they end, never more than a window submitted."""
 
@@ -132,6 +135,9 @@ class SerialExecutor:
 
     def tell(self, event: Event) -> None:
         pass
+
+    def device_busy(self, since: float) -> float | None:
+        return None
 
     def map_bounded(self, function: Callable[[Any], Any], tasks: Iterable[Any], name: str) -> Iterator[Any]:
         return map_bounded(self, function, tasks, name)

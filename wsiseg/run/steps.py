@@ -130,15 +130,23 @@ def loading(choice: ModelChoice, workers: int) -> Steps:
         yield Stage("load-model", load_early, [choice] * workers)
 
 
-def slide_steps(making: Making, moved: Moved, on_event: Listener) -> Steps:
-    """One slide from start to record; its own failures end here, the environment's and the user's go on up."""
+def slide_steps(
+    making: Making,
+    moved: Moved,
+    on_event: Listener,
+    device_busy: Callable[[float], float | None] = lambda since: None,
+) -> Steps:
+    """One slide from start to record; its own failures end here, the environment's and the user's go on up.
+
+    ``device_busy``: of the executor.
+    """
     record: SlideRecord
     planned: Planned | None = None
     folder = making.job.folder
     try:
         planned = yield from _plan(making, moved, on_event)
         folder = planned.folder
-        record = yield from _make(making, planned, on_event)
+        record = yield from _make(making, planned, on_event, device_busy)
     except (EnvironmentFault, ModelError, UsageError):
         raise
     except WsisegError as error:
@@ -168,7 +176,9 @@ def _plan(making: Making, moved: Moved, on_event: Listener) -> Generator[Stage |
     return planned
 
 
-def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
+def _make(
+    making: Making, planned: Planned, on_event: Listener, device_busy: Callable[[float], float | None]
+) -> Steps:
     """The steps of a planned slide, and its record."""
     if planned.plan is None:
         on_event(Unchanged(planned.folder.id))
@@ -183,7 +193,7 @@ def _make(making: Making, planned: Planned, on_event: Listener) -> Steps:
             telling.one("draw-thumbnail", draw_thumbnail, whole),
         ]
     )
-    pace = Pace(tiled.ended - started, tiled.computed)
+    pace = Pace(tiled.ended - started, tiled.computed, device_busy(started))
     return (yield from _publish(planned, time.perf_counter() - started, pace, telling))
 
 

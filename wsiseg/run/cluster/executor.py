@@ -17,12 +17,15 @@ from wsiseg.errors import ClusterLost, WorkerDied
 from wsiseg.run.board import Board
 from wsiseg.run.cluster import patience
 from wsiseg.run.cluster.attended import Attended
+from wsiseg.run.cluster.busy import DeviceUse
 from wsiseg.run.cluster.page import TOPIC
 from wsiseg.run.events import Event, SlideEnded, Started
 from wsiseg.run.schedule import map_bounded
 
 _GIVEN_UP = (OSError, asyncio.CancelledError, concurrent.futures.CancelledError)
 """What Dask raises for a task that it does not know, or not any more."""
+_RECENT_S = 30.0
+"""The page's device use is a mean over these."""
 _TELL_S = 1.0
 """How often the dashboard's page is told how a run stands."""
 _KEPT = "What is finished is kept: the same command goes on from there."
@@ -71,6 +74,7 @@ class DaskExecutor:
         self._counted_at = time.monotonic()
         self._board = Board()
         self._told_at = 0.0
+        self._use = None if device == "cpu" else DeviceUse(client)
         self.slots = slots
         self.device = device
         self.cores = cores
@@ -120,7 +124,11 @@ class DaskExecutor:
         self._board.hear(event)
         if isinstance(event, SlideEnded | Started) or time.monotonic() - self._told_at > _TELL_S:
             self._told_at = time.monotonic()
-            self._loop.add_callback(self._post, self._board.shown())
+            recent = self.device_busy(time.perf_counter() - _RECENT_S)
+            self._loop.add_callback(self._post, {**self._board.shown(), "device_busy": recent})
+
+    def device_busy(self, since: float) -> float | None:
+        return self._use.mean(since) if self._use else None
 
     async def _post(self, shown: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a scheduler that is lost is found out elsewhere

@@ -178,6 +178,7 @@ def _head(shown: Mapping[str, Any]) -> str:
         ("nuclei", f"{shown['nuclei']:,}"),
         ("Mpx/s now", f"{shown['mpx_s']:.1f}"),
         ("Mpx/s in all", f"{shown['mpx_s_mean']:.1f}"),
+        ("device busy", "–" if shown.get("device_busy") is None else f"{shown['device_busy']:.0%}"),
         ("failed tiles", f"{shown['tiles_failed']:,}"),
         ("failed slides", f"{shown['statuses'].get('failed', 0):,}"),
         ("grades", ", ".join(f"{html.escape(name)} {count}" for name, count in shown["grades"].items()) or "–"),
@@ -218,6 +219,10 @@ class _Metrics:
         for name, text in _COUNTS.items():
             yield GaugeMetricFamily(f"wsiseg_{name}", text, value=shown[name])
         yield GaugeMetricFamily("wsiseg_megapixels_per_second", "Of the last half minute", value=shown["mpx_s"])
+        if shown.get("device_busy") is not None:
+            yield GaugeMetricFamily(
+                "wsiseg_device_busy", "Share of the last half minute", value=shown["device_busy"]
+            )
         yield _labelled(GaugeMetricFamily, "wsiseg_slides_by_status", "Ended", "status", shown["statuses"])
         yield _labelled(GaugeMetricFamily, "wsiseg_slides_by_grade", "Graded", "grade", shown["grades"])
         yield _labelled(
