@@ -2,10 +2,12 @@
 
     python benchmarks/scaling.py                      synthetic slides of 10k² and 40k² pixels at 0.25 mpp
     python benchmarks/scaling.py --sides 5000 20000 --model classical
+    python benchmarks/scaling.py --stubs 1000 100000  tiles that cost nothing: what a driver takes of each
 
 Each slide is segmented by `wsiseg segment` in processes of its own; a watcher samples the memory that each process
 holds alone (USS: shared library pages counted for none) and keeps the peak of the driver, of the scheduler that
-lives in it, and of each worker. Time of a tile: seconds of all tile stages by the number of tiles.
+lives in it, and of each worker. Time of a tile: seconds of all tile stages by the number of tiles. Of stub tiles,
+which are a slide's stage with nothing to do, the driver's own processor time is the steadier measure.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from typing import Any
 import psutil
 
 from wsiseg.models.registry import DEFAULT_MODEL
+from wsiseg.results.partfile import BatchSummary
+from wsiseg.run.cluster import ClusterOptions, open_executor
+from wsiseg.run.schedule import Stage, Steps, run_stages
 from wsiseg.testing import write_slide
 
 
@@ -70,14 +75,58 @@ def run(side: int, model: str, workers: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def stub_tile(tile: int) -> BatchSummary:
+    """What a tile of 300 nuclei leaves for the driver."""
+    seconds = {"read": 0.1, "infer": 1.0, "measure": 0.1, "write": 0.01}
+    return BatchSummary((tile,), 300, seconds=seconds, peak_bytes=1 << 30)
+
+
+def run_stubs(tiles: int, workers: int) -> dict[str, float]:
+    """Wall and driver's processor time of a tile, ms, and MiB that the driver holds alone before and after."""
+
+    def steps() -> Steps:
+        yield Stage("segment-batch", stub_tile, range(tiles), on_result=lambda tile, summary: None)
+
+    me = psutil.Process()
+    with open_executor(ClusterOptions(workers=workers, device="cpu", dashboard="127.0.0.1:0")) as executor:
+        list(executor.map_bounded(stub_tile, range(4 * workers), "segment-batch"))
+        before, started, spent = me.memory_full_info().uss, time.perf_counter(), time.process_time()
+        list(run_stages(executor, [steps()]))
+        wall, spent = time.perf_counter() - started, time.process_time() - spent
+        after = me.memory_full_info().uss
+    return {
+        "tiles": tiles,
+        "wall_ms": 1e3 * wall / tiles,
+        "driver_ms": 1e3 * spent / tiles,
+        "before_mib": before / 2**20,
+        "after_mib": after / 2**20,
+    }
+
+
+def compare_stubs(counts: list[int], workers: int, as_json: bool) -> None:
+    rows = [run_stubs(count, workers) for count in counts]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for r in rows:
+        print(
+            f"{r['tiles']:.0f} stub tiles: {r['wall_ms']:.2f} ms of wall and {r['driver_ms']:.2f} ms of the "
+            f"driver's processor a tile; driver {r['before_mib']:.0f} → {r['after_mib']:.0f} MiB"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs=2, default=(10_000, 40_000))
+    parser.add_argument("--stubs", type=int, nargs="+", help="so many tiles that cost nothing, instead of slides")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keeps slides and results here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.stubs:
+        compare_stubs(options.stubs, options.workers, options.json)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(exist_ok=True)

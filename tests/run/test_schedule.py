@@ -37,6 +37,16 @@ def test_every_slide_gets_all_its_results(tiles: list[int], seed: int) -> None:
     assert len(executor.calls) == len(tiles) + sum(tiles)
 
 
+def test_what_is_told_as_it_comes_is_not_kept() -> None:
+    heard: list[tuple[int, int]] = []
+
+    def steps() -> Steps:
+        return (yield Stage("tile", lambda t: t * t, range(50), on_result=lambda t, square: heard.append((t, square))))
+
+    assert dict(run_stages(ShuffledExecutor(3), [steps()])) == {0: []}
+    assert sorted(heard) == [(t, t * t) for t in range(50)]
+
+
 def test_an_error_reaches_its_slide_alone_after_its_other_tasks() -> None:
     done: list[int] = []
 

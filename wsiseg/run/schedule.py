@@ -24,10 +24,11 @@ from wsiseg.run.events import Event
 class Stage:
     """The same function on many arguments; ``name`` is what the dashboard shows.
 
-    ``on_result`` is called in the driving process with (argument, result) as each task ends. ``retry`` turns a
-    failed argument and its error into new arguments to try instead, or into None where the error is final. What
-    either raises is its slide's failure, as a task's error is. ``alone`` tells the arguments that run while nothing
-    else does: what a task's death takes with it is then known to be the task's own doing.
+    ``on_result`` is called in the driving process with (argument, result) as each task ends, and the generator is
+    sent no results then: a slide may have a hundred thousand tiles. ``retry`` turns a failed argument and its error
+    into new arguments to try instead, or into None where the error is final. What either raises is its slide's
+    failure, as a task's error is. ``alone`` tells the arguments that run while nothing else does: what a task's
+    death takes with it is then known to be the task's own doing.
     """
 
     name: str
@@ -369,9 +370,10 @@ def _settle(branch: _Branch, argument: Any, task: Future[Any]) -> None:
     if error is None:
         result = task.result()
         assert branch.results is not None
-        branch.results.append(result)
         if stage.on_result is not None:
             _guarded(branch, stage.on_result, argument, result)
+        else:
+            branch.results.append(result)
         return
     again = _guarded(branch, stage.retry, argument, error) if stage.retry is not None else None
     if again is not None:
