@@ -41,7 +41,9 @@ def test_what_is_told_as_it_comes_is_not_kept() -> None:
     heard: list[tuple[int, int]] = []
 
     def steps() -> Steps:
-        return (yield Stage("tile", lambda t: t * t, range(50), on_result=lambda t, square: heard.append((t, square))))
+        return (
+            yield Stage("tile", lambda t: t * t, range(50), on_result=lambda t, square: heard.append((t, square)))
+        )
 
     assert dict(run_stages(ShuffledExecutor(3), [steps()])) == {0: []}
     assert sorted(heard) == [(t, t * t) for t in range(50)]
