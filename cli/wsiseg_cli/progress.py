@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 BELOW_MIN_GRADE = 6
 """Exit code where all slides are complete and one has a worse grade than --min-grade."""
 _PLAIN_INTERVAL_S = 15.0
-_BOUNDS = {
-    "read": "reading",
-    "infer": "network and decoding",
-    "measure": "measuring",
-    "write": "writing",
-    "end": "the slide's end",
-}
-
-
 @contextlib.contextmanager
 def watch(*, quiet: bool = False) -> Iterator[Listener]:
     """A listener for the events of a run that shows them on standard error."""
@@ -168,9 +159,8 @@ def outcome_line(event: SlideEnded) -> str:
         text += f", PARTIAL: {record.lost.area_mm2:.3f} mm² lost"
     if grade.words:
         text += f". {grade.words}"
-    pace = record.performance
-    if pace is not None:
-        bound = _BOUNDS.get(pace.bound, pace.bound)
-        busy = "" if pace.device_busy is None else f", device busy {pace.device_busy:.0%}"
-        text += f" [{pace.mpx_per_s:.1f} Mpx/s, bound by {bound}{busy}; {pace.peak_mib:,.0f} MiB a process]"
+    if record.performance is not None:
+        from wsiseg.report.pace import pace_text
+
+        text += f" [{pace_text(record.performance)}]"
     return printable(text)

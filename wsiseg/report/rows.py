@@ -13,6 +13,7 @@ from wsiseg.qc.grade import WORDS
 from wsiseg.qc.rubric import GRADES
 from wsiseg.report.actions import Action
 from wsiseg.report.distributions import density_per_mm2
+from wsiseg.report.pace import pace_text
 from wsiseg.report.remedies import remedy
 from wsiseg.results.folder import SLIDE_PAGE
 from wsiseg.results.record import (
@@ -230,6 +231,7 @@ def _measured(record: SegmentedRecord) -> list[tuple[str, str]]:
         ("Seams", _seam_text(record.seams)),
         ("Calibration", _pairs(settings.calibration)),
         ("Timings", ", ".join(f"{name} {duration(value)}" for name, value in record.seconds.items())),
+        ("Last run", pace_text(record.performance) if record.performance else ""),
         ("Fingerprint", slide.fingerprint),
     ]
 

@@ -17,11 +17,11 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler
 
+from wsiseg.report.pace import ACTIVITIES
+
 TOPIC = "wsiseg"
 _PAGE = "/wsiseg"
 _UPDATE_MS = 1000
-_ACTIVITIES = {"read": "reading", "infer": "network and decoding", "measure": "measuring", "write": "writing"}
-"""What the seconds of a batch are called on the page; a name that is not here stays as it is."""
 _COUNTS = {
     "slides": "Slides of the run",
     "slides_ended": "Slides that have ended",
@@ -197,7 +197,7 @@ def _notes(notes: Sequence[str]) -> str:
 def _shares(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
     """Activities by their share of all time, in percent; the largest is last, which is on top."""
     whole = sum(seconds.values()) or 1.0
-    named = [(_ACTIVITIES.get(name, name), 100 * value / whole) for name, value in seconds.items()]
+    named = [(ACTIVITIES.get(name, name), 100 * value / whole) for name, value in seconds.items()]
     return sorted(named, key=lambda item: item[1])
 
 
