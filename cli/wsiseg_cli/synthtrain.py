@@ -25,7 +25,7 @@ def train(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Train a renderer that is a network: Points2Image, StyleGAN2, AdaIN; or the refiner of Hou et al.
+    """Train the networks of a renderer: Points2Image, StyleGAN2, AdaIN, Hou's refiner.
 
     RECIPE is a name of --list or a TOML file (docs/generators.md). OUTPUT gets <name>.safetensors, the renderer's
     weights; while it runs log.jsonl, log.csv, curves.png and samples/. A training that is stopped or killed at any
