@@ -5,8 +5,8 @@
 
 The steps, each a command that goes on where it was stopped, so the same command again goes on with the ablation:
 
-1. `python -m wsiseg.synth.hou.train`: a refiner with its discriminator; and a discriminator against patches that
-   nothing refines, for the weights of those.
+1. `wsiseg synth train hou-refiner-small`: a refiner with its discriminator; and a discriminator against patches
+   that nothing refines, for the weights of those.
 2. `wsiseg synth hou`: three datasets of the same seed, so of the same nuclei on the same backgrounds: rendered;
    rendered and judged; refined and judged.
 3. `wsiseg train` for every variant and seed by one recipe, hou_ablation.toml. With and without weights the images
@@ -46,6 +46,7 @@ from wsiseg.train.recipe import read_recipe
 from wsiseg.train.sources.files import find_files
 
 RECIPE = str(Path(__file__).with_suffix(".toml"))
+REFINER = "hou-refiner-small"
 SCORES = ("aji", "dice", "pq")
 Run = Mapping[str, Mapping[str, float]]
 """Scores by image."""
@@ -114,13 +115,19 @@ def make_dataset(name: str, options: argparse.Namespace) -> Path:
 
 def train_refiner(name: str, options: argparse.Namespace) -> Path:
     """A refiner and its discriminator; for ``judged`` the refiner is never trained and changes nothing."""
-    out, steps = options.out / f"{name}-refiner", options.refiner_steps
-    words: list[object] = ["--textures", options.textures, "-o", out, "--steps", steps]
-    words += ["--size", options.refiner_size, "--seed", options.seed]
+    steps = options.refiner_steps
+    sets = {"steps": steps, "seed": options.seed, "method.side": options.refiner_size}
     if name == "judged":
-        words += ["--warm-up", steps]
-    command("wsiseg.synth.hou.train", *words)
-    return Path(out) / "refiner.safetensors"
+        sets["method.warm_up"] = steps
+    words = ["--data", f"textures={options.textures}", "--threads", options.threads, "--device", "cpu", "--json"]
+    out = options.out / f"{name}-refiner"
+    trained = json.loads(command("wsiseg_cli", "synth", "train", REFINER, "-o", out, *set_words(sets), *words))
+    return Path(trained["weights"])
+
+
+def set_words(sets: Mapping[str, object]) -> list[str]:
+    """The options that set keys of a recipe."""
+    return [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
 
 
 def score_run(name: str, seed: int, dataset: Path, images: Sequence[Path], options: argparse.Namespace) -> Run:
@@ -137,7 +144,7 @@ def score_run(name: str, seed: int, dataset: Path, images: Sequence[Path], optio
             "optimise.steps": options.steps,
             "stop.every": options.steps,
         }
-        words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+        words = set_words(sets)
         words += [word for override in options.set for word in ("--set", override)]
         pools = ("--pools", options.out / "pools", "--threads", options.threads, "--device", "cpu")
         command("wsiseg_cli", "train", options.recipe, "--data", f"patches={dataset}", "-o", out, *words, *pools)

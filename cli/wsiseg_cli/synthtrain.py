@@ -25,7 +25,7 @@ def train(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Train a renderer that is a network: Points2Image, StyleGAN2 or AdaIN.
+    """Train the networks of a renderer: Points2Image, StyleGAN2, AdaIN, Hou's refiner.
 
     RECIPE is a name of --list or a TOML file (docs/generators.md). OUTPUT gets <name>.safetensors, the renderer's
     weights; while it runs log.jsonl, log.csv, curves.png and samples/. A training that is stopped or killed at any
@@ -35,6 +35,7 @@ def train(
     wsiseg synth train --list
     wsiseg synth train adain-small --data annotated=FOLDER -o runs/adain
     wsiseg synth train points2image --data annotated=FOLDER -o runs/p2i --device cuda --set steps=6000
+    wsiseg synth train hou-refiner-small --data textures=TILES -o runs/refiner
     """
     if list_all:
         _list(as_json)
@@ -79,4 +80,4 @@ def _list(as_json: bool) -> None:
         return
     for row in rows:
         tell(f"{row['name']}\n  {row['summary']}")
-        tell(f"  renderer: {row['system']}; data: {', '.join(row['data'])}")
+        tell(f"  system: {row['system']}; data: {', '.join(row['data'])}")

@@ -20,9 +20,6 @@ torch = pytest.importorskip("torch")
 from wsiseg.run.events import ignore  # noqa: E402
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block  # noqa: E402
 from wsiseg.synth.hou.patch import MPP  # noqa: E402
-from wsiseg.synth.hou.train import Trainer, TrainOptions, train_step  # noqa: E402
-from wsiseg.synth.renderers.transfer.refiner import RefinerConfig  # noqa: E402
-from wsiseg.synth.renderers.transfer.texture import take_apart  # noqa: E402
 from wsiseg.train.batches import BatchMaker  # noqa: E402
 from wsiseg.train.plan import plan_training  # noqa: E402
 from wsiseg.train.pools import gather, pool_key  # noqa: E402
@@ -161,23 +158,6 @@ def test_labels_that_are_missing_are_named(
         ablation.score_run("renderer", 0, tmp_path, images, options)
     scores = ablation.score_run("renderer", 0, tmp_path, images[:1], options)
     assert scores == {"case0": found["images"][0]["scores"]}
-
-
-# --- a discriminator alone
-
-
-def test_a_warm_up_to_the_end_trains_the_discriminator_alone() -> None:
-    options = TrainOptions(batch=2, size=48, history=4, warm_up=3)
-    trainer = Trainer.new(options, RefinerConfig(width=4, blocks=5, code=4, discriminator_width=4))
-    refiner, discriminator = trainer.pair.refiner, trainer.pair.discriminator
-    before = [[value.detach().clone() for value in part.parameters()] for part in (refiner, discriminator)]
-    tiles = [take_apart(discs(n, 96)[0]) for n in range(2)]
-    for _ in range(3):
-        train_step(trainer, tiles)
-    assert all(torch.equal(*pair) for pair in zip(before[0], refiner.parameters(), strict=True))
-    assert not any(torch.equal(*pair) for pair in zip(before[1], discriminator.parameters(), strict=True))
-    train_step(trainer, tiles)  # the fourth
-    assert not torch.equal(torch.zeros(3), refiner.head.bias)
 
 
 # --- the real branch

@@ -46,7 +46,7 @@ def test_recipes_are_listed_and_shown() -> None:
     listed = json.loads(invoke("--list", "--json").output)
     assert [row["name"] for row in listed] == list_generator_recipes()
     assert {"name", "summary", "system", "data"} == set(listed[0])
-    assert "  renderer: adain; data: annotated, encoder" in invoke("--list").output
+    assert "  system: adain; data: annotated, encoder" in invoke("--list").output
     shown = invoke("adain-small", "--show", "--set", "steps=7").output
     assert 'system = "adain"' in shown
     assert shown.rstrip().endswith("# --set steps=7")

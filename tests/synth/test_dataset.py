@@ -60,7 +60,7 @@ def refiner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pair = RefinerPair.new(TINY_REFINER, 1)
     torch.nn.init.normal_(pair.refiner.head.weight, std=0.2)
     path = tmp_path_factory.mktemp("refiner") / "refiner.safetensors"
-    pair.save(path)
+    pair.save(path, {})
     return path
 
 

@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Image.fromarray(image).save(root / "images" / f"{seed}.png")
         labels = ndimage.label(image[..., 0] < 120)[0].astype(np.uint16)
         Image.fromarray(labels).save(root / "masks" / f"{seed}.png")
-    RefinerPair.new(TINY_REFINER, 1).save(root / "refiner.safetensors")
+    RefinerPair.new(TINY_REFINER, 1).save(root / "refiner.safetensors", {})
     painter = StyleTransfer.new(AdaINConfig((4, 4, 8, 8), (1, 1, 1, 1)), 0.25, 3)
     with torch.no_grad():
         for module in (painter.encoder, painter.decoder):

@@ -11,7 +11,9 @@ from wsiseg.errors import UsageError  # noqa: E402
 from wsiseg.synth.renderers.adain.networks import STRIDE, AdaINConfig  # noqa: E402
 from wsiseg.synth.renderers.points2image.networks import PairConfig  # noqa: E402
 from wsiseg.synth.renderers.stylegan.networks import StyleGanConfig  # noqa: E402
+from wsiseg.synth.renderers.transfer.refiner import RefinerConfig  # noqa: E402
 from wsiseg.train.generators.adain.contest import Method as AdaINMethod  # noqa: E402
+from wsiseg.train.generators.hou.contest import Method as HouMethod  # noqa: E402
 from wsiseg.train.generators.points2image.contest import Method as Points2ImageMethod  # noqa: E402
 from wsiseg.train.generators.recipe import (  # noqa: E402
     generator_data,
@@ -27,6 +29,7 @@ PARTS = {
     "points2image": (PairConfig, Points2ImageMethod),
     "stylegan": (StyleGanConfig, StyleMethod),
     "adain": (AdaINConfig, AdaINMethod),
+    "hou": (RefinerConfig, HouMethod),
 }
 
 
@@ -37,8 +40,10 @@ def test_the_packages_recipes_are_sound(name: str) -> None:
     assert set(PARTS) == set(SYSTEMS)
     network, method = PARTS[recipe.system]
     config = parse_table(network, recipe.network, "network")
-    parse_table(method, recipe.method, "method")
-    if isinstance(config, StyleGanConfig):
+    made = parse_table(method, recipe.method, "method")
+    if isinstance(made, HouMethod):
+        assert made.side < recipe.data.side  # a reference lies elsewhere in the texture
+    elif isinstance(config, StyleGanConfig):
         assert config.side == recipe.data.side
     else:
         assert recipe.data.side % (config.stride_px if isinstance(config, PairConfig) else STRIDE) == 0

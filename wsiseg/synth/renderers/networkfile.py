@@ -46,18 +46,32 @@ def read_networks(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
     ModelError
         No such file, a damaged one, or another kind of file.
     """
-    from safetensors import SafetensorError, safe_open
-
+    header, tensors = read_tensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            note = json.loads((file.metadata() or {}).get("wsiseg", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as networks of a renderer: {error}. Copy it again.") from error
+        note = json.loads(header.get("wsiseg", "{}"))
+    except ValueError as error:
+        raise _unreadable(path, error) from error
     found = note.get("format") if isinstance(note, dict) else None
     if found != kind:
         raise ModelError(f"{path}: is {found!r}; expected {kind!r}, which training its renderer writes")
     return note, tensors
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The texts in the header of a safetensors file, and its tensors.
+
+    Raises
+    ------
+    ModelError
+        No such file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_described(path: Path, kind: str, config: type[Config]) -> tuple[Config, float, dict[str, Tensor]]:
@@ -90,6 +104,10 @@ def restore(path: Path, networks: Mapping[str, nn.Module], tensors: Mapping[str,
             network.load_state_dict(part)
         except RuntimeError as error:
             raise ModelError(f"{path}: the weights of its {name} do not fit its description: {error}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: cannot be read as networks of a renderer: {error}. Copy it again.")
 
 
 def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from wsiseg.errors import TrainingError
+from wsiseg.errors import TrainingError, UsageError
 from wsiseg.synth.renderers.networkfile import to_tensor
 from wsiseg.train.pools import Portion, draw
 
@@ -58,6 +58,19 @@ class Contest(Protocol):
         ...
 
 
+def require_side(portions: list[Portion], side: int) -> None:
+    """Refuse patches of another side, as smaller images give.
+
+    Raises
+    ------
+    UsageError
+    """
+    for portion in portions:
+        found = portion.pool.images.shape[1:3]
+        if found != (side, side):
+            raise UsageError(f"data.side: {side}, but a source gives patches of {found}; expected larger images")
+
+
 def draw_batch(
     rng: np.random.Generator, portions: list[Portion], count: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -94,7 +107,7 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, what: str) -> float:
     """
     value = float(loss.detach())
     if not np.isfinite(value):
-        raise TrainingError(f"the {what}'s loss is {value}: expected a number. Train with a lower method.rate")
+        raise TrainingError(f"the {what}'s loss is {value}: expected a number. Train with a lower rate in [method]")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()

@@ -26,9 +26,10 @@ class GeneratorRecipe:
     name, summary, licence
         For the header of the weights.
     system : str
-        ``points2image``, ``stylegan`` or ``adain``.
+        ``points2image``, ``stylegan``, ``adain`` or ``hou``.
     data : Data
-        Its patches have the side of the images that are generated. Only those to train on count.
+        Its patches have the side of the images that are generated; of ``hou`` they are textures, and their side is
+        the largest that a texture has. Only those to train on count.
     steps, batch : int
         Steps, and real patches in each.
     every : int
@@ -44,7 +45,7 @@ class GeneratorRecipe:
     name: str
     summary: str
     licence: str
-    system: Literal["points2image", "stylegan", "adain"]
+    system: Literal["points2image", "stylegan", "adain", "hou"]
     data: Data
     steps: int
     batch: int = 8

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from wsiseg.errors import UsageError
 from wsiseg.models.engine.engine import place
 from wsiseg.models.files import sha256_of
 from wsiseg.results.folder import output_lock
 from wsiseg.run.events import Listener, ignore
 from wsiseg.train.generators.adain.contest import adain_contest
 from wsiseg.train.generators.contest import Contest
+from wsiseg.train.generators.hou.contest import hou_contest
 from wsiseg.train.generators.loop import Course, compete
 from wsiseg.train.generators.points2image.contest import points2image_contest
 from wsiseg.train.generators.recipe import GeneratorRecipe, parse_generator_recipe, resolve_generator
@@ -28,6 +28,7 @@ SYSTEMS: Mapping[str, Callable[[GeneratorRecipe, list[Portion], str], Contest]] 
     "points2image": points2image_contest,
     "stylegan": stylegan_contest,
     "adain": adain_contest,
+    "hou": hou_contest,
 }
 
 
@@ -86,7 +87,6 @@ def train_generator(
         encoder = {"encoder": [sha256_of(Path(recipe.encoder))]} if recipe.encoder else {}
         claim(out, tables, {"train": keys, **encoder})
         portions = gather(recipe.data.train, keys, frame, options.pools or out / "pools", on_event)
-        _require_side(portions, recipe.data.side)
         contest = SYSTEMS[recipe.system](recipe, portions, device)
         weights = out / f"{recipe.name}.safetensors"
         course = Course(
@@ -94,13 +94,6 @@ def train_generator(
         )
         compete(contest, course, out, on_event)
     return GeneratorResult(weights, recipe.steps)
-
-
-def _require_side(portions: list[Portion], side: int) -> None:
-    for portion in portions:
-        found = portion.pool.images.shape[1:3]
-        if found != (side, side):
-            raise UsageError(f"data.side: {side}, but a source gives patches of {found}; expected larger images")
 
 
 def _card(recipe: GeneratorRecipe, text: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""The reference-conditioned refiner and the discriminator on (image, reference) pairs, and their losses."""
+"""The reference-conditioned refiner, and the discriminator on (image, reference) pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.core.atomic import write_bytes
 from wsiseg.errors import ModelError
 from wsiseg.models.engine.threads import one_thread
+from wsiseg.synth.renderers.networkfile import (
+    read_described,
+    read_tensors,
+    restore,
+    to_images,
+    to_tensor,
+    write_networks,
+)
+from wsiseg.synth.samplers.polygons import MPP
 
-FORMAT = "wsiseg-hou-refiner-2"
+FORMAT, FORMAT_2 = "wsiseg-hou-refiner-3", "wsiseg-hou-refiner-2"
 SYNTHETIC, REAL = 0, 1
-L1_WEIGHT, L2_WEIGHT, SEGMENTER_WEIGHT = 1e-3, 1e-2, 1e-7
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,13 @@ class RefinerConfig:
     blocks: int = 5
     code: int = 32
     discriminator_width: int = 32
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 1 <= value <= 1024:
+                raise ValueError(f"{name}: got {value}; expected 1 to 1024")
+        if self.code < 2:
+            raise ValueError(f"code: got {self.code}; expected 2 or more")
 
 
 class _ReferenceCode(nn.Module):
@@ -131,40 +147,6 @@ def real_probability(logits: Tensor) -> Tensor:
     return functional.softmax(logits, dim=1)[:, REAL].mean(dim=(1, 2))
 
 
-def discriminator_loss(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Cross entropy of the logits of real and of synthetic pairs, summed over positions, mean over pairs."""
-    return _sum_over_positions(real, REAL) + _sum_over_positions(synthetic, SYNTHETIC)
-
-
-def refiner_loss(logits: Tensor, refined: Tensor, image: Tensor, segmenter_loss: Tensor | None = None) -> Tensor:
-    """Σ CE(real) + 0.001 L1 + 0.01 L2 - 1e-7 · segmenter loss.
-
-    Parameters
-    ----------
-    logits : Tensor (N, 2, h', w')
-        The discriminator's, of the refined images.
-    refined, image : Tensor (N, 3, h, w)
-        In [-1, 1]. L1 and L2 are sums over an image, mean over images.
-    segmenter_loss : Tensor, optional
-        The segmenter's loss on the refined images: the refiner makes them hard for it.
-    """
-    change = refined - image
-    loss = _sum_over_positions(logits, REAL)
-    loss = loss + L1_WEIGHT * change.abs().sum() / len(image) + L2_WEIGHT * change.square().sum() / len(image)
-    return loss if segmenter_loss is None else loss - SEGMENTER_WEIGHT * segmenter_loss
-
-
-def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 (N, h, w, 3) to float32 (N, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 127.5 - 1.0
-
-
-def to_images(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """The inverse of :func:`to_tensor`, rounded and clipped."""
-    values = ((tensor.detach() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(values.cpu().numpy().transpose(0, 2, 3, 1))
-
-
 @dataclass(frozen=True)
 class RefinerPair:
     """A refiner and the discriminator that it was trained against."""
@@ -211,48 +193,35 @@ class RefinerPair:
             logits = self.discriminator(to_tensor(image[None]), to_tensor(reference[None]))
             return min(max(float(real_probability(logits)[0]), 0.0), 1.0)
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file that :meth:`load` reads, atomically."""
-        from safetensors.torch import save
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"refiner": self.refiner, "discriminator": self.discriminator}
 
-        parts = (("refiner", self.refiner), ("discriminator", self.discriminator))
-        tensors = {
-            f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, module in parts
-            for key, value in module.state_dict().items()
-        }
-        config = {key: str(value) for key, value in asdict(self.config).items()}
-        write_bytes(path, save(tensors, {"format": FORMAT, **config}))
+    def save(self, path: Path, card: Mapping[str, Any]) -> None:
+        """Write a safetensors file that :meth:`load` reads, atomically; ``card`` (JSON) stands in its header."""
+        note = {"config": asdict(self.config), "mpp": MPP, "card": dict(card)}
+        write_networks(path, FORMAT, note, self.networks)
 
     @classmethod
     def load(cls, path: Path) -> RefinerPair:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, or a file of the format before it.
 
         Raises
         ------
         ModelError
             No such file, or not a refiner of this format.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                note = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if note.get("format") != FORMAT:
-                raise ModelError(f"{path}: not a refiner: its format is {note.get('format')!r}, not {FORMAT!r}")
-            config = RefinerConfig(**{key: int(value) for key, value in note.items() if key != "format"})
-            if not all(1 <= value <= 1024 for value in asdict(config).values()):
-                raise ModelError(f"{path}: a damaged refiner: its configuration is {note}")
-            pair = cls.new(config)
-            for name, module in (("refiner", pair.refiner), ("discriminator", pair.discriminator)):
-                start = f"{name}."
-                module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
-        except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: cannot be read as a refiner: {error}") from error
+        header, tensors = read_tensors(path)
+        before = header.get("format") == FORMAT_2
+        config = _config_2(path, header) if before else read_described(path, FORMAT, RefinerConfig)[0]
+        pair = cls.new(config)
+        restore(path, pair.networks, tensors)
         return pair
 
 
-def _sum_over_positions(logits: Tensor, label: int) -> Tensor:
-    target = torch.full((len(logits), *logits.shape[2:]), label, dtype=torch.long, device=logits.device)
-    return functional.cross_entropy(logits, target, reduction="sum") / len(logits)
+def _config_2(path: Path, header: Mapping[str, str]) -> RefinerConfig:
+    """Of the format before this one, in which each number is an entry of the header."""
+    try:
+        return RefinerConfig(**{key: int(value) for key, value in header.items() if key != "format"})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its description cannot be used: {error}") from error

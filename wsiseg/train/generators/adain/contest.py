@@ -27,7 +27,7 @@ from wsiseg.synth.renderers.adain.networks import (
 )
 from wsiseg.synth.renderers.adain.styles import content_of
 from wsiseg.train.generators.adain.losses import transfer_losses
-from wsiseg.train.generators.contest import Picture, descend, draw_batch, tiled
+from wsiseg.train.generators.contest import Picture, descend, draw_batch, require_side, tiled
 from wsiseg.train.generators.recipe import GeneratorRecipe
 from wsiseg.train.pools import Portion
 
@@ -92,6 +92,7 @@ def adain_contest(recipe: GeneratorRecipe, portions: list[Portion], device: str)
         raise UsageError(
             f"data.side: got {recipe.data.side}; expected a multiple of {STRIDE}, at least {4 * STRIDE}"
         )
+    require_side(portions, recipe.data.side)
     networks = StyleTransfer.new(config, recipe.data.mpp, recipe.seed)
     if recipe.encoder:
         if config != AdaINConfig():

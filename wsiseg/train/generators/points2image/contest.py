@@ -29,7 +29,7 @@ from wsiseg.synth.renderers.points2image.networks import (
 from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses
 from wsiseg.synth.samplers.points import centroids
 from wsiseg.synth.sheet import outlined
-from wsiseg.train.generators.contest import Picture, descend, draw_batch, tiled
+from wsiseg.train.generators.contest import Picture, descend, draw_batch, require_side, tiled
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator
 from wsiseg.train.generators.points2image.losses import Weights, convinces, distinguishes, role_losses
 from wsiseg.train.generators.recipe import GeneratorRecipe
@@ -98,6 +98,7 @@ def points2image_contest(recipe: GeneratorRecipe, portions: list[Portion], devic
     strides = np.lcm(config.stride_px, config.inverse.stride_px)
     if recipe.data.side % strides or recipe.data.side < 32:
         raise UsageError(f"data.side: got {recipe.data.side}; expected a multiple of {strides}, at least 32")
+    require_side(portions, recipe.data.side)
     return PointsToImage(recipe, config, method, portions, device)
 
 

@@ -18,7 +18,7 @@ from wsiseg.errors import UsageError
 from wsiseg.synth.likeness import Features, default_features, frechet_distance
 from wsiseg.synth.renderers.networkfile import to_images
 from wsiseg.synth.renderers.stylegan.networks import StyleGan, StyleGanConfig
-from wsiseg.train.generators.contest import Picture, descend, draw_batch, real_batch, tiled
+from wsiseg.train.generators.contest import Picture, descend, draw_batch, real_batch, require_side, tiled
 from wsiseg.train.generators.recipe import GeneratorRecipe
 from wsiseg.train.generators.stylegan.augment import adapted, augmented
 from wsiseg.train.generators.stylegan.discriminator import Discriminator
@@ -96,6 +96,7 @@ def stylegan_contest(recipe: GeneratorRecipe, portions: list[Portion], device: s
             f"data.side: got {recipe.data.side}; expected {config.side}, which network.widths of "
             f"{len(config.widths)} sizes give"
         )
+    require_side(portions, recipe.data.side)
     return StyleContest(recipe, config, method, portions, device)
 
 

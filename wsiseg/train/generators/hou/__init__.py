@@ -1,0 +1,1 @@
+"""Training of Hou et al.'s refiner against its discriminator: losses, history, contest."""
