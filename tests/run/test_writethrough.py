@@ -388,6 +388,11 @@ def test_urls_that_results_cannot_be_at(url: str, said: str, slides: tuple[Path,
     assert isinstance(result.exception, UsageError)
 
 
+def test_a_path_that_was_made_of_a_url(slides: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="has lost a slash"):
+        wsiseg.segment(slides[0], Path("s3://bucket/results"), workers=0, progress=False)
+
+
 def test_protocols_that_are_none_or_only_read(
     slides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -562,6 +567,6 @@ def test_s3_from_worker_processes(
             same_results(far / name, near / name)
         missing = command(*words, "s3://none/results")
         assert missing.returncode == 5
-        assert "Expected: a bucket that is there" in missing.stderr
+        assert "Expected: a bucket or folder that is there" in missing.stderr
     finally:
         server.stop()

@@ -52,7 +52,7 @@ def folder_url(given: str) -> str:
     if protocol in ("http", "https"):
         raise UsageError(
             f"{shown(given)}: {protocol}:// can be read, not written. Expected a folder, or a URL of a protocol "
-            "that can write: s3, gs, az, sftp …"
+            "that can write: s3, gs, az …"
         )
     if not parts or any(c in given for c in "*[]"):
         raise UsageError(f"{shown(given)}: expected the URL of one folder, PROTOCOL://PLACE/…/NAME")

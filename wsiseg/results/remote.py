@@ -282,7 +282,7 @@ def _faults(url: str, done: str) -> Iterator[None]:
     except NotImplementedError as error:
         raise UsageError(
             f"{shown(url)}: this protocol cannot be {done}. Expected a folder, or a URL of a protocol that can: "
-            "s3, gs, az, sftp …"
+            "s3, gs, az …"
         ) from error
     except Exception as error:  # each protocol has errors of its own, of no common kind
         if is_disks(error):
@@ -294,7 +294,7 @@ def _faults(url: str, done: str) -> Iterator[None]:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "Expected: a bucket that is there. Make it, or choose another -o; the same command goes on."
+        return "Expected: a bucket or folder that is there. Make it or choose another -o; the same command goes on."
     if isinstance(error, PermissionError):
         return (
             "Expected: permission to read and write there. Give credentials through fsspec's configuration or the "

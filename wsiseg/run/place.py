@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsiseg.core.environment import absolute
 from wsiseg.core.url import is_url
+from wsiseg.errors import UsageError, shown
 from wsiseg.results.folder import SlideFolder, output_lock
 from wsiseg.run.events import Listener, ignore
 from wsiseg.run.schedule import Executor
@@ -63,11 +64,14 @@ def place_of(given: str | os.PathLike[str]) -> Place:
     Raises
     ------
     UsageError
-        Results cannot be at this URL.
+        Results cannot be at this URL; or it is a path that was made of one.
     """
     text = os.fspath(given)
     if not is_url(text):
-        return Place(Path(text))
+        path = Path(text)
+        if path.parts and path.parts[0].endswith(":"):
+            raise UsageError(f"{shown(path)}: is the Path of a URL, which has lost a slash. Give the URL as text.")
+        return Place(path)
     from wsiseg.run.writethrough import WriteThrough  # only for URLs
 
     return WriteThrough(text)

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from wsiseg.core.atomic import replacing_folder, write_bytes
+from wsiseg.core.atomic import remove_leftovers, replacing_folder, temporary_name, write_bytes
+from wsiseg.core.environment import environment_faults
 from wsiseg.core.sealed import is_intact
 from wsiseg.core.url import folder_url
 from wsiseg.errors import UsageError, WsisegError
@@ -131,7 +132,7 @@ class WriteThrough(Place):
                     tell(Note(name, note))
         for folder in self.folders():
             if folder.name not in there and read_uploaded(folder) is not None:
-                shutil.rmtree(folder)
+                _drop(folder)
 
     def _mirror(self, name: str) -> str:
         """Mirror one slide; what there is to say."""
@@ -142,7 +143,7 @@ class WriteThrough(Place):
         if record is None or content is None or lacking:
             self._taken[name] = files
             if noted is not None:
-                shutil.rmtree(folder)
+                _drop(folder)
             return f"its result at {self.url} is not whole, {lacking}: it does not count" if lacking else ""
         if noted is None and _content(folder / RECORD_NAME) == content:
             write_uploaded(folder, self._note(name, content))  # stopped just before that
@@ -233,6 +234,15 @@ def _stands(folder: Path, noted: Uploaded | None, there: SlideRecord) -> bool:
     small = (name for name in FOR_REPORTS if name in files)
     same = (here.key, here.created) == (there.key, there.created)
     return same and all(is_intact(folder / name, files[name]) for name in small)
+
+
+def _drop(folder: Path) -> None:
+    """Remove a slide's folder here, all at once: what were left of it would be somebody else's."""
+    with environment_faults(folder):
+        remove_leftovers(folder)
+        retired = temporary_name(folder)
+        os.rename(folder, retired)
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _content(path: Path) -> bytes | None:
