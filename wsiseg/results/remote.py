@@ -37,7 +37,7 @@ _PROBE = ".wsiseg-writable"
 _SAFE = "-_.~ "
 _AT_ONCE = 8
 """Files under way at a time: each may be held in memory."""
-_ONE_GO = 64
+_ONE_GO = 16
 """Files after which whoever wants to stop is asked."""
 FOR_REPORTS = ("patches.parquet", "thumbnail.png", PICTURES)
 """What the tables and pages over all slides are made from, beside the records."""

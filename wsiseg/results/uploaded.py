@@ -1,7 +1,6 @@
 """What of a slide's results is at a URL, noted in the folder that they were made in.
 
-    OUT/<slide-id>/uploaded.json    all that the record lists is at that URL; nuclei.parquet and maps.zarr may be
-                                    there alone
+    OUT/<slide-id>/uploaded.json    all that the record lists is at that URL; what is large may be there alone
 
 The note goes with its folder: a slide that is computed again has a new folder, without one.
 """
@@ -18,8 +17,8 @@ from wsiseg.core.sealed import read_sealed_json, write_sealed_json
 from wsiseg.core.typed import Misfit, as_plain, as_typed
 
 UPLOADED = "uploaded.json"
-_LARGE = ("nuclei.parquet", "maps.zarr")
-"""What grows with the slide, and no report over all slides needs."""
+_LARGE = ("nuclei.parquet", "maps.zarr", "artefacts.png")
+"""What no report over all slides needs."""
 
 
 @dataclass(frozen=True)
