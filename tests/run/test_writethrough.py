@@ -246,6 +246,7 @@ def test_a_run_that_stops_within_a_slide_goes_on(slides: tuple[Path, Path], stor
     assert 0 < result.tiles_computed < sum(record.tiles.total for record in result.records if record.tiles)
 
 
+@pytest.mark.slow
 def test_the_disk_holds_few_slides_at_a_time(
     slides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_the_disk_holds_few_slides_at_a_time(
     assert all(whole(record.id) for record in result.records)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_copies(slides: tuple[Path, Path], tmp_path: Path) -> None:
     url = f"file://{tmp_path}/far/results"
     script = (
