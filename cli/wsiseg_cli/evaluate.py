@@ -18,11 +18,11 @@ _COLUMNS = ("aji", "dice", "pq", "f1", "precision", "recall")
 
 @click.command("evaluate")
 @click.option(
-    "--truth", required=True, type=click.Path(path_type=Path),
+    "--truth", required=True, type=options.Place(options.NOT_FROM_A_URL),
     help="Label images, nuclei.parquet or GeoJSON: a file, or a folder of them.",
 )  # fmt: skip
 @click.option(
-    "--pred", required=True, type=click.Path(path_type=Path),
+    "--pred", required=True, type=options.Place(options.NOT_FROM_A_URL),
     help="What to score: the same kinds, or a results folder of `wsiseg segment`.",
 )  # fmt: skip
 @click.option(

@@ -56,14 +56,14 @@ class _Seams(click.ParamType):
 
 @click.command("import")
 @click.argument(
-    "segmentations", nargs=-1, required=True, metavar="SEGMENTATION...", type=click.Path(path_type=Path)
+    "segmentations", nargs=-1, required=True, metavar="SEGMENTATION...", type=options.Place(options.NOT_FROM_A_URL)
 )
 @click.option("--slide", metavar="SLIDE", help="The slide that the segmentation is of, whatever its name.")
 @click.option(
     "--slides", multiple=True, metavar="SLIDES",
     help="Slides, a folder of them or a pattern: each segmentation is that of the slide with its name.",
 )  # fmt: skip
-@options.output_option("Folder for the results, as of `wsiseg segment`.")
+@options.results_option("Folder for the results, or its URL, as of `wsiseg segment`.")
 @click.option(
     "--input-mpp", type=options.Microns(),
     help="Microns per pixel that the segmentation's coordinates count in; without it they are level-0 pixels.",
@@ -94,7 +94,7 @@ def command(
     segmentations: tuple[Path, ...],
     slide: str | None,
     slides: tuple[str, ...],
-    out: Path,
+    out: Path | str,
     input_mpp: float | None,
     scale: float | None,
     offset: tuple[float, float],

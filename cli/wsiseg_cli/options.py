@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from wsiseg.core.plainfile import require_plain_file
-from wsiseg.core.url import is_url
+from wsiseg.core.url import folder_url, is_url
 from wsiseg_cli.named import Named
 from wsiseg_cli.terminal import note
 
@@ -198,25 +198,40 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
 
 
-class Output(click.Path):
-    """A path to write to; a URL is refused, of which a path would make a folder named ``s3:``."""
+class Place(click.Path):
+    """A path, or the URL of a folder; of that a path would make a folder named ``s3:``.
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    Parameters
+    ----------
+    refused : str, optional
+        What to say of a URL; "": it is taken.
+    folder : bool
+        The path must be that of a folder that is there.
+    """
+
+    def __init__(self, refused: str = "", *, folder: bool = False) -> None:
+        super().__init__(exists=folder, file_okay=not folder, path_type=Path)
+        self._refused = refused
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if is_url(os.fspath(value)):
-            self.fail(
-                f"got {value!r}; results are written to a file system: expected a folder. Mount the bucket, or "
-                "copy the finished results.",
-                param,
-                ctx,
-            )
-        return super().convert(value, param, ctx)
+        if not is_url(os.fspath(value)):
+            return super().convert(value, param, ctx)
+        if self._refused:
+            self.fail(f"got {value!r}; {self._refused}", param, ctx)
+        return folder_url(value)
+
+
+NOT_FROM_A_URL = "results are read from a file system here: expected a path. Copy what is wanted from the URL."
+_TO_A_DISK = "this is written to a file system: expected a path. Copy what is finished to the URL."
 
 
 def output_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
-    return click.option("-o", "--output", "out", type=Output(), required=required, help=help_text)
+    return click.option("-o", "--output", "out", type=Place(_TO_A_DISK), required=required, help=help_text)
+
+
+def results_option(help_text: str) -> Callable[[F], F]:
+    """``--output`` of a command that makes results: a folder, or the URL of one."""
+    return click.option("-o", "--output", "out", type=Place(), required=True, metavar="PATH|URL", help=help_text)
 
 
 def recipe_options(example: str) -> Callable[[F], F]:

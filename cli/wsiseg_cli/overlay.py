@@ -11,7 +11,7 @@ from wsiseg_cli.terminal import mention, one_line, tell
 
 
 @click.command("overlay")
-@click.argument("result", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("result", type=options.Place(options.NOT_FROM_A_URL, folder=True))
 @click.option("--roi", required=True, metavar="X,Y,W,H", help="The region, in level-0 pixels.")
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide, if it is no longer where it was.")
 @click.option("--zoom", default=1, show_default=True, type=click.IntRange(1, 8), help="Image pixels a slide pixel.")

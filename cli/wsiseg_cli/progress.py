@@ -132,7 +132,7 @@ def conclude(result: CohortResult, min_grade: str | None, *, as_json: bool) -> i
         counts = ", ".join(f"{result.count(status)} {status}" for status in ("complete", "partial", "failed"))
         tiles = f"{result.tiles_computed} tiles in {result.seconds:.0f} s"
         mention(f"{len(result.records)} slides: {counts}; {tiles}")
-        mention(f"report: {one_line(str(result.report))}")
+        mention(f"report: {one_line(result.report_place)}")
     below = result.below(min_grade) if min_grade else ()
     if below and not as_json:
         mention(f"worse than {min_grade}: {one_line(', '.join(below))}")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("truth", type=click.Path(path_type=Path))
-@click.argument("results", nargs=-1, type=click.Path(path_type=Path), metavar="[RESULTS]...")
+@click.argument("truth", type=options.Place(options.NOT_FROM_A_URL))
+@click.argument("results", nargs=-1, type=options.Place(options.NOT_FROM_A_URL), metavar="[RESULTS]...")
 @click.option(
-    "--degraded", multiple=True, type=click.Path(path_type=Path), metavar="RESULTS",
+    "--degraded", multiple=True, type=options.Place(options.NOT_FROM_A_URL), metavar="RESULTS",
     help="Results of degraded images or outlines, apart; the folder's name is their fault. May be repeated.",
 )  # fmt: skip
 @click.option(

@@ -6,19 +6,15 @@ from pathlib import Path
 
 import click
 
+from wsiseg_cli import options
 from wsiseg_cli.terminal import mention, one_line
 
 
 @click.command("report")
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def command(results: Path) -> int:
-    """Write the cohort's tables and all pages of the RESULTS folder again; no slide is needed."""
-    from wsiseg.errors import UsageError
-    from wsiseg.results.folder import output_lock, read_records
-    from wsiseg.run.pipeline import write_reports
+@click.argument("results", type=options.Place(folder=True))
+def command(results: Path | str) -> int:
+    """Write the cohort's tables and all pages of RESULTS, a folder or its URL, again; no slide is needed."""
+    from wsiseg.run.pipeline import report_again
 
-    if not read_records(results):
-        raise UsageError(f"{results} has no finished slides. Expected the output folder of `wsiseg segment`.")
-    with output_lock(results):
-        mention(one_line(str(write_reports(results))))
+    mention(one_line(report_again(results)))
     return 0

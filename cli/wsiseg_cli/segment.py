@@ -36,7 +36,9 @@ class Roi(click.ParamType):
 
 @click.command("segment")
 @options.slides_argument
-@options.output_option("Folder for the results; a run with the same settings goes on where it stopped.")
+@options.results_option(
+    "Folder for the results, or its URL (docs/remote.md); a run with the same settings goes on where it stopped."
+)
 @options.model_option
 @options.mpp_options
 @click.option("--roi", type=Roi(), help="Only this rectangle, in level-0 pixels.")
@@ -88,7 +90,7 @@ class Roi(click.ParamType):
 @options.json_option
 def command(
     slides: tuple[str, ...],
-    out: Path,
+    out: Path | str,
     model: str | None,
     mpp: float | None,
     mpp_csv: Path | None,
@@ -121,6 +123,7 @@ def command(
     wsiseg segment old.svs -o results --mpp 0.25       metadata without microns per pixel
     wsiseg segment a.svs -o results --roi 20000,18000,4096,4096
     wsiseg segment slides -o results --scheduler tcp://head:8786
+    wsiseg segment 's3://bucket/slides/*.svs' -o s3://bucket/results
     wsiseg segment slides -o results --dry-run         what it would take
     wsiseg segment slides -o results --cluster slurm      see docs/cluster.md
     """

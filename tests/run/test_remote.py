@@ -69,7 +69,8 @@ def test_two_slides_of_one_name_at_two_places(stored: str, tmp_path: Path) -> No
     assert {record.slide.path for record in result.records} == {stored, other}
 
 
-def test_results_are_not_written_to_a_url(slide: Path) -> None:
-    result = CliRunner().invoke(cli, ["segment", str(slide), "-o", "s3://bucket/results"])
+@pytest.mark.parametrize("command", [["tile"], ["qc", "check"]])
+def test_what_is_no_result_is_not_written_to_a_url(command: list[str], slide: Path) -> None:
+    result = CliRunner().invoke(cli, [*command, str(slide), "-o", "s3://bucket/made"])
     assert result.exit_code == 2
-    assert "results are written to a file system" in " ".join(result.output.split())
+    assert "written to a file system" in " ".join(result.output.split())

@@ -80,8 +80,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None where the file is missing or is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError):
+        content = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> dict[str, Any] | None:
+    """A JSON object from its text in UTF-8; None where it is not one."""
+    try:
+        value = json.loads(content.decode(), parse_constant=_no_number)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -49,6 +49,7 @@ from wsiseg.results.record import (
     why_no_record,
     write_record,
 )
+from wsiseg.results.uploaded import UPLOADED, bring_back, read_uploaded
 from wsiseg.slide import SlideSource
 from wsiseg.slide.remote import location
 
@@ -62,7 +63,8 @@ SLIDE_PAGE = "report.html"
 """Made again with the report over all slides, so no part of what a record lists."""
 RESULT_STORE = "maps.zarr"
 T = TypeVar("T")
-_OURS = frozenset((RECORD_NAME, RESULT_STORE, ARTEFACTS_PNG, PICTURES, SLIDE_PAGE, *RESULT_FILES))
+OURS = frozenset((RECORD_NAME, RESULT_STORE, ARTEFACTS_PNG, PICTURES, SLIDE_PAGE, UPLOADED, *RESULT_FILES))
+"""Names in a slide's folder that are wsiseg's."""
 _MAX_ID_BYTES = 80
 _RESERVED = frozenset(("report.html", "cohort.csv", "cohort.parquet", "actions.csv", EXPORTS))
 """What the folder holds beside the slides' results."""
@@ -120,7 +122,7 @@ class SlideFolder:
         if not self.final.exists():
             return
         with environment_faults(self.final):
-            strangers = sorted(set(os.listdir(self.final)) - _OURS)
+            strangers = sorted(set(os.listdir(self.final)) - OURS)
         strangers = [name for name in strangers if not (name.startswith(_LITTER) or is_temporary(name))]
         if os.path.islink(self.final):
             problem = "is a link, which would be replaced by a folder"
@@ -137,8 +139,13 @@ class SlideFolder:
         )
 
     def damage(self, noted: Mapping[str, FileNote]) -> str:
-        """What of the finished result is missing or not as its record notes it; ``""`` if nothing is."""
-        for name in dict.fromkeys((*RESULT_FILES, RESULT_STORE, *(_OURS & noted.keys()))):
+        """What of the finished result is missing or not as its record notes it; ``""`` if nothing is.
+
+        Of one that is at a URL, whoever fetched its record has looked at the files there.
+        """
+        if read_uploaded(self.final) is not None:
+            return ""
+        for name in dict.fromkeys((*RESULT_FILES, RESULT_STORE, *(OURS & noted.keys()))):
             path = self.final / name
             if not path.exists():
                 return f"{name} is missing"
@@ -362,7 +369,7 @@ def patches_file(folder: Path, record: SegmentedRecord) -> Path:
 
 
 def _noted_file(folder: Path, record: SegmentedRecord, name: str) -> Path:
-    path, noted = folder / name, record.files.get(name)
+    path, noted = bring_back(folder / name), record.files.get(name)
     if noted is not None and not is_intact(path, noted):
         raise SlideError(
             f"{path}: is missing, or not as it was written.\n"

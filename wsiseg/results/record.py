@@ -406,8 +406,8 @@ class _Status:
     status: Literal["complete", "partial", "failed"]
 
 
-def parse_record(value: object, folder: Path) -> SlideRecord:
-    """A JSON value as the record of the slide whose results are in ``folder``.
+def parse_record(value: object, folder: Path | str) -> SlideRecord:
+    """A JSON value as the record of the slide whose results are in ``folder``, a path or a URL.
 
     Names are checked as well: they become names of files that are written.
 

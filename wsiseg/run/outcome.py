@@ -19,6 +19,7 @@ from wsiseg.qc.rubric import GRADES
 from wsiseg.report.cohort import cohort_table
 from wsiseg.results.nuclei import read_geodataframe
 from wsiseg.results.record import FailedRecord, GradeRecord, SegmentedRecord, SlideRecord
+from wsiseg.results.uploaded import bring_back
 from wsiseg.slide import Slide, open_slide
 from wsiseg.slide.remote import local, location
 
@@ -69,7 +70,7 @@ class SegmentResult:
             The slide failed.
         """
         self.require_segmented()
-        return read_geodataframe(self.folder)
+        return read_geodataframe(bring_back(self.folder / "nuclei.parquet"))
 
     def open_slide(self) -> Slide:
         """The slide itself, with the microns per pixel that it was segmented with."""
@@ -131,6 +132,8 @@ class CohortResult:
     tiles_computed : int
         By this call; an earlier one may have computed others.
     seconds : float
+    url : str or None
+        Where the results were written through to; ``out`` then lacks what is large until it is asked for.
     """
 
     out: Path
@@ -138,12 +141,18 @@ class CohortResult:
     records: tuple[SlideRecord, ...]
     tiles_computed: int
     seconds: float
+    url: str | None = None
+
+    @property
+    def report_place(self) -> str:
+        """Where the report is for others: its path, or its URL."""
+        return f"{self.url}/{self.report.name}" if self.url else str(self.report)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
         return {
-            "out": str(self.out),
-            "report": str(self.report),
+            "out": self.url or str(self.out),
+            "report": self.report_place,
             "exit_code": self.exit_code,
             "tiles_computed": self.tiles_computed,
             "seconds": self.seconds,
@@ -197,7 +206,7 @@ class CohortResult:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.count(status)} {status}" for status in ("complete", "partial", "failed"))
-        return f"<CohortResult {len(self)} slides: {counts}; in {str(self.out)!r}>"
+        return f"<CohortResult {len(self)} slides: {counts}; in {(self.url or str(self.out))!r}>"
 
     def _repr_html_(self) -> str:
         columns = ["id", "status", "grade", "nuclei", "tissue_mm2", "nuclei_per_mm2", "error", "notes"]

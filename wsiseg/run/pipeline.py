@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from wsiseg.report.actions import write_actions
 from wsiseg.report.cohort import write_cohort
 from wsiseg.report.html import write_report
 from wsiseg.report.slidepage import write_slide_pages
-from wsiseg.results.folder import SlideFolder, assign_ids, output_lock, read_records
+from wsiseg.results.folder import SlideFolder, assign_ids, read_records
 from wsiseg.results.moved import Moved
 from wsiseg.results.record import FailedRecord, SlideRecord
 from wsiseg.run.events import (
@@ -31,6 +32,7 @@ from wsiseg.run.events import (
     ignore,
 )
 from wsiseg.run.outcome import CohortResult
+from wsiseg.run.place import Place, place_of
 from wsiseg.run.schedule import Executor, Steps, run_stages
 from wsiseg.run.steps import Making, importing, loading, segmenting, slide_steps
 from wsiseg.slide.remote import forget
@@ -39,7 +41,7 @@ from wsiseg.tiles.request import SegmentOptions, SlideRequest
 
 def segment_slides(
     paths: Sequence[Path],
-    out: Path,
+    out: str | os.PathLike[str],
     options: SegmentOptions,
     executor: Executor,
     on_event: Listener = ignore,
@@ -75,7 +77,7 @@ def segment_slides(
 
 def import_outlines(
     pairs: Mapping[Path, Segmentation],
-    out: Path,
+    out: str | os.PathLike[str],
     options: ImportOptions,
     executor: Executor,
     on_event: Listener = ignore,
@@ -86,7 +88,7 @@ def import_outlines(
     ----------
     pairs : mapping of Path to Segmentation
         Slides and their outlines (:func:`wsiseg.interop.pairing.pair`). Relative paths are those of this process.
-    out : Path
+    out : path or URL
         The results folder; each slide gets a folder in it.
     options : ImportOptions
     executor : Executor
@@ -114,16 +116,16 @@ def import_outlines(
 
 def _run(
     paths: Sequence[Path],
-    shown: Path,
+    out: str | os.PathLike[str],
     executor: Executor,
     making: Callable[[Path, SlideFolder, Moved], Making],
     on_event: Listener,
     early: Sequence[Steps] = (),
 ) -> CohortResult:
-    """Slides through their stages into a results folder, and the report over it; ``early``: steps before theirs."""
+    """Slides through their stages to their results, and the report over these; ``early``: steps before theirs."""
     if not paths:
         raise UsageError("no slides given")
-    out, started = absolute(shown), time.perf_counter()
+    place, started = place_of(out), time.perf_counter()
     computed: dict[str, int] = {}
 
     def tell(event: Event) -> None:
@@ -135,13 +137,13 @@ def _run(
         except Exception as error:
             raise _WatcherFailed(error) from error
 
-    with _watcher_errors(), output_lock(out):
+    with _watcher_errors(), place.held():
         tell(Started(len(paths), executor.dashboard))
-        ids = assign_ids(map(absolute, paths), out)
-        folders = {path: SlideFolder(out, name) for path, name in ids.items()}
-        for folder in folders.values():
-            folder.require_ours()
-        moved = Moved(folders, out)
+        place.begin(executor, tell)
+        ids = assign_ids(map(absolute, paths), place.out)
+        folders = {path: SlideFolder(place.out, name) for path, name in ids.items()}
+        place.require_ours(folders.values())
+        moved = Moved(folders, place.out)
         steps = (
             slide_steps(making(path, moved.home(path, folder), moved), moved, tell, executor.device_busy)
             for path, folder in folders.items()
@@ -150,11 +152,16 @@ def _run(
         ended: dict[int, SlideRecord] = {}
         for i, record in run_stages(executor, itertools.chain(early, steps)):
             ended[i] = record
-            if i >= len(early) and not isinstance(record, FailedRecord):
-                forget(given[i - len(early)])  # the copy of a slide at a URL; one that failed is tried again
+            if i >= len(early):
+                place.slide_ended(record.id)
+                if not isinstance(record, FailedRecord):
+                    forget(given[i - len(early)])  # the copy of a slide at a URL; one that failed is tried again
         records = tuple(ended[i] for i in sorted(ended) if i >= len(early))
-        report = write_reports(out, records)
-    return CohortResult(shown, shown / report.name, records, sum(computed.values()), time.perf_counter() - started)
+        place.gather()
+        report = write_reports(place.out, records)
+        place.finish()
+    seconds = time.perf_counter() - started
+    return CohortResult(place.shown, place.shown / report.name, records, sum(computed.values()), seconds, place.url)
 
 
 def write_reports(out: Path, records: Iterable[SlideRecord] = ()) -> Path:
@@ -165,6 +172,34 @@ def write_reports(out: Path, records: Iterable[SlideRecord] = ()) -> Path:
     write_actions(out, ordered)
     write_slide_pages(out, ordered)
     return write_report(out, ordered)
+
+
+def report_again(results: str | os.PathLike[str]) -> str:
+    """Write the tables and pages over what is finished in a folder or at a URL; where the cohort's page is.
+
+    Raises
+    ------
+    UsageError
+        Nothing is finished there.
+    EnvironmentFault
+        The disk, or the URL, cannot be used.
+    """
+    place = place_of(results)
+    if place.url is None:
+        _require_finished(place)  # before a lock is left where nothing is
+    with place.held():
+        place.begin()
+        _require_finished(place)
+        name = write_reports(place.out).name
+        place.finish()
+    return f"{place.url}/{name}" if place.url else str(place.shown / name)
+
+
+def _require_finished(place: Place) -> None:
+    if not read_records(place.out):
+        raise UsageError(
+            f"{place.url or place.shown} has no finished slides. Expected the output folder of `wsiseg segment`."
+        )
 
 
 class _WatcherFailed(BaseException):

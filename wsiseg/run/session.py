@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from wsiseg.errors import UsageError, shown
@@ -67,8 +66,8 @@ def segment(
     slides : path or iterable of paths
         One slide gives its result and raises its error. Several, of which each may also be a folder or a glob
         pattern, give a :class:`CohortResult` in which those that failed say why.
-    out : path
-        The results folder; each slide gets a folder in it.
+    out : path or URL
+        The results folder; each slide gets a folder in it. At a URL (docs/remote.md) it is a text.
     options : SegmentOptions, optional
         The model, microns per pixel, regions, tiles.
     workers : int, optional
@@ -110,7 +109,7 @@ def segment(
             "For several, give a list: its folders and patterns are searched."
         )
     with _listener(progress) as on_event, _running(executor, workers, device, scheduler) as running:
-        cohort = segment_slides(paths, Path(out), options or SegmentOptions(), running, on_event)
+        cohort = segment_slides(paths, out, options or SegmentOptions(), running, on_event)
     if not one:
         return cohort
     result = cohort[0]

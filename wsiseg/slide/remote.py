@@ -6,9 +6,6 @@
 A copy's path says of what it is one, so a task that gets the path on another machine fetches a copy of its own. A
 copy appears by one rename when it is whole. It is fetched again where the file at the URL has changed, and the ones
 that were used longest ago make room for new ones.
-
-Any protocol of fsspec will do (s3, https, gs, az, …) that is installed; credentials and endpoints are those of its
-configuration (https://filesystem-spec.readthedocs.io, "Configuration").
 """
 
 from __future__ import annotations
@@ -28,7 +25,8 @@ import filelock
 
 from wsiseg.core.atomic import read_json, remove_leftovers, replacing
 from wsiseg.core.environment import environment_faults
-from wsiseg.core.url import is_url
+from wsiseg.core.filesystem import file_system, is_disks
+from wsiseg.core.url import is_url, url_parts
 from wsiseg.errors import EnvironmentFault, SlideError, UsageError, shown
 
 CACHE_VARIABLE, ROOM_VARIABLE = "WSISEG_REMOTE_CACHE", "WSISEG_REMOTE_ROOM"
@@ -66,25 +64,17 @@ def copy_of(url: str) -> Path:
     UsageError
         The URL names no single file.
     """
-    protocol, _, rest = url.partition("://")
-    parts = [part for part in rest.split("/") if part]
-    if protocol.lower() in ("file", "local"):
+    protocol, parts = url_parts(url)
+    if protocol in ("file", "local"):
         raise UsageError(f"{shown(url)}: is a file of this machine: give its path")
-    if len(parts) < 2 or rest.endswith("/"):
+    if len(parts) < 2 or url.endswith("/"):
         raise UsageError(f"{shown(url)}: expected the URL of a slide, PROTOCOL://PLACE/…/NAME")
-    if any(part in (".", "..") for part in parts):
-        raise UsageError(f"{shown(url)}: has the part . or .., expected a URL without")
-    if "?" in rest:
-        raise UsageError(
-            f"{shown(url)}: has a query (?…), which may be a signature that ends. Expected a plain URL; give "
-            "credentials through fsspec's configuration, or download the slide."
-        )
     if Path(parts[-1]).suffix.lower() in _SEVERAL:
         raise UsageError(
             f"{shown(url)}: a slide of this format is several files. Expected one file (SVS, TIFF, NDPI, SCN, …); "
             "copy the whole slide to a disk, or convert it."
         )
-    return cache().joinpath(protocol.lower(), *(quote(part, safe=_SAFE) for part in parts))
+    return cache().joinpath(protocol, *(quote(part, safe=_SAFE) for part in parts))
 
 
 def url_of(path: str | os.PathLike[str]) -> str | None:
@@ -156,7 +146,7 @@ def find_urls(pattern: str) -> list[str]:
     """
     if not any(c in pattern for c in "*["):
         return [pattern]
-    system, inner = _system(pattern)
+    system, inner = file_system(pattern)
     with _remote_errors(pattern):
         found = sorted(system.glob(inner))
     if not found:
@@ -167,9 +157,14 @@ def find_urls(pattern: str) -> list[str]:
 
 def cache() -> Path:
     """The folder of copies on this machine."""
+    return cache_root() / _FOLDER
+
+
+def cache_root() -> Path:
+    """The folder that the folder of copies lies in."""
     given = os.environ.get(CACHE_VARIABLE)
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.path.abspath(base)) / _FOLDER
+    return Path(os.path.abspath(base))
 
 
 def _room() -> int:
@@ -185,7 +180,7 @@ def _room() -> int:
 
 def _fetch(url: str, path: Path) -> None:
     """Make the copy what is at the URL, under its lock."""
-    system, inner = _system(url)
+    system, inner = file_system(url)
     system.invalidate_cache()  # of listings
     try:
         with _remote_errors(url):
@@ -249,23 +244,6 @@ def _make_room(needed: int, path: Path) -> None:
         )
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the file's name in it."""
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise UsageError(
-            f"{shown(url)}: reading {protocol}:// needs a package that is not here ({error}).\n"
-            "Install it: pip install 'wsiseg[remote]' has http, https and s3."
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{shown(url)}: {error}. Expected a protocol of fsspec, such as https or s3.") from error
-    return found
-
-
 @contextlib.contextmanager
 def _remote_errors(url: str) -> Iterator[None]:
     """What goes wrong on the way, as the slide's misfortune."""
@@ -281,8 +259,8 @@ def _remote_errors(url: str) -> Iterator[None]:
     except (SlideError, EnvironmentFault, UsageError):
         raise
     except Exception as error:  # each protocol has errors of its own, of no common kind
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise  # the disk's own
+        if is_disks(error):
+            raise
         raise _Unreachable(
             f"{shown(url)}: cannot be fetched ({type(error).__name__}: {error}). Check the connection; the same "
             "command tries again."
