@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BELOW_MIN_GRADE = 6
 """Exit code where all slides are complete and one has a worse grade than --min-grade."""
 _PLAIN_INTERVAL_S = 15.0
+
+
 @contextlib.contextmanager
 def watch(*, quiet: bool = False) -> Iterator[Listener]:
     """A listener for the events of a run that shows them on standard error."""
