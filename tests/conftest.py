@@ -42,6 +42,26 @@ def real_data(repository: Path) -> RealData:
     return find
 
 
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of an empty S3 server on this machine, which the environment points to."""
+    kind = pytest.importorskip("s3fs").S3FileSystem
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "none"), ("AWS_SECRET_ACCESS_KEY", "none"), ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        kind.clear_instance_cache()  # those of an earlier server
+        yield kind(skip_instance_cache=True)
+    finally:
+        kind.clear_instance_cache()
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def load_benchmark(repository: Path) -> Callable[[str], ModuleType]:
     """The functions of a script of ``benchmarks``, which is no package, without running it."""

@@ -531,44 +531,30 @@ def test_a_run_into_a_folder_knows_nothing_of_urls(slides: tuple[Path, Path], tm
 
 
 @pytest.mark.slow
-def test_s3_from_worker_processes(
-    slides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", "none"), ("AWS_SECRET_ACCESS_KEY", "none"), ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-        ):  # fmt: skip
-            monkeypatch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        url = "s3://bucket/cohort/results"
-        words = ["segment", *map(str, slides), "-m", CLASSICAL, "-w", "2", "--json", "-o"]
+def test_s3_from_worker_processes(s3: Any, slides: tuple[Path, Path], tmp_path: Path) -> None:
+    s3.mkdir("bucket")
+    url = "s3://bucket/cohort/results"
+    words = ["segment", *map(str, slides), "-m", CLASSICAL, "-w", "2", "--json", "-o"]
 
-        def command(*words: str, work: str = "work") -> subprocess.CompletedProcess[str]:
-            environment = {**os.environ, WORK_VARIABLE: str(tmp_path / work)}
-            program = [sys.executable, "-m", "wsiseg", *words]
-            return subprocess.run(program, capture_output=True, text=True, env=environment)
+    def command(*words: str, work: str = "work") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, WORK_VARIABLE: str(tmp_path / work)}
+        program = [sys.executable, "-m", "wsiseg", *words]
+        return subprocess.run(program, capture_output=True, text=True, env=environment)
 
-        for work in ("work", "work", "elsewhere"):
-            ended = command(*words, url, work=work)
-            assert ended.returncode == 0, ended.stderr
-            told = json.loads(ended.stdout)
-            assert (told["out"], [one["status"] for one in told["slides"]]) == (url, ["complete", "complete"])
-        assert told["tiles_computed"] == 0
-        near = tmp_path / "results"
-        assert command(*words, str(near)).returncode == 0
-        far = brought(tmp_path / "far", url)
-        for out in (far, near):
-            for name in "ab":
-                (out / name / "report.html").unlink()
+    for work in ("work", "work", "elsewhere"):
+        ended = command(*words, url, work=work)
+        assert ended.returncode == 0, ended.stderr
+        told = json.loads(ended.stdout)
+        assert (told["out"], [one["status"] for one in told["slides"]]) == (url, ["complete", "complete"])
+    assert told["tiles_computed"] == 0
+    near = tmp_path / "results"
+    assert command(*words, str(near)).returncode == 0
+    far = brought(tmp_path / "far", url)
+    for out in (far, near):
         for name in "ab":
-            same_results(far / name, near / name)
-        missing = command(*words, "s3://none/results")
-        assert missing.returncode == 5
-        assert "Expected: a bucket or folder that is there" in missing.stderr
-    finally:
-        server.stop()
+            (out / name / "report.html").unlink()
+    for name in "ab":
+        same_results(far / name, near / name)
+    missing = command(*words, "s3://none/results")
+    assert missing.returncode == 5
+    assert "Expected: a bucket or folder that is there" in missing.stderr

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -240,25 +241,12 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", "none"), ("AWS_SECRET_ACCESS_KEY", "none"), ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-        ):  # fmt: skip
-            monkeypatch.setenv(name, value)
-        content = picture(tmp_path / "a.png").read_bytes()
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("slides")
-        with system.open("slides/cohort/a.png", "wb") as file:
-            file.write(content)
-        assert find_urls("s3://slides/cohort/*.png") == ["s3://slides/cohort/a.png"]
-        assert present("s3://slides/cohort/a.png").read_bytes() == content
-        with pytest.raises(SlideError, match=r"no such file|may not be read"):
-            present("s3://slides/none.png")
-    finally:
-        server.stop()
+def test_s3(s3: Any, tmp_path: Path) -> None:
+    content = picture(tmp_path / "a.png").read_bytes()
+    s3.mkdir("slides")
+    with s3.open("slides/cohort/a.png", "wb") as file:
+        file.write(content)
+    assert find_urls("s3://slides/cohort/*.png") == ["s3://slides/cohort/a.png"]
+    assert present("s3://slides/cohort/a.png").read_bytes() == content
+    with pytest.raises(SlideError, match=r"no such file|may not be read"):
+        present("s3://slides/none.png")

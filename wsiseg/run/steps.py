@@ -134,7 +134,7 @@ def slide_steps(
     making: Making,
     moved: Moved,
     on_event: Listener,
-    device_busy: Callable[[float], float | None] = lambda since: None,
+    device_busy: Callable[[float], float | None],
 ) -> Steps:
     """One slide from start to record; its own failures end here, the environment's and the user's go on up.
 

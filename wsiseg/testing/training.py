@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from wsiseg.interop import snow
+from wsiseg.run.events import Event, Listener, StepsDone
 from wsiseg.synth.dataset import Block, create_dataset, finish_dataset, write_block
 from wsiseg.train.patches import NAMES, PatchPool
 from wsiseg.train.source import Frame, Source
@@ -88,3 +89,17 @@ def whole(source: Source, frame: Frame = FRAME, first: int = 0) -> PatchPool:
 
 def same(one: PatchPool, other: PatchPool) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in NAMES)
+
+
+class Interrupted(Exception):
+    """What ends a training in :func:`interrupted_after`."""
+
+
+def interrupted_after(steps: int) -> Listener:
+    """A listener that ends a training after so many steps; 0: never."""
+
+    def listen(event: Event) -> None:
+        if steps and isinstance(event, StepsDone) and event.done == steps:
+            raise Interrupted
+
+    return listen

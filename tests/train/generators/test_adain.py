@@ -14,10 +14,9 @@ torch = pytest.importorskip("torch")
 from PIL import Image  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.renderers.adain.networks import StyleTransfer  # noqa: E402
 from wsiseg.synth.renderers.adain.styles import content_of  # noqa: E402
-from wsiseg.testing.training import discs, write_folder  # noqa: E402
+from wsiseg.testing.training import Interrupted, discs, interrupted_after, write_folder  # noqa: E402
 from wsiseg.train.generators.adain.contest import adain_contest, varied  # noqa: E402
 from wsiseg.train.generators.adain.losses import transfer_losses  # noqa: E402
 from wsiseg.train.generators.recipe import parse_generator_recipe  # noqa: E402
@@ -49,10 +48,6 @@ TABLES: dict[str, Any] = {
 }
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data") / "discs", 2, height=96, width=96)
@@ -64,11 +59,9 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(tables: dict[str, Any], folder: Path, out: Path, stop_after: int = 0) -> Path:
-    def listen(event: Event) -> None:
-        if stop_after and isinstance(event, StepsDone) and event.done == stop_after:
-            raise Interrupted
-
-    return train_generator(tables, "what it said", {"discs": folder}, out, OPTIONS, listen).weights
+    return train_generator(
+        tables, "what it said", {"discs": folder}, out, OPTIONS, interrupted_after(stop_after)
+    ).weights
 
 
 def portions() -> list[Portion]:

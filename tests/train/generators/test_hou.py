@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 from PIL import Image  # noqa: E402
 
 from wsiseg.errors import TrainingError, UsageError  # noqa: E402
-from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.hou.patch import HouPatch  # noqa: E402
 from wsiseg.synth.renderers.networkfile import to_tensor  # noqa: E402
 from wsiseg.synth.renderers.transfer.refiner import RefinerPair, real_probability  # noqa: E402
 from wsiseg.testing.images import stained  # noqa: E402
 from wsiseg.testing.networks import TINY_REFINER  # noqa: E402
+from wsiseg.testing.training import Interrupted, interrupted_after  # noqa: E402
 from wsiseg.train.generators.hou.contest import (  # noqa: E402
     Method,
     RefinerContest,
@@ -55,10 +55,6 @@ TABLES: dict[str, Any] = {
 }
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Textures, one of which has no nuclei."""
@@ -75,11 +71,9 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(tables: dict[str, Any], folder: Path, out: Path, stop_after: int = 0) -> Path:
-    def listen(event: Event) -> None:
-        if stop_after and isinstance(event, StepsDone) and event.done == stop_after:
-            raise Interrupted
-
-    return train_generator(tables, "what it said", {"textures": folder}, out, OPTIONS, listen).weights
+    return train_generator(
+        tables, "what it said", {"textures": folder}, out, OPTIONS, interrupted_after(stop_after)
+    ).weights
 
 
 def portion(*images: np.ndarray) -> Portion:

@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from wsiseg.errors import ModelError, UsageError  # noqa: E402
-from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.parts import Layout  # noqa: E402
 from wsiseg.synth.renderers.networkfile import write_networks  # noqa: E402
 from wsiseg.synth.renderers.points2image.maps import layout_maps  # noqa: E402
@@ -24,7 +23,7 @@ from wsiseg.synth.renderers.points2image.options import Points2ImageOptions  # n
 from wsiseg.synth.samplers.ellipses import EllipsesOptions, place_ellipses  # noqa: E402
 from wsiseg.synth.samplers.points import centroids  # noqa: E402
 from wsiseg.testing.conformance.synthesis import RENDERER_CHECKS, Case, check_nuclei_show  # noqa: E402
-from wsiseg.testing.training import write_folder  # noqa: E402
+from wsiseg.testing.training import Interrupted, interrupted_after, write_folder  # noqa: E402
 from wsiseg.train.generators.points2image.discriminator import ImagePool, PatchDiscriminator  # noqa: E402
 from wsiseg.train.generators.points2image.losses import Weights, point_loss, role_losses  # noqa: E402
 from wsiseg.train.generators.run import train_generator  # noqa: E402
@@ -61,10 +60,6 @@ TABLES: dict[str, Any] = {
 CHECKS = tuple(check for check in RENDERER_CHECKS if check is not check_nuclei_show)
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data") / "discs", 2, height=96, width=96)
@@ -76,11 +71,7 @@ def trained(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(tables: dict[str, Any], discs: Path, out: Path, stop_after: int = 0) -> Path:
-    def listen(event: Event) -> None:
-        if stop_after and isinstance(event, StepsDone) and event.done == stop_after:
-            raise Interrupted
-
-    return train_generator(tables, "", {"discs": discs}, out, OPTIONS, listen).weights
+    return train_generator(tables, "", {"discs": discs}, out, OPTIONS, interrupted_after(stop_after)).weights
 
 
 # --- the inversion of nuclei and background --------------------------------------------------------------------

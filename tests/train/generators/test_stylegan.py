@@ -12,12 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from wsiseg.errors import UsageError  # noqa: E402
-from wsiseg.run.events import Event, StepsDone  # noqa: E402
 from wsiseg.synth.parts import Layout  # noqa: E402
 from wsiseg.synth.renderers.stylegan.networks import StyleGan, StyleGanConfig, enlarged  # noqa: E402
 from wsiseg.synth.renderers.stylegan.options import SnowOptions, annotate, image_of  # noqa: E402
 from wsiseg.testing.conformance.synthesis import RENDERER_CHECKS, Case, check_nuclei_show  # noqa: E402
-from wsiseg.testing.training import discs, write_folder  # noqa: E402
+from wsiseg.testing.training import Interrupted, discs, interrupted_after, write_folder  # noqa: E402
 from wsiseg.train.generators.run import train_generator  # noqa: E402
 from wsiseg.train.generators.stylegan.augment import adapted, augmented  # noqa: E402
 from wsiseg.train.generators.stylegan.discriminator import Discriminator, differences  # noqa: E402
@@ -49,10 +48,6 @@ TABLES: dict[str, Any] = {
 CHECKS = tuple(check for check in RENDERER_CHECKS if check is not check_nuclei_show)
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data") / "discs", 2, height=96, width=96) / "images"
@@ -64,11 +59,7 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(images: Path, out: Path, stop_after: int = 0) -> Path:
-    def listen(event: Event) -> None:
-        if stop_after and isinstance(event, StepsDone) and event.done == stop_after:
-            raise Interrupted
-
-    return train_generator(TABLES, "", {"discs": images}, out, OPTIONS, listen).weights
+    return train_generator(TABLES, "", {"discs": images}, out, OPTIONS, interrupted_after(stop_after)).weights
 
 
 def test_a_style_for_each_layer_and_images_of_the_size_that_the_widths_give() -> None:
