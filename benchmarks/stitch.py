@@ -21,7 +21,8 @@ import numpy as np
 from wsiseg.core.geometry import Scale
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import Nuclei
-from wsiseg.results.nuclei import ATTRIBUTES, NucleiWriter, read_nuclei
+from wsiseg.results.nuclei import ATTRIBUTES, read_nuclei
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.partfile import read_part, write_part
 from wsiseg.stitch.stream import stitch
 from wsiseg.tiles.candidates import select_candidates

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from wsiseg_cli.group import cli
 
-from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.testing import write_slide
 
 

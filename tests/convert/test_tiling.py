@@ -405,10 +405,12 @@ def test_two_runs_on_one_store_are_refused(source: Path, tmp_path: Path) -> None
     out = tmp_path / "a.ome.zarr"
 
     class Second(SerialExecutor):
-        def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+        def submit(
+            self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False
+        ) -> Future[Any]:
             with pytest.raises(EnvironmentFault, match="another run"):
                 tile(slide, out)
-            return super().submit(name, function, argument)
+            return super().submit(name, function, argument, urgent)
 
     assert tile_slide(slide, out, executor=Second())["status"] == "complete"
 
@@ -454,7 +456,7 @@ class PoolExecutor:
     def __init__(self, pool: concurrent.futures.Executor) -> None:
         self._pool = pool
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         return self._pool.submit(function, argument)
 
     def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
@@ -497,7 +499,7 @@ class Elsewhere(SerialExecutor):
 
     inside = False
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         argument = pickle.loads(pickle.dumps(argument))
 
         def run(argument: Any) -> bytes:
@@ -507,7 +509,7 @@ class Elsewhere(SerialExecutor):
             finally:
                 Elsewhere.inside = False
 
-        return super().submit(name, lambda argument: pickle.loads(run(argument)), argument)
+        return super().submit(name, lambda argument: pickle.loads(run(argument)), argument, urgent)
 
 
 def test_slides_are_opened_and_shards_looked_at_in_tasks_alone(
@@ -543,10 +545,10 @@ def test_a_slide_that_changes_meanwhile_makes_no_complete_store(source: Path, tm
     shutil.copy(source, slide)
 
     class Replaced(SerialExecutor):
-        def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> object:
+        def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> object:
             if name == "complete-store":  # as a sync of the archive may
                 write_svs(slide, tissue_image()[::-1], mpp=0.5, levels=(1, 4), quality=95, associated=False)
-            return super().submit(name, function, argument)
+            return super().submit(name, function, argument, urgent)
 
     (record,) = tile_slides([slide], tmp_path / "out", TilingOptions(), Replaced())
     assert record["status"] == "failed"

@@ -12,7 +12,8 @@ import pytest
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.interop.geojson import export_geojson, read_geojson
 from wsiseg.interop.quip import QuipSlide, export_quip, read_quip
-from wsiseg.results.nuclei import NucleiWriter, read_nuclei
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.testing.conformance import interop as suite
 
 SLIDE = QuipSlide("s.svs", 5000, 4500, 0.25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from wsiseg.core.geometry import Box, Scale
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.typed import as_plain, as_typed
 from wsiseg.errors import UsageError
-from wsiseg.qc import check
 from wsiseg.qc.agreement import FEATURES, REASONS, Constants, Limits, calibrate, measure_patch, reason, sharpness
 from wsiseg.qc.check import assess_patches, calibrate_slide
 from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import place_patches, plan_patches, sample_patches
 from wsiseg.qc.rubric import GRADES, NOT_ASSESSED, Rubric, clopper_pearson, expected_grade, grade_of
-from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.record import GradeRecord, Tiles
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import Truth, write_slide
@@ -426,10 +427,11 @@ def drawn_slide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Slide, Truth]
     return open_slide(path), truth
 
 
-def nuclei_file(path: Path, nuclei: Nuclei) -> Path:
+def in_file(path: Path, nuclei: Nuclei) -> Callable[[Box], Nuclei]:
+    """What reads the nuclei in a box from a file of them."""
     with NucleiWriter(path, {"slide": "drawn.svs"}, {}) as writer:
         writer.write(Nuclei(nuclei.vertices, nuclei.offsets))
-    return path
+    return partial(read_nuclei, path)
 
 
 def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
@@ -440,13 +442,13 @@ def test_the_truth_of_a_drawn_slide_is_good_and_damage_is_worse(
     patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     constants = calibrate_slide(slide, patches)
     nuclei = truth.nuclei
-    good = assess_patches(slide, patches, nuclei_file(tmp_path / "g.parquet", nuclei), tissue, constants)
+    good = assess_patches(slide, patches, in_file(tmp_path / "g.parquet", nuclei), tissue, constants)
     assert len(good["bad"]) == len(patches) == 6
     assert not good["bad"].any(), good["reason"]
-    moved = nuclei_file(tmp_path / "m.parquet", nuclei.translate(14, 14))
+    moved = in_file(tmp_path / "m.parquet", nuclei.translate(14, 14))
     beside = assess_patches(slide, patches, moved, tissue, constants)
     assert (np.asarray(beside["p_bad"], float) > np.asarray(good["p_bad"], float)).all()
-    none = nuclei_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
+    none = in_file(tmp_path / "n.parquet", nuclei.take(np.array([], dtype=np.int64)))
     nothing = assess_patches(slide, patches, none, tissue, constants)
     assert set(nothing["reason"]) == {"uncovered"}
     assert nothing["bad"].all()
@@ -458,33 +460,29 @@ def test_pieces_give_what_the_whole_gives(drawn_slide: tuple[Slide, Truth], tmp_
     tissue = find_tissue(slide)
     patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     constants = calibrate_slide(slide, patches)
-    path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
-    whole = assess_patches(slide, patches, path, tissue, constants)
-    parts = [assess_patches(slide, patches, path, tissue, constants, part) for part in ([4, 5], [0], [3, 1, 2])]
+    there = in_file(tmp_path / "g.parquet", truth.nuclei)
+    whole = assess_patches(slide, patches, there, tissue, constants)
+    parts = [assess_patches(slide, patches, there, tissue, constants, part) for part in ([4, 5], [0], [3, 1, 2])]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
     order = np.argsort(joined["index"])
     for name, column in whole.items():
         np.testing.assert_array_equal(joined[name][order], column, err_msg=name)
-    empty = assess_patches(slide, patches, path, tissue, constants, [])
+    empty = assess_patches(slide, patches, there, tissue, constants, [])
     assert {name: column.shape for name, column in empty.items()} == dict.fromkeys(whole, (0,))
 
 
-def test_nuclei_are_read_once_for_patches_side_by_side(
-    drawn_slide: tuple[Slide, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nuclei_are_read_once_for_patches_side_by_side(drawn_slide: tuple[Slide, Truth], tmp_path: Path) -> None:
     slide, truth = drawn_slide
     tissue = find_tissue(slide)
     patches = plan_patches(slide.width, slide.height, 0.5, tissue)
-    read = check.read_nuclei
+    read = in_file(tmp_path / "g.parquet", truth.nuclei)
     boxes = []
 
-    def counted(path: Path, box: Box) -> Nuclei:
+    def counted(box: Box) -> Nuclei:
         boxes.append(box)
-        return read(path, box)
+        return read(box)
 
-    monkeypatch.setattr(check, "read_nuclei", counted)
-    path = nuclei_file(tmp_path / "g.parquet", truth.nuclei)
-    assess_patches(slide, patches, path, tissue, calibrate_slide(slide, patches))
+    assess_patches(slide, patches, counted, tissue, calibrate_slide(slide, patches))
     assert boxes == [Box(0.0, 0.0, 1536.0, 1024.0)]
 
 
@@ -494,7 +492,7 @@ def test_a_region_of_interest_is_judged_by_what_is_in_it(drawn_slide: tuple[Slid
     patches = plan_patches(slide.width, slide.height, 0.5, tissue)
     kept = truth.nuclei.take(tissue.contains(truth.nuclei.centroids()))
     verdicts = assess_patches(
-        slide, patches, nuclei_file(tmp_path / "r.parquet", kept), tissue, calibrate_slide(slide, patches)
+        slide, patches, in_file(tmp_path / "r.parquet", kept), tissue, calibrate_slide(slide, patches)
     )
     assert (patches.tissue < 0.7).any()
     assert not verdicts["bad"].any(), verdicts["reason"]

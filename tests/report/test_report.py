@@ -33,7 +33,7 @@ from wsiseg.report.thumbnail import (
     thumbnail_size,
     write_thumbnail,
 )
-from wsiseg.results.nuclei import NucleiWriter
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.record import ErrorNote, FailedRecord, NotARecord, SegmentedRecord, SlidePlace, parse_record
 
 NASTY = [

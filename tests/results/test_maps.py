@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
 from wsiseg.results import maps
-from wsiseg.results.nuclei import NucleiWriter, read_nuclei
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.slide import open_slide
 
 MPP = 0.25
@@ -39,9 +39,10 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def build(path: Path, parquet: Path, scale: Scale, *, backwards: bool = False, twice: bool = False) -> Path:
-    shards = list(maps.plan_labels(path, parquet, SIZE, scale, MPP))
+    maps.create_labels(path, SIZE, scale, MPP)
+    shards = list(maps.shard_windows(SIZE, [Window(0, 0, *SIZE)]))
     for shard in [*(reversed(shards) if backwards else shards), *(shards if twice else [])]:
-        maps.write_label_shard(pickle.loads(pickle.dumps(shard)))
+        maps.write_label_shard(path, shard, scale, read_nuclei(parquet, scale.box(shard)))
     maps.write_label_levels(path)
     return path
 
@@ -106,14 +107,27 @@ def test_planning_again_removes_what_was_there(parquet: Path, tmp_path: Path) ->
     assert set(np.unique(labels)) == {0, 1, 2, 3}
 
 
-def test_shards_without_nuclei_are_neither_planned_nor_stored(tmp_path: Path) -> None:
+def test_shards_of_areas() -> None:
+    first, second = Window(0, 0, 4096, 1300), Window(4096, 0, 904, 1300)
+    assert maps.shard_windows(SIZE, []) == ()
+    assert maps.shard_windows(SIZE, [Window(-9, -9, 10, 10)]) == (first,)
+    assert maps.shard_windows(SIZE, [Window(-9, -9, 9, 10), Window(5000, 10, 5, 5), Window(0, 1300, 9, 9)]) == ()
+    assert maps.shard_windows(SIZE, [Window(4096, 0, 1, 1)]) == (second,)
+    assert maps.shard_windows(SIZE, [Window(4095, 5, 2, 2)]) == (first, second)
+    assert maps.shard_windows(SIZE, [Window(0, 0, 4096, 9000)]) == (first,)
+
+
+def test_shards_without_nuclei_are_not_stored(tmp_path: Path) -> None:
     parquet = tmp_path / "n.parquet"
     with NucleiWriter(parquet, {}, {}) as writer:
         writer.write(discs(count=20, span=(4200, 4900)))
     path = tmp_path / "maps.zarr"
-    shards = maps.plan_labels(path, parquet, SIZE, Scale(2.0), MPP)
-    assert [shard.window for shard in shards] == [Window(4096, 0, 904, 1300)]
-    summary = maps.write_label_shard(shards[0])
+    maps.create_labels(path, SIZE, Scale(2.0), MPP)
+    nothing, summary = (
+        maps.write_label_shard(path, shard, Scale(2.0), read_nuclei(parquet, Scale(2.0).box(shard)))
+        for shard in maps.shard_windows(SIZE, [Window(0, 0, *SIZE)])
+    )
+    assert (nothing.nuclei, nothing.covered_px) == (0, 0)
     assert summary.nuclei == 20
     labels = np.asarray(zarr.open_array(str(path / "labels/nuclei/0"), mode="r")[:])
     assert summary.covered_px == np.count_nonzero(labels) > 0

@@ -21,7 +21,6 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import EnvironmentFault, UsageError
 from wsiseg.results.nuclei import (
     ATTRIBUTES,
-    NucleiWriter,
     count_nuclei,
     from_wkb,
     iter_nuclei,
@@ -30,6 +29,7 @@ from wsiseg.results.nuclei import (
     read_row_groups_bounds,
     to_wkb,
 )
+from wsiseg.results.nucleiwriter import NucleiWriter
 
 METADATA = {"slide": "a.svs", "mpp": 0.25, "downsample": 2.0}
 

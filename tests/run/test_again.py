@@ -77,11 +77,11 @@ class Watched(SerialExecutor):
         super().__init__()
         self.task, self.action, self.done = task, action, False
 
-    def submit(self, name: str, function: Any, argument: Any) -> Any:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Any:
         if name == self.task and not self.done:
             self.done = True
             self.action()
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
 
 
 def stop() -> None:
@@ -363,11 +363,11 @@ def test_a_work_folder_that_vanishes_with_a_worker_costs_its_slide_alone(slide: 
     shutil.copy(slide, second)
 
     class Dying(SerialExecutor):
-        def submit(self, name: str, function: Any, argument: Any) -> Any:
+        def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Any:
             if name == "segment-batch" and argument.work.path.parent.name == "s":
                 shutil.rmtree(out / ".work" / "s", ignore_errors=True)
-                return super().submit(name, die, argument)
-            return super().submit(name, function, argument)
+                return super().submit(name, die, argument, urgent)
+            return super().submit(name, function, argument, urgent)
 
     result, _ = run([slide, second], out, Dying())
     assert [entry.status for entry in result.records] == ["failed", "complete"]

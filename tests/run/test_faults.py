@@ -245,10 +245,10 @@ def test_a_second_run_on_the_same_output_is_refused(small: Path, tmp_path: Path,
 
 def test_what_a_killed_process_left_is_not_published(small: Path, clean: Path, tmp_path: Path) -> None:
     class Killed(SerialExecutor):
-        def submit(self, name: str, function: Any, argument: Any) -> object:
+        def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> object:
             if name == "grade-patches":
                 raise KeyboardInterrupt
-            return super().submit(name, function, argument)
+            return super().submit(name, function, argument, urgent)
 
     with pytest.raises(KeyboardInterrupt):
         run([small], tmp_path, Killed())
@@ -281,10 +281,10 @@ class Meddler(SerialExecutor):
         super().__init__()
         self.task, self.action = task, action
 
-    def submit(self, name: str, function: Any, argument: Any) -> object:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> object:
         if name == self.task:
             self.action()
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
 
 
 @pytest.mark.parametrize("task", ["segment-batch", "stitch-slide", "publish-slide"])
@@ -437,14 +437,14 @@ def test_a_fault_of_the_program_costs_its_slide_alone(
 ) -> None:
     other = tmp_path / "other.svs"
     shutil.copy(small, other)
-    stitch = steps.stitch_slide
+    stitch = steps.stitch_row
 
     def faulty(job: Any) -> Any:
         if "other" in str(job.work.path):
             raise ZeroDivisionError("a bug")
         return stitch(job)
 
-    monkeypatch.setattr(steps, "stitch_slide", faulty)
+    monkeypatch.setattr(steps, "stitch_row", faulty)
     code, message = command(other, small, "-o", tmp_path / "out")
     assert code == 3
     assert "other: FAILED: ZeroDivisionError: a bug" in message
@@ -523,7 +523,7 @@ class Waiting(SerialExecutor):
         self.queue: dict[Future[Any], tuple[str, Callable[[Any], Any], Any]] = {}
         self.most = 0
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         task: Future[Any] = Future()
         self.queue[task] = (name, function, argument)
         self.most = max(self.most, len(self.queue))

@@ -26,12 +26,14 @@ from wsiseg.interop.quip import HEADER
 from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
-from wsiseg.results.nuclei import NucleiWriter, read_nuclei
+from wsiseg.results.nuclei import read_nuclei
+from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.stages import Stitched
 from wsiseg.run.events import Event, Note, Unchanged
 from wsiseg.run.outcome import CohortResult
 from wsiseg.run.pipeline import import_outlines
 from wsiseg.run.schedule import SerialExecutor
+from wsiseg.stitch.stage import plan_stitching, stitch_row
 from wsiseg.testing import write_slide
 from wsiseg.testing.runs import StopsAfter, nothing_temporary, run, same_results
 
@@ -66,6 +68,8 @@ def joined(source: Path, slide: Path, out: Path, **options: Any) -> tuple[Nuclei
     for block in plan_artefacts(WorkJob(planned.work)):
         find_block(block)
     join_blocks(WorkJob(planned.work))
+    for row in plan_stitching(WorkJob(planned.work)):
+        stitch_row(row)
     stitched = importing.join_outlines(WorkJob(planned.work))
     return read_nuclei(planned.work.result / "nuclei.parquet"), stitched
 
@@ -172,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     (source, out), (slide, _) = imported, drawn
     with pytest.raises(KeyboardInterrupt):
-        bring(source, slide, tmp_path / "out", StopsAfter(3))  # planned, sorted, measured
+        bring(source, slide, tmp_path / "out", StopsAfter(4))  # planned, sorted, stitching planned, measured
     done, _ = bring(source, slide, tmp_path / "out")
     assert done.tiles_computed == 0
     same_results(out / "s", tmp_path / "out" / "s")

@@ -116,12 +116,12 @@ class Dies(SerialExecutor):
         super().__init__()
         self.names, self.until_alone, self.tried = names, until_alone, []
 
-    def submit(self, name: str, function: Any, argument: Any) -> Any:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Any:
         if name in self.names and not getattr(argument, "lost", False):
             self.tried.append((name, argument))
             if not argument.alone or not self.until_alone:
-                return super().submit(name, _die, argument)
-        return super().submit(name, function, argument)
+                return super().submit(name, _die, argument, urgent)
+        return super().submit(name, function, argument, urgent)
 
 
 def _die(argument: Any) -> None:
@@ -198,7 +198,7 @@ def test_what_is_tried_instead_of_a_job(tmp_path: Path) -> None:
         ((3, 4), True, False),
         *[((tile,), True, lost) for tile in (3, 4) for lost in (False, True)],
     ]
-    patches = [job.indices for job in tried(BlockJob(work, "verdicts", "0", (7, 8)))]
+    patches = [job.indices for job in tried(BlockJob(work, "verdicts", "0", (7, 8), 9.0))]
     assert patches == [(7, 8)] * 2 + [(7,)] * 2 + [(8,)] * 2
     stage = isolated("x", _die, [WorkJob(work)])
     assert stage.retry is not None
@@ -238,11 +238,11 @@ class Killed(SerialExecutor):
         super().__init__()
         self.name, self.count, self.names = name, count, []
 
-    def submit(self, name: str, function: Any, argument: Any) -> Any:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Any:
         self.names.append(name)
         if self.names.count(self.name) == self.count:
             raise KeyboardInterrupt
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
 
 
 def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     monkeypatch.setattr("wsiseg.qc.patches._BLOCK_PATCHES", 1)
     path = tmp_path / "s.svs"
     write_slide(path, width=1536, height=768, layout="dense", seam_px=512, seed=4)
-    stopped = [Killed("label-map", 2), Killed("grade-patches", 1)]
+    stopped = [Killed("label-map", 2), Killed("grade-patches", 3)]
     for killed in stopped:
         with pytest.raises(KeyboardInterrupt):
             run(path, tmp_path / "out", killed)
@@ -263,12 +263,14 @@ def test_a_stopped_run_draws_and_judges_only_what_is_left(tmp_path: Path, monkey
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wsiseg.results.folder.SlideFolder.clean", lambda self: None)
         record = run(path, tmp_path / "out", rest)
-    assert rest.names.count("segment-batch") == 0
     undisturbed = Killed("", -1)
     whole = run(path, tmp_path / "whole", undisturbed)
     for name in ("label-map", "grade-patches"):
         begun = [executor.names.count(name) for executor in (*stopped, rest)]
         assert sum(begun) == undisturbed.names.count(name) + 1, begun  # the killed one twice
+    for name in ("segment-batch", "stitch-row", "ask-opinions"):
+        begun = [executor.names.count(name) for executor in (*stopped, rest)]
+        assert sum(begun) == undisturbed.names.count(name), begun
     assert [block.stat().st_mtime_ns for block in blocks] == stamps
     timings = record["timings_s"]
     names = [
@@ -305,11 +307,11 @@ def test_a_damaged_verdict_is_given_again(slide: Path, tmp_path: Path) -> None:
 class DiesAfterwards(SerialExecutor):
     """The worker that publishes dies once it has published, before anybody hears of it."""
 
-    def submit(self, name: str, function: Any, argument: Any) -> Any:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Any:
         if name == "publish-slide" and function is publish_slide:
             function(argument)
-            return super().submit(name, _die, argument)
-        return super().submit(name, function, argument)
+            return super().submit(name, _die, argument, urgent)
+        return super().submit(name, function, argument, urgent)
 
 
 def test_a_death_after_the_last_rename_is_no_failure(slide: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import wsiseg.results.plan as plan
+from wsiseg.run.schedule import SerialExecutor
 from wsiseg.testing import write_slide
 from wsiseg.testing.runs import ShuffledExecutor, nothing_temporary, run, same_results
 
@@ -64,7 +65,18 @@ def test_the_order_in_which_tasks_end_changes_nothing(slide: Path, clean: Path, 
     assert executor.most > 2
     names = [name for name, _ in executor.calls]
     assert names.index("take-overview") < max(n for n, name in enumerate(names) if name == "segment-batch")
-    assert names.index("draw-thumbnail") < max(n for n, name in enumerate(names) if name == "grade-patches")
+    assert names.index("label-map") < max(n for n, name in enumerate(names) if name == "grade-patches")
+
+
+def test_what_is_made_of_nuclei_begins_as_soon_as_they_are_there(tmp_path: Path) -> None:
+    write_slide(tmp_path / "s.svs", width=512, height=2560, layout="dense", seed=4)
+    names: list[str] = []
+    assert run([tmp_path / "s.svs"], tmp_path / "out", _Serial(names), tile=128)[0].exit_code == 0
+    tiled = max(n for n, name in enumerate(names) if name == "segment-batch")
+    for name in ("stitch-row", "label-map", "grade-patches"):
+        assert names.index(name) < tiled, name
+    assert names.count("stitch-row") == 10
+    assert names[tiled:].count("stitch-row") == 1
 
 
 def test_kills_among_the_stages_and_resumptions(slide: Path, clean: Path, tmp_path: Path) -> None:
@@ -108,6 +120,18 @@ class _Watching(ShuffledExecutor):
         super().__init__()
         self.watch = watch
 
-    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Future[Any]:
         self.watch(name)
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
+
+
+class _Serial(SerialExecutor):
+    """Notes the name of each task."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Future[Any]:
+        self.names.append(name)
+        return super().submit(name, function, argument, urgent)

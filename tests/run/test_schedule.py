@@ -49,6 +49,57 @@ def test_what_is_told_as_it_comes_is_not_kept() -> None:
     assert sorted(heard) == [(t, t * t) for t in range(50)]
 
 
+@given(st.integers(0, 1000))
+def test_what_is_not_ready_waits_for_the_steps_beside_it(seed: int) -> None:
+    done: set[int] = set()
+    begun: list[tuple[int, int]] = []
+
+    def tiles() -> Steps:
+        yield Stage("tile", lambda t: t, range(20), on_result=lambda t, _: done.add(t))
+
+    def row(last: int) -> int:
+        begun.append((last, len(done)))
+        return last
+
+    def rows() -> Steps:
+        return (yield Stage("row", row, [4, 9, 19], ready=lambda last: done.issuperset(range(last + 1))))
+
+    def both() -> Steps:
+        return (yield Fork([tiles(), rows()]))
+
+    executor = ShuffledExecutor(seed)
+    tiled, stitched = dict(run_stages(executor, [both()]))[0]
+    assert (tiled, sorted(stitched)) == (None, [4, 9, 19])
+    assert all(there > last for last, there in begun)
+    assert executor.most == executor.window
+
+
+def test_what_will_never_be_ready_is_no_silence() -> None:
+    def steps() -> Steps:
+        yield Fork([slide(0, 2), iter_of(Stage("late", abs, [1], ready=lambda _: False))])
+
+    def iter_of(stage: Stage) -> Steps:
+        yield stage
+
+    with pytest.raises(RuntimeError, match=r"nothing is left to wait for: \[\['late'\]\]"):
+        dict(run_stages(ShuffledExecutor(1), [steps()]))
+
+
+def test_steps_that_fail_do_not_leave_others_waiting() -> None:
+    def fails() -> Steps:
+        yield Stage("tile", lambda t: 1 // t, [0])
+
+    def waits() -> Steps:
+        yield Stage("row", abs, [1], ready=lambda _: False)
+
+    def both() -> Steps:
+        with pytest.raises(ZeroDivisionError):
+            yield Fork([fails(), waits()])
+        return "ended"
+
+    assert dict(run_stages(ShuffledExecutor(1), [both()])) == {0: "ended"}
+
+
 def test_an_error_reaches_its_slide_alone_after_its_other_tasks() -> None:
     done: list[int] = []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from wsiseg.core.grid import TileGrid
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import EnvironmentFault
 from wsiseg.models.classical import ClassicalSegmenter
+from wsiseg.results.nucleiwriter import Grown, NucleiFormat
 from wsiseg.results.partfile import read_part, read_part_summary, write_part
 from wsiseg.results.record import Seams
 from wsiseg.slide import open_slide
 from wsiseg.stitch import stream
 from wsiseg.stitch.audit import Tally
 from wsiseg.stitch.conflicts import resolve_seam
-from wsiseg.stitch.stream import stitch
+from wsiseg.stitch.saved import Saved, load, save
+from wsiseg.stitch.stream import Stitching, stitch, stitch_rows
 from wsiseg.testing import Truth
 from wsiseg.tiles.candidates import select_candidates
 
@@ -75,6 +79,30 @@ def run(
         audit,
         [len(group) for group in groups],
     )
+
+
+def run_in_pieces(
+    tiles: dict[int, Nuclei], grid: TileGrid, batches: list[list[int]], cuts: list[int], file: Path
+) -> tuple[list[Nuclei], Seams]:
+    """As :func:`run`, interrupted before these batches; what is known goes through a file each time."""
+    parts = [Nuclei.concatenate([tiles[t] for t in batch]) for batch in batches]
+    ranges = [(batch[0], batch[-1]) for batch in batches]
+    groups: list[Nuclei] = []
+    saved = Saved(Stitching.begin(grid, Scale(1.0), BAND), Grown.nothing(NucleiFormat({}, {})))
+    for end in [*cuts, len(batches)]:
+        first = saved.stitching.parts
+        stitching = stitch_rows(
+            saved.stitching,
+            lambda i, first=first: parts[first + i],  # type: ignore[misc]
+            ranges[first:end],
+            ranges[end][0] if end < len(ranges) else None,
+            groups.append,
+            row_group=100,
+        )
+        save(file, dataclasses.replace(saved, stitching=stitching, rows=saved.rows + 1))
+        saved = load(file, grid, Scale(1.0), BAND)
+    assert saved.rows == len(cuts) + 1
+    return groups, saved.stitching.tally.audit()
 
 
 def each(grid: TileGrid) -> list[list[int]]:
@@ -328,6 +356,28 @@ def test_stream_equals_one_shot_even_where_conflicts_chain_across_rows(seed: int
     assert 0 < len(expected) < count
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), tile=st.sampled_from([128, 256]), data=st.data())
+def test_where_the_stream_is_interrupted_changes_nothing(seed: int, tile: int, data: st.DataObject) -> None:
+    grid = TileGrid(700, 900, tile, 64)
+    tiles = predictions(tessellation(700, 900, seed), grid, seed)
+    ends = sorted(data.draw(st.sets(st.integers(1, len(grid) - 1), max_size=len(grid) - 1)))
+    batches = [list(range(a, b)) for a, b in itertools.pairwise([0, *ends, len(grid)])]
+    cuts = (
+        sorted(data.draw(st.sets(st.integers(1, len(batches)), max_size=len(batches)))) if len(batches) > 1 else []
+    )
+    cuts = [cut for cut in cuts if cut < len(batches)]
+    whole, audit, sizes = run(tiles, grid, batches, scale=1.0, row_group=100)
+    with tempfile.TemporaryDirectory() as folder:
+        groups, pieced = run_in_pieces(tiles, grid, batches, cuts, Path(folder, "s.npz"))
+    assert [len(group) for group in groups] == sizes
+    result = Nuclei.concatenate(groups)
+    np.testing.assert_array_equal(result.vertices, whole.vertices)
+    for name, column in whole.columns.items():
+        np.testing.assert_array_equal(result.columns[name], column, err_msg=name)
+    assert pieced == audit
+
+
 def _rows(nuclei: Nuclei) -> list[tuple[float, ...]]:
     table = np.column_stack([nuclei.columns["tile"], nuclei.bounds(), nuclei.columns["score"]])
     return sorted(map(tuple, table.tolist()))
@@ -338,9 +388,9 @@ def test_memory_is_bounded_by_rows_of_tiles(monkeypatch: pytest.MonkeyPatch) -> 
     grid = TileGrid(300, 3000, 100, 40)
     tiles = predictions(truth, grid, 1)
     sizes = []
-    settle = stream._Pending.settle
+    settle = stream.Pending.settle
     monkeypatch.setattr(
-        stream._Pending,
+        stream.Pending,
         "settle",
         lambda self, *rest: (sizes.append(len(self.candidates)), settle(self, *rest))[1],
     )

@@ -123,11 +123,11 @@ class Stopping(SerialExecutor):
         super().__init__()
         self.left = after
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
 
 
 def test_a_stopped_run_goes_on_where_it_was(made: Path, textures: Path, tmp_path: Path) -> None:

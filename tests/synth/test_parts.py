@@ -193,10 +193,10 @@ def test_a_composition_is_a_dataset_and_the_same_bytes_by_two_workers(
 
 def test_a_stopped_composition_goes_on_and_another_seed_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
     class Stopping(SerialExecutor):
-        def submit(self, name, function, argument):
+        def submit(self, name, function, argument, urgent=False):
             if argument.block:
                 raise KeyboardInterrupt
-            return super().submit(name, function, argument)
+            return super().submit(name, function, argument, urgent)
 
     tables, used = (
         read_synth_recipe("ellipses-layered", ["side=64", f"count={BLOCK + 2}"])[0],

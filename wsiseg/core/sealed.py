@@ -17,6 +17,7 @@ from wsiseg.errors import DamagedFile
 
 _CHECKED_BYTES = 64 << 20
 """A finished file up to this size is read to see that it is intact; of a larger one the size alone must agree."""
+_BLOCK_BYTES = 4 << 20
 _SEAL = struct.Struct("<4sI")
 _SEAL_MARK = b"WSC1"
 SEAL_BYTES = _SEAL.size
@@ -33,11 +34,27 @@ class FileNote(TypedDict):
 
 def describe_file(path: Path) -> FileNote:
     """A file's ``bytes`` and ``crc32c``."""
+    size, value = _checksum(path)
+    return {"bytes": size, "crc32c": f"{value:08x}"}
+
+
+def begins_with(path: Path, size: int, crc32c: int) -> bool:
+    """Whether a file still begins with so many bytes of this checksum; many are judged by their number alone."""
+    try:
+        if path.stat().st_size < size:
+            return False
+        return size > _CHECKED_BYTES or _checksum(path, size) == (size, crc32c)
+    except OSError:
+        return False
+
+
+def _checksum(path: Path, most: int | None = None) -> tuple[int, int]:
+    """How many bytes a file has, or ``most`` of them, and their checksum."""
     value, size = 0, 0
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 22), b""):
+        while block := file.read(_BLOCK_BYTES if most is None else min(_BLOCK_BYTES, most - size)):
             value, size = google_crc32c.extend(value, block), size + len(block)
-    return {"bytes": size, "crc32c": f"{value:08x}"}
+    return size, value
 
 
 def is_intact(path: Path, noted: FileNote) -> bool:

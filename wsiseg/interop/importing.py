@@ -41,7 +41,7 @@ from wsiseg.results.reuse import Planned, Wanted, reuse_or_plan
 from wsiseg.results.stages import Stitched
 from wsiseg.slide import Slide, open_slide
 from wsiseg.stitch.cuts import NO_SEAMS, CutLines, audit_cuts, edge_contrast
-from wsiseg.stitch.stage import join_parts
+from wsiseg.stitch.stage import complete_nuclei
 from wsiseg.tiles.batch import empty_candidates
 from wsiseg.tiles.candidates import BAND_UM
 from wsiseg.tiles.measure import measure
@@ -273,7 +273,7 @@ def measure_outlines(job: MeasureJob) -> BatchSummary:
 
 
 def join_outlines(job: WorkJob) -> Stitched:
-    """Join the parts into ``nuclei.parquet``, audit them along the lines of whoever made them, and sum up."""
+    """Complete ``nuclei.parquet``, audit it along the lines of whoever made them, and sum up."""
     work = job.work
 
     def amend(plan: SlidePlan, stitched: Stitched) -> Stitched:
@@ -293,7 +293,7 @@ def join_outlines(job: WorkJob) -> Stitched:
             notes=(*placing_notes(found.counts, found.passed), *alignment_notes(contrast)),
         )
 
-    return join_parts(work, amend)
+    return complete_nuclei(work, amend)
 
 
 def _specify(

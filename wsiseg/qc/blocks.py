@@ -53,13 +53,15 @@ class BlockJob:
     """Patches that something is found out about, by their numbers.
 
     ``folder``: where in the work folder it is kept. ``name`` tells the tasks of a slide apart. ``opinion``: who
-    gives second opinions. ``alone``: a worker died of the block. ``lost``: its patches are given up.
+    gives second opinions. ``bottom``: the lower edge of the lowest patch, in level-0 pixels. ``alone``: a worker
+    died of the block. ``lost``: its patches are given up.
     """
 
     work: WorkFolder
     folder: str
     name: str
     indices: tuple[int, ...]
+    bottom: float
     opinion: ModelChoice | None = None
     alone: bool = False
     lost: bool = False
@@ -179,8 +181,12 @@ def seconds_of(tables: Sequence[pa.Table]) -> float:
 
 def _blocks(work: WorkFolder, folder: str, opinion: ModelChoice | None = None) -> list[BlockJob]:
     """The patches in square blocks."""
-    blocks = chosen_patches(work).blocks()
-    return [BlockJob(work, folder, f"{n:06d}", tuple(block.tolist()), opinion) for n, block in enumerate(blocks)]
+    patches = chosen_patches(work)
+    bottoms = patches.y + patches.height
+    return [
+        BlockJob(work, folder, f"{n:06d}", tuple(block.tolist()), float(bottoms[block].max()), opinion)
+        for n, block in enumerate(patches.blocks())
+    ]
 
 
 def _present(work: WorkFolder, folder: str) -> frozenset[str]:

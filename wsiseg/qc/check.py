@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,8 @@ from wsiseg.qc.judge import JUDGEMENT, load_judge
 from wsiseg.qc.opinion import KINDS, OPINION, Opinion, compare, look_again
 from wsiseg.qc.patches import Patches
 from wsiseg.qc.rubric import BAD
-from wsiseg.results.nuclei import read_nuclei
 
 if TYPE_CHECKING:
-    import os
-
     from wsiseg.slide import Slide
     from wsiseg.tissue import Tissue
 
@@ -53,7 +50,7 @@ class _View:
 def assess_patches(
     slide: Slide,
     patches: Patches,
-    nuclei_path: str | os.PathLike[str],
+    nuclei_in: Callable[[Box], Nuclei],
     tissue: Tissue,
     constants: Constants,
     indices: Sequence[int] | npt.NDArray[np.integer] | None = None,
@@ -68,8 +65,8 @@ def assess_patches(
     ----------
     slide : Slide
     patches : Patches
-    nuclei_path : path
-        GeoParquet file of the slide's nuclei in level-0 coordinates.
+    nuclei_in : callable
+        The slide's nuclei whose bounds overlap a box, in level-0 coordinates.
     tissue : Tissue
         What the slide was segmented with; outside its mask and region nothing is expected.
     constants : Constants
@@ -92,7 +89,7 @@ def assess_patches(
     for block in patches.blocks(chosen):
         # Once for its patches: each row group that any of them touches is decoded whole.
         around = _around([patches.box(i) for i in block.tolist()])
-        nuclei = read_nuclei(nuclei_path, around)
+        nuclei = nuclei_in(around)
         near = [area for area in lost if area.intersects(around)]
         for i in block.tolist():
             measured[i] = _measure(slide, patches, i, nuclei, tissue, constants, limits, near, given.get(i))

@@ -1,4 +1,4 @@
-"""The tasks that judge a slide's patches block by block, once there are nuclei and opinions.
+"""The tasks that judge a slide's patches block by block, once there are opinions and, around them, nuclei.
 
 They read and write the slide's work folder and may run twice.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,10 @@ from wsiseg.qc.judge import load_judge
 from wsiseg.qc.opinions import asking_seconds, opinions_on
 from wsiseg.qc.patches import Patches
 from wsiseg.results.folder import WorkFolder
+from wsiseg.results.found import read_found, read_lost
 from wsiseg.results.plan import PLAN, SlidePlan
 from wsiseg.results.planned import open_planned, read_planned
-from wsiseg.results.stages import GRADING, PATCHES, STITCH, Stitched
+from wsiseg.results.stages import GRADING, PATCHES
 from wsiseg.slide.held import Held, identity
 from wsiseg.tissue import Tissue
 
@@ -81,12 +83,12 @@ def assess(job: BlockJob) -> None:
             verdicts = assess_patches(
                 slide,
                 shared.patches,
-                work.result / "nuclei.parquet",
+                partial(read_found, work),
                 shared.tissue,
                 shared.constants,
                 job.indices,
                 opinions=opinions,
-                lost=shared.lost,
+                lost=tuple(Box(*box[:4]) for box in read_lost(work)),
             )
     write_block(job, as_table(verdicts), time.perf_counter() - started)
 
@@ -120,12 +122,11 @@ class _Shared:
     tissue: Tissue
     patches: Patches
     constants: Constants
-    lost: tuple[Box, ...]
 
 
 def _read_shared(work: WorkFolder) -> _Shared:
     try:
-        key = (work, *(identity(work.path / name) for name in (PLAN, f"{STITCH}.json", f"{PATCHES}.json")))
+        key = (work, *(identity(work.path / name) for name in (PLAN, f"{PATCHES}.json")))
     except OSError as error:
         raise SlideError(f"{work.path} was removed during the run. Run the same command again.") from error
     return _SHARED.get(key, lambda: _make_shared(work))
@@ -134,8 +135,7 @@ def _read_shared(work: WorkFolder) -> _Shared:
 def _make_shared(work: WorkFolder) -> _Shared:
     constants = work.require_stage(PATCHES, Chosen).constants
     plan, tissue = read_planned(work)
-    lost = tuple(Box(*box[:4]) for box in work.require_stage(STITCH, Stitched).lost)
-    return _Shared(plan, tissue, chosen_patches(work), constants, lost)
+    return _Shared(plan, tissue, chosen_patches(work), constants)
 
 
 _SHARED: Held[_Shared] = Held(4, 1, lambda shared: 0)

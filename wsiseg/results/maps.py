@@ -45,7 +45,6 @@ from wsiseg.core.geometry import Box, Scale, Window
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.raster import rasterize
 from wsiseg.errors import UsageError
-from wsiseg.results.nuclei import read_nuclei, read_row_groups_bounds
 from wsiseg.version import __version__
 
 CHUNK_PX = 1024
@@ -61,26 +60,6 @@ _COLORS: Mapping[str, Mapping[int, Sequence[int]]] = {
 
 
 @dataclass(frozen=True)
-class LabelShard:
-    """One task: the shard of level 0 at ``window`` (lattice pixels) and what lies above it in levels 1 and 2.
-
-    Attributes
-    ----------
-    maps, nuclei : str
-        Paths of ``maps.zarr`` and ``nuclei.parquet``.
-    downsample : float
-        Of the lattice.
-    window : Window
-        Clipped to the slide.
-    """
-
-    maps: str
-    nuclei: str
-    downsample: float
-    window: Window
-
-
-@dataclass(frozen=True)
 class ShardSummary:
     """What a task wrote: how many nuclei it drew and how many lattice pixels they cover."""
 
@@ -88,19 +67,13 @@ class ShardSummary:
     covered_px: int
 
 
-def plan_labels(
-    path: Path, nuclei_parquet: Path, size: tuple[int, int], scale: Scale, mpp: float
-) -> tuple[LabelShard, ...]:
-    """Make the empty label pyramid and list the tasks that fill it; shards without nuclei have none.
-
-    What an earlier attempt left of the labels is removed.
+def create_labels(path: Path, size: tuple[int, int], scale: Scale, mpp: float) -> None:
+    """Make the empty label pyramid; what an earlier attempt left of the labels is removed.
 
     Parameters
     ----------
     path : Path
         ``maps.zarr``.
-    nuclei_parquet : Path
-        Complete.
     size : (int, int)
         Width and height of the slide in lattice pixels.
     scale : Scale
@@ -120,21 +93,50 @@ def plan_labels(
         group = _label_group(path, "nuclei", depth, scale, mpp, {})
         for level, (h, w) in enumerate(_pyramid_shapes(height, width, depth)):
             _create_array(group, str(level), (h, w), np.dtype(np.int32), _shard_side(level), CHUNK_PX)
-    shards = _shards_with(read_row_groups_bounds(nuclei_parquet), size, scale)
-    return tuple(LabelShard(str(path), str(nuclei_parquet), scale.downsample, window) for window in shards)
 
 
-def write_label_shard(shard: LabelShard) -> ShardSummary:
+def shard_windows(size: tuple[int, int], areas: Iterable[Window]) -> tuple[Window, ...]:
+    """The shards of level 0 that meet any of these areas, by rows and columns, clipped to the slide.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Width and height of the slide in lattice pixels.
+    areas : iterable of Window
+        In lattice pixels; they may reach beyond the slide.
+    """
+    width, height = size
+    columns, rows = -(-width // SHARD_PX), -(-height // SHARD_PX)
+    touched = np.zeros((rows, columns), dtype=bool)
+    whole = Window(0, 0, width, height)
+    for area in areas:
+        inside = area.intersection(whole)
+        if inside.area:
+            rows_met = slice(inside.y // SHARD_PX, (inside.y1 - 1) // SHARD_PX + 1)
+            touched[rows_met, inside.x // SHARD_PX : (inside.x1 - 1) // SHARD_PX + 1] = True
+    found = np.argwhere(touched).tolist()
+    return tuple(Window(c * SHARD_PX, r * SHARD_PX, SHARD_PX, SHARD_PX).intersection(whole) for r, c in found)
+
+
+def write_label_shard(path: Path, window: Window, scale: Scale, nuclei: Nuclei) -> ShardSummary:
     """Draw the nuclei of one shard and write it with its share of levels 1 and 2.
 
     A shard is written whole by its one task, so that tasks may run at the same time, in any order, and again.
+
+    Parameters
+    ----------
+    path : Path
+        ``maps.zarr``.
+    window : Window
+        Of :func:`shard_windows`.
+    scale : Scale
+        The run's lattice.
+    nuclei : Nuclei
+        Those whose bounds meet the window, in level-0 coordinates, with the column ``id``.
     """
-    scale = Scale(shard.downsample)
-    window = shard.window
-    nuclei = read_nuclei(shard.nuclei, scale.box(window), columns=["id"])
     image = draw_labels(nuclei, window, scale)
-    group = zarr.open_group(f"{shard.maps}/labels/nuclei", mode="r+")
-    with environment_faults(Path(shard.maps)):
+    group = zarr.open_group(str(path / "labels" / "nuclei"), mode="r+")
+    with environment_faults(path):
         part = image
         for level in range(min(_SHARDED_LEVELS, _array_count(group))):
             if level:
@@ -250,7 +252,7 @@ def write_overview(
     mpp : float
         Of level 0.
     label_size : (int, int), optional
-        Width and height of the slide in lattice pixels, as :func:`plan_labels` gets them: the image then has as
+        Width and height of the slide in lattice pixels, as :func:`create_labels` gets them: the image then has as
         many levels as the labels will have.
     """
     with environment_faults(path):
@@ -333,21 +335,6 @@ def _depth(path: Path, width: int, height: int) -> int:
 
 def _shard_side(level: int) -> int | None:
     return SHARD_PX >> level if level < _SHARDED_LEVELS - 1 else None
-
-
-def _shards_with(bounds: npt.NDArray[np.float64], size: tuple[int, int], scale: Scale) -> list[Window]:
-    """The shards that a row group's bounds touch, by rows and columns."""
-    width, height = size
-    columns, rows = -(-width // SHARD_PX), -(-height // SHARD_PX)
-    touched = np.zeros((rows, columns), dtype=bool)
-    side = SHARD_PX * scale.downsample
-    for x0, y0, x1, y1 in np.clip(bounds, -side, (max(columns, rows) + 1) * side).tolist():
-        top, bottom = max(0, int(y0 // side)), int(y1 // side) + 1
-        left, right = max(0, int(x0 // side)), int(x1 // side) + 1
-        touched[top:bottom, left:right] = True
-    whole = Window(0, 0, width, height)
-    found = np.argwhere(touched).tolist()
-    return [Window(c * SHARD_PX, r * SHARD_PX, SHARD_PX, SHARD_PX).intersection(whole) for r, c in found]
 
 
 def _root(path: Path) -> zarr.Group:

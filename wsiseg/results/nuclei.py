@@ -1,8 +1,7 @@
-"""Nuclei as GeoParquet 1.1: written as a stream of row groups, read whole, by box, or one row group at a time.
+"""Nuclei in GeoParquet 1.1: read whole, by box, or one row group at a time; written by :mod:`.nucleiwriter`.
 
 The format is GeoParquet [1]_ with a ``bbox`` covering column, so that readers skip row groups by their statistics,
-and ``crs: null`` because the coordinates are pixels. Nothing in the file depends on time, machine or batch order:
-the same nuclei in the same row groups give the same bytes.
+and ``crs: null`` because the coordinates are pixels.
 
 References
 ----------
@@ -16,7 +15,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
-from wsiseg.core.atomic import replacing, sync_folder
 from wsiseg.core.compiled import compiled
-from wsiseg.core.environment import environment_faults
 from wsiseg.core.featurefile import LARGEST_COORDINATE
 from wsiseg.core.geometry import Box, FloatArray
 from wsiseg.core.nuclei import Nuclei
@@ -53,8 +49,7 @@ TYPE, TYPE_PROB = "type", "type_prob"
 ARTEFACT = "artefact"
 FORMAT_VERSION = 1
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in _CORNERS])
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _HEADER = 13  # byte order, geometry type, ring count, vertex count
 _POLYGON = 3
 
@@ -63,136 +58,12 @@ class NotNuclei(ValueError):
     """What in a GeoParquet file is not as nuclei are."""
 
 
-class NucleiWriter:
-    """Writes ``nuclei.parquet`` one row group at a time; the file has its final name only if all went well.
-
-    Use it as a context manager. Memory is that of one row group. An exception inside the ``with`` block removes
-    what was written and leaves an older file of that name untouched.
-
-    Parameters
-    ----------
-    path : path
-        The final name. The temporary file lies in the same folder.
-    metadata : mapping
-        JSON for the file's ``wsiseg`` key, for example slide, mpp and downsample. ``format`` is added.
-    attributes : mapping of str to numpy dtype name
-        The columns to write, in file order. Other columns of the nuclei are left out.
-    types : sequence of str
-        Names of the types of nuclei. The nuclei's columns ``type``, numbers from 0, and ``type_prob`` are then
-        written as well, the types by their names, and the names in order are in the ``wsiseg`` key.
-
-    Raises
-    ------
-    EnvironmentFault
-        The disk is full, read-only or not permitted.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        metadata: Mapping[str, Any],
-        attributes: Mapping[str, str] = ATTRIBUTES,
-        types: Sequence[str] = (),
-    ) -> None:
-        self.path = Path(path)
-        self.count = 0
-        self.counts = np.zeros(len(types), dtype=np.int64)  # by type
-        self._types = list(types)
-        self._metadata = {**metadata, **({"types": self._types} if types else {}), "format": FORMAT_VERSION}
-        typed = {TYPE: "int16", TYPE_PROB: "float32"} if types else {}
-        self._attributes = {name: np.dtype(kind) for name, kind in {**attributes, **typed}.items()}
-        self._schema = _schema(self._attributes, types)
-        self._file = contextlib.ExitStack()
-        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> NucleiWriter:
-        with environment_faults(self.path), contextlib.ExitStack() as file:
-            self._writer = pq.ParquetWriter(
-                file.enter_context(replacing(self.path)),
-                self._schema,
-                compression="zstd",
-                # Coordinates hardly repeat: dictionaries cost time and space. A WKB's minimum says nothing.
-                use_dictionary=[TYPE] if self._types else False,
-                write_statistics=[f"bbox.{name}" for name in _CORNERS] + ["id"],
-            )
-            self._file = file.pop_all()
-        return self
-
-    def write(self, nuclei: Nuclei) -> None:
-        """Append ``nuclei``, in level-0 coordinates, as one row group; ids go on from the last one.
-
-        Raises
-        ------
-        ValueError
-            A declared attribute is missing, or a type has no name.
-        """
-        if self._writer is None:
-            raise ValueError("write to an open NucleiWriter: use it in a with statement")
-        if len(nuclei) == 0:
-            return
-        missing = [name for name in self._attributes if name not in nuclei.columns]
-        if missing:
-            raise ValueError(f"nuclei without the columns {missing}; they have {sorted(nuclei.columns)}")
-        by_type = np.bincount(nuclei.columns[TYPE], minlength=len(self._types)) if self._types else self.counts
-        if len(by_type) > len(self._types):
-            raise ValueError(f"a nucleus has type {len(by_type) - 1}; the names are {self._types}")
-        bounds = nuclei.bounds()
-        table = self._table(nuclei, bounds)
-        with environment_faults(self.path):
-            self._writer.write_table(table, row_group_size=len(nuclei))
-        self.count += len(nuclei)
-        self.counts = self.counts + by_type
-        low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
-        self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        writer, self._writer = self._writer, None
-        assert writer is not None
-        if kind is not None:
-            with contextlib.suppress(OSError):  # a disk that also refuses to close is not the cause
-                writer.close()
-            self._file.__exit__(kind, error, trace)
-            return
-        with self._file, environment_faults(self.path):
-            writer.add_key_value_metadata(
-                {"geo": self._geo(), "wsiseg": json.dumps(self._metadata, sort_keys=True, allow_nan=False)}
-            )
-            writer.close()
-        sync_folder(self.path.parent)
-
-    def _table(self, nuclei: Nuclei, bounds: FloatArray) -> pa.Table:
-        centroids = nuclei.centroids()
-        corners = [pa.array(np.ascontiguousarray(bounds[:, k])) for k in range(4)]
-        columns = [
-            pa.array(np.arange(self.count + 1, self.count + len(nuclei) + 1)),
-            to_wkb(nuclei),
-            pa.StructArray.from_arrays(corners, fields=list(_BBOX)),
-            pa.array(np.ascontiguousarray(centroids[:, 0])),
-            pa.array(np.ascontiguousarray(centroids[:, 1])),
-        ]
-        plain = {name: pa.array(nuclei.columns[name].astype(kind)) for name, kind in self._attributes.items()}
-        if self._types:
-            plain[TYPE] = pa.DictionaryArray.from_arrays(plain[TYPE], pa.array(self._types))
-        columns += plain.values()
-        return pa.Table.from_arrays(columns, schema=self._schema)
-
-    def _geo(self) -> str:
-        geometry: dict[str, Any] = {
-            "encoding": "WKB",
-            "geometry_types": ["Polygon"],
-            "crs": None,
-            "covering": {"bbox": {name: ["bbox", name] for name in _CORNERS}},
-        }
-        if self.count:
-            geometry["bbox"] = self._bounds.tolist()
-        return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}})
-
-
 def read_nuclei(
-    path: str | os.PathLike[str], box: Box | None = None, *, columns: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    box: Box | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    metadata: pq.FileMetaData | None = None,
 ) -> Nuclei:
     """Nuclei of a GeoParquet file, in level-0 coordinates and in file order.
 
@@ -204,13 +75,15 @@ def read_nuclei(
     columns : sequence of str, optional
         The attributes to read, by default all: ``id``, ``x``, ``y`` and those that the file declares. ``type``
         is read as int16, the place among the names under ``types`` in :func:`read_metadata`.
+    metadata : FileMetaData, optional
+        Of a file that still grows (:class:`wsiseg.results.nucleiwriter.Grown`): its own end is not read.
 
     Raises
     ------
     UsageError
         The file is missing or not a GeoParquet file of polygons.
     """
-    with _open(path) as file, _damage_said(path):
+    with _open(path, metadata) as file, _damage_said(path):
         groups = np.arange(file.num_row_groups)
         if box is not None:
             groups = groups[_overlap(_group_bounds(file), box)]
@@ -319,21 +192,13 @@ def from_wkb(array: pa.BinaryArray, columns: Mapping[str, npt.NDArray[np.generic
     return Nuclei(raw.view("<f8").reshape(-1, 2).astype(np.float64, copy=False), offsets, attributes)
 
 
-def _schema(attributes: Mapping[str, np.dtype[Any]], types: Sequence[str]) -> pa.Schema:
-    fields = [("id", pa.int64()), ("geometry", pa.binary()), ("bbox", _BBOX)]
-    fields += [("x", pa.float64()), ("y", pa.float64())]
-    named = {TYPE: pa.dictionary(pa.int16(), pa.string())} if types else {}
-    fields += [(name, named.get(name) or pa.from_numpy_dtype(kind)) for name, kind in attributes.items()]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
-
-
-def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
+def _open(path: str | os.PathLike[str], metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     name = os.fspath(path)
     if not os.path.lexists(path):
         raise UsageError(f"{name}: no such file")
     require_plain_file(path, "The file")
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(path, metadata=metadata, memory_map=True)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{name}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
     if _geometry_name(file) is None:
@@ -399,7 +264,7 @@ def _none(file: pq.ParquetFile, names: Sequence[str]) -> Nuclei:
 def _group_bounds(file: pq.ParquetFile) -> FloatArray:
     paths = [file.metadata.schema.column(k).path for k in range(file.metadata.num_columns)]
     bounds = np.tile([-np.inf, -np.inf, np.inf, np.inf], (file.num_row_groups, 1))
-    for corner, name in enumerate(_CORNERS):
+    for corner, name in enumerate(CORNERS):
         if f"bbox.{name}" not in paths:
             continue
         column = paths.index(f"bbox.{name}")

@@ -65,16 +65,7 @@ class LethalPlaces:
 
 
 @dataclass(frozen=True)
-class PlannedLabels:
-    """``labels``: the shards of the label map that hold nuclei, as (x, y, width, height) on the lattice."""
-
-    downsample: float
-    windows: tuple[tuple[int, int, int, int], ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Timed:
-    """Of a stage whose result lies in files: ``maps``, each shard of the label map, ``artefacts``, each picture."""
+    """Of a stage whose result lies in files: the map of labels (``labels``: empty), its shards, each picture."""
 
     seconds: float

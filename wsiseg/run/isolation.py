@@ -30,9 +30,11 @@ def isolated(
     function: Callable[[Any], Any],
     jobs: Sequence[Job],
     on_result: Callable[[Any, Any], None] | None = None,
+    ready: Callable[[Any], bool] | None = None,
+    urgent: bool = False,
 ) -> Stage:
-    """A stage whose jobs' deaths cost no more than they must."""
-    return Stage(name, function, jobs, on_result, retry=_retry, alone=lambda job: job.alone)
+    """A stage whose jobs' deaths cost no more than they must; the rest is as of any stage."""
+    return Stage(name, function, jobs, on_result, _retry, lambda job: job.alone, ready, urgent)
 
 
 def _retry(job: Job, error: BaseException) -> Sequence[Any] | None:

@@ -28,7 +28,9 @@ class Stage:
     sent no results then: a slide may have a hundred thousand tiles. ``retry`` turns a failed argument and its error
     into new arguments to try instead, or into None where the error is final. What either raises is its slide's
     failure, as a task's error is. ``alone`` tells the arguments that run while nothing else does: what a task's
-    death takes with it is then known to be the task's own doing.
+    death takes with it is then known to be the task's own doing. ``ready`` tells whether an argument's turn has
+    come: until then it and those behind it wait for tasks of the slide's other steps to end. ``urgent`` tasks are
+    what other steps wait for.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Stage:
     on_result: Callable[[Any, Any], None] | None = None
     retry: Callable[[Any, BaseException], Sequence[Any] | None] | None = None
     alone: Callable[[Any], bool] | None = None
+    ready: Callable[[Any], bool] | None = None
+    urgent: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,11 @@ class Executor(Protocol):
     @property
     def dashboard(self) -> str | None: ...
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
-        """Start a task; ``name`` is what the dashboard shows. What the task raises, its future has."""
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
+        """Start a task; ``name`` is what the dashboard shows. What the task raises, its future has.
+
+        An ``urgent`` one goes before others that wait for a slot.
+        """
 
     def wait(self, tasks: Collection[Future[Any]]) -> set[Future[Any]]:
         """Those of ``tasks`` that have ended, at least one.
@@ -123,7 +130,7 @@ class SerialExecutor:
         self.device = device
         self.cores = cores
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         task: Future[Any] = Future()
         try:
             task.set_result(function(argument))
@@ -195,7 +202,9 @@ class _Branch:
 
     @property
     def has_task(self) -> bool:
-        return bool(self.todo) and self.error is None
+        if not self.todo or self.error is not None:
+            return False
+        return self.stage is None or self.stage.ready is None or self.stage.ready(self.todo[0])
 
     @property
     def next_alone(self) -> bool:
@@ -240,6 +249,11 @@ class _Slide:
 
     def with_task(self) -> _Branch | None:
         return next((branch for branch in self.branches if branch.has_task), None)
+
+    @property
+    def waits_for(self) -> list[str]:
+        """Names of the stages whose next task is not ready."""
+        return [branch.stage.name for branch in self.branches if branch.stage is not None and branch.todo]
 
     def had_turn(self, branch: _Branch) -> None:
         self.branches.remove(branch)
@@ -345,11 +359,14 @@ def _drive(
                 alone = True
             argument = branch.todo.popleft()
             assert branch.stage is not None
-            task = executor.submit(branch.stage.name, branch.stage.function, argument)
+            stage = branch.stage
+            task = executor.submit(stage.name, stage.function, argument, stage.urgent)
             owners[task] = (branch, argument)
             branch.in_flight += 1
             slide.had_turn(branch)
         if not owners:
+            if active:
+                raise RuntimeError(f"nothing is left to wait for: {[slide.waits_for for slide in active]}")
             return
         done = executor.wait(owners)
         for task in [task for task in owners if task in done]:

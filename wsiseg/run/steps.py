@@ -42,11 +42,12 @@ from wsiseg.results.record import FailedRecord, SegmentedRecord, SlideRecord
 from wsiseg.results.reuse import Planned
 from wsiseg.run.events import Begun, Listener, Note, SlideEnded, StageStarted, TilesDone, Unchanged
 from wsiseg.run.examples import draw_one_example, plan_examples
+from wsiseg.run.front import Front
 from wsiseg.run.isolation import Job, isolated
 from wsiseg.run.pictures import draw_artefacts, draw_thumbnail, take_overview
 from wsiseg.run.publish import Pace, publish_job, publish_slide, published_record
 from wsiseg.run.schedule import Fork, Stage, Steps
-from wsiseg.stitch.stage import stitch_slide
+from wsiseg.stitch.stage import RowJob, finish_stitching, plan_stitching, stitch_row
 from wsiseg.tiles.batch import Resumed, missing_batches, resume_batches, resume_jobs
 from wsiseg.tiles.outside import OutsideJob, check_outside
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
@@ -61,21 +62,34 @@ class _Telling:
     name: str
     on_event: Listener
 
-    def stage(self, name: str, function: Callable[[Any], Any], jobs: Sequence[Job]) -> Stage:
+    def stage(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        jobs: Sequence[Job],
+        on_result: Callable[[Any, Any], None] | None = None,
+        ready: Callable[[Any], bool] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> Stage:
         self.on_event(StageStarted(self.name, name))
-        return isolated(name, function, jobs)
+        return isolated(name, function, jobs, on_result, ready, urgent)
 
     def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Steps:
         """A stage of one task: what it returns."""
-        (result,) = yield self.stage(name, function, [job])
+        (result,) = yield self.stage(name, function, [job], urgent=True)
         return result
 
     def planned(
-        self, plan: tuple[str, Callable[[Any], Any]], stage: tuple[str, Callable[[Any], Any]], job: Job
+        self,
+        plan: tuple[str, Callable[[Any], Any]],
+        stage: tuple[str, Callable[[Any], Any]],
+        job: Job,
+        ready: Callable[[Any], bool] | None = None,
     ) -> Steps:
         """A stage whose jobs are found by a task, and that task before it."""
         jobs = yield from self.one(*plan, job)
-        yield self.stage(*stage, jobs)
+        yield self.stage(*stage, jobs, ready=ready)
 
 
 @dataclass(frozen=True)
@@ -188,8 +202,8 @@ def _make(
     tiled = yield from making.nuclei(planned, telling, grading)
     yield Fork(
         [
-            _judged(telling, grading),
-            _labels(telling, whole),
+            _looked_at(telling, grading),
+            telling.one("label-pyramid", write_label_pyramid, whole),
             telling.one("draw-thumbnail", draw_thumbnail, whole),
         ]
     )
@@ -207,47 +221,76 @@ class _Tiled:
 
 
 def _segment(planned: Planned, telling: _Telling, grading: GradeJob, choice: ModelChoice, cores: int) -> Steps:
-    """From the plan to ``nuclei.parquet`` by a segmenter."""
-    plan, work = planned.plan, planned.work
+    """From the plan to ``nuclei.parquet`` by a segmenter, and what is made of the nuclei as they come."""
+    plan, work, whole = planned.plan, planned.work, WorkJob(planned.work)
     assert plan is not None
-    choice = named(choice, plan)
+    choice, front = named(choice, plan), Front(plan.tiles)
     stage = ("segment-batch", segment_batch, partial(missing_batches, work, plan, choice, cores))
+    rows = yield from _rows(telling, whole, front)
     tiled, *_ = yield Fork(
         [
-            _tiles(planned, telling, len(plan.tiles), stage),
-            _beside_tiles(telling, grading),
+            _tiles(planned, telling, front, len(plan.tiles), stage),
+            _stitched(telling, whole, front, rows, ("stitch-slide", finish_stitching)),
+            _judged(telling, grading, front),
+            _labels(telling, whole, front),
             telling.one("check-outside", check_outside, OutsideJob(work, choice)),
         ]
     )
     if tiled.failed and len(tiled.failed) == len(plan.tiles):
         planned.folder.clean()
         raise SlideError(f"none of its {len(tiled.failed)} tiles could be computed: {tiled.failed[0][1]}")
-    yield from telling.one("stitch-slide", stitch_slide, WorkJob(work))
     return tiled
 
 
 def _import(planned: Planned, telling: _Telling, grading: GradeJob, segmentation: Segmentation) -> Steps:
-    """From the plan to ``nuclei.parquet`` by what another program has found."""
-    plan, work = planned.plan, planned.work
+    """From the plan to ``nuclei.parquet`` by what another program has found, and what is made of the nuclei."""
+    plan, work, whole = planned.plan, planned.work, WorkJob(planned.work)
     assert plan is not None
     found: Sorted = yield from telling.one("sort-outlines", sort_outlines, SortJob(work, segmentation))
     stage = ("measure-batch", measure_outlines, partial(measure_jobs, work, plan, found))
-    tiles = _tiles(planned, telling, len(found.tiles), stage)
-    tiled, _ = yield Fork([tiles, _beside_tiles(telling, grading)])
-    yield from telling.one("join-outlines", join_outlines, WorkJob(work))
+    front = Front(found.tiles)
+    rows = yield from _rows(telling, whole, front)
+    tiled, *_ = yield Fork(
+        [
+            _tiles(planned, telling, front, len(found.tiles), stage),
+            _stitched(telling, whole, front, rows, ("join-outlines", join_outlines)),
+            _asked(telling, grading),
+        ]
+    )
+    # Another program's outlines may reach beyond all that their tiles read: only the last row completes any place.
+    yield Fork([_judged(telling, grading, front), _labels(telling, whole, front)])
     return tiled
 
 
-def _beside_tiles(telling: _Telling, grading: GradeJob) -> Steps:
-    """What every slide has and no nuclei are needed for."""
-    asking = telling.planned(("plan-opinions", plan_opinions), ("ask-opinions", ask_opinions), grading)
-    yield Fork([_artefacts_drawn(telling, WorkJob(grading.work)), asking])
+def _rows(telling: _Telling, whole: WorkJob, front: Front) -> Generator[Stage | Fork, Any, Sequence[RowJob]]:
+    """The rows of tiles that are to be stitched; what is kept of an earlier stitching's nuclei is theirs."""
+    rows: Sequence[RowJob] = yield from telling.one("plan-stitching", plan_stitching, whole)
+    front.stitches(rows)
+    return rows
 
 
-def _artefacts_drawn(telling: _Telling, whole: WorkJob) -> Steps:
-    """The map of artefacts, and its picture on the overview."""
+def _stitched(
+    telling: _Telling,
+    whole: WorkJob,
+    front: Front,
+    rows: Sequence[RowJob],
+    finish: tuple[str, Callable[[Any], Any]],
+) -> Steps:
+    """The nuclei row by row as their tiles end, once it is known which of them lie on artefacts."""
     yield Fork([_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)])
-    yield from telling.one("draw-artefacts", draw_artefacts, whole)
+    stage = telling.stage("stitch-row", stitch_row, rows, front.stitched, front.has_tiles, urgent=True)
+    yield Fork([telling.one("draw-artefacts", draw_artefacts, whole), _steps(stage)])
+    yield from telling.one(*finish, whole)
+
+
+def _steps(stage: Stage) -> Steps:
+    """A stage as steps of its own."""
+    yield stage
+
+
+def _asked(telling: _Telling, grading: GradeJob) -> Steps:
+    """Second opinions on patches, which take no nuclei."""
+    yield from telling.planned(("plan-opinions", plan_opinions), ("ask-opinions", ask_opinions), grading)
 
 
 def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
@@ -256,9 +299,19 @@ def _artefacts(telling: _Telling, whole: WorkJob) -> Steps:
     yield from telling.one("join-artefacts", join_blocks, whole)
 
 
-def _judged(telling: _Telling, grading: GradeJob) -> Steps:
-    """The verdicts on patches, looks at other scales where they leave a doubt of the slide's own, and examples."""
-    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading)
+def _judged(telling: _Telling, grading: GradeJob, front: Front) -> Steps:
+    """The verdicts on patches, as the nuclei on them come."""
+    yield from _asked(telling, grading)
+    yield from telling.planned(("plan-grading", plan_grading), ("grade-patches", assess), grading, front.has_nuclei)
+
+
+def _labels(telling: _Telling, whole: WorkJob, front: Front) -> Steps:
+    """The shards of the label map, as the nuclei on them come."""
+    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole, front.has_nuclei)
+
+
+def _looked_at(telling: _Telling, grading: GradeJob) -> Steps:
+    """Looks at other scales where verdicts leave a doubt of the slide's own, and examples."""
     yield Fork(
         [
             telling.planned(("plan-looks", plan_looks), ("look-at-scales", look_at_place), grading),
@@ -267,15 +320,10 @@ def _judged(telling: _Telling, grading: GradeJob) -> Steps:
     )
 
 
-def _labels(telling: _Telling, whole: WorkJob) -> Steps:
-    """The label map."""
-    yield from telling.planned(("plan-labels", plan_labels), ("label-map", draw_labels), whole)
-    yield from telling.one("label-pyramid", write_label_pyramid, whole)
-
-
 def _tiles(
     planned: Planned,
     telling: _Telling,
+    front: Front,
     total: int,
     stage: tuple[str, Callable[[Any], BatchSummary], Callable[[set[int]], Sequence[Job]]],
 ) -> Generator[Stage | Fork, Any, _Tiled]:
@@ -292,6 +340,7 @@ def _tiles(
     def ended(summary: BatchSummary, *, computed: bool) -> None:
         nonlocal so_far
         failed.extend(summary.failed)
+        front.computed(summary.tiles)
         so_far = _further(so_far, summary, plan, computed)
         telling.on_event(so_far)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,6 +38,16 @@ class Tally:
     tiles: set[int] = field(default_factory=set)
     touching: IntArray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     straight: IntArray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+
+    def copy(self) -> Tally:
+        """One that counts on by itself."""
+        return replace(
+            self,
+            counts=self.counts.copy(),
+            tiles=set(self.tiles),
+            touching=self.touching.copy(),
+            straight=self.straight.copy(),
+        )
 
     def decisions(self, nuclei: Nuclei, keep: BoolArray) -> None:
         owned = nuclei.columns["owned"].astype(bool)

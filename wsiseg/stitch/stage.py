@@ -1,79 +1,224 @@
-"""The task that stitches: a slide's parts to ``nuclei.parquet``, each nucleus once."""
+"""The tasks that stitch: a slide's parts to ``nuclei.parquet``, each nucleus once, a row of tiles at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from wsiseg.artefacts.kinds import KINDS
 from wsiseg.core.nuclei import Nuclei
-from wsiseg.core.sealed import describe_file, is_intact
+from wsiseg.core.sealed import is_intact
+from wsiseg.errors import DamagedFile, SlideError
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.folder import PICTURES, WorkFolder
-from wsiseg.results.job import WorkJob
-from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES, NucleiWriter
-from wsiseg.results.partfile import BatchSummary, covering_parts, part_summary, read_part
+from wsiseg.results.found import check_found, nuclei_path, show_found
+from wsiseg.results.job import WorkJob, once_alone
+from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES
+from wsiseg.results.nucleiwriter import Grown, NucleiFormat, Stretch, complete
+from wsiseg.results.partfile import check_part, covering_parts, part_summary, read_part
 from wsiseg.results.plan import SlidePlan, require_plan
+from wsiseg.results.planned import read_planned
 from wsiseg.results.record import Tiles
 from wsiseg.results.stages import GRADING, LABELS, MAPS, STITCH, Stitched
-from wsiseg.stitch.stream import stitch
+from wsiseg.stitch.saved import Saved, load, save
+from wsiseg.stitch.stream import Stitching, stitch_rows
+
+_SAVED = "stitching.npz"
 
 
-def stitch_slide(job: WorkJob) -> Stitched:
-    """Join the parts into ``nuclei.parquet``, each nucleus once."""
-    return join_parts(job.work)
+@dataclass(frozen=True)
+class RowJob:
+    """A row of tiles to stitch after those before it, once its tiles are there.
+
+    Attributes
+    ----------
+    work : WorkFolder
+    number : int
+        From 0.
+    last : int
+        The last tile of its last batch.
+    following : int or None
+        The first tile of the next row's; None where this is the last one.
+    alone : bool
+        Whether a worker died of it.
+    """
+
+    work: WorkFolder
+    number: int
+    last: int
+    following: int | None
+    alone: bool = False
+
+    def retries(self) -> Sequence[RowJob]:
+        """See :mod:`wsiseg.run.isolation`."""
+        return once_alone(self)
 
 
-def join_parts(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched] | None = None) -> Stitched:
-    """Join the parts that are there into ``nuclei.parquet``, and note what came of it, as ``amend`` puts it."""
-    finished, result = work.stage(STITCH, Stitched), work.result / "nuclei.parquet"
-    if finished is not None and is_intact(result, finished.file):
+def plan_stitching(job: WorkJob) -> list[RowJob]:
+    """The rows of a slide that are still to be stitched.
+
+    Where nothing intact is left of an earlier stitching, all of them; what that was the ground of is dropped.
+    """
+    work, plan = job.work, require_plan(job.work)
+    if _finished(work) is not None:
+        return []
+    saved = _left_behind(work, plan) or _begin(work, plan)
+    firsts = {plan.grid.position(batch[0])[0]: batch[0] for batch in reversed(plan.batches)}
+    lasts = {plan.grid.position(batch[0])[0]: batch[-1] for batch in plan.batches}
+    following = [*[firsts[row] for row in lasts][1:], None]
+    jobs = [
+        RowJob(work, n, last, first) for n, (last, first) in enumerate(zip(lasts.values(), following, strict=False))
+    ]
+    return jobs[saved.rows :]
+
+
+def stitch_row(job: RowJob) -> float:
+    """Stitch a row of tiles; how far down the slide its nuclei are now all written, in level-0 pixels."""
+    started = time.perf_counter()
+    work = job.work
+    plan, _ = read_planned(work)
+    saved = _load(work, plan)
+    if saved.rows < job.number:
+        raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
+    if saved.rows == job.number:  # else a worker has died of it in the end
+        saved = _further(saved, job, plan, started)
+    _keep(work, saved)
+    return _bottom(saved, job, plan)
+
+
+def finish_stitching(job: WorkJob) -> Stitched:
+    """Complete ``nuclei.parquet`` once all rows are stitched, and note what came of them."""
+    return complete_nuclei(job.work)
+
+
+def complete_nuclei(work: WorkFolder, amend: Callable[[SlidePlan, Stitched], Stitched] | None = None) -> Stitched:
+    """Give ``nuclei.parquet`` its end, and note what came of the parts, as ``amend`` puts it."""
+    finished = _finished(work)
+    if finished is not None:
         return finished
     started = time.perf_counter()
-    plan = require_plan(work)
-    parts = [part for tiles in plan.batches for part in covering_parts(work, tiles)]
-    metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample}
-    artefacts = load_artefacts(work.path / ARTEFACT_MAP)
-    attributes = {**ATTRIBUTES, ARTEFACT: "uint16"}
-
-    def write(nuclei: Nuclei) -> None:
-        writer.write(nuclei.with_columns(artefact=artefacts.at(nuclei.centroids())))
-
-    with (
-        NucleiWriter(result, {**metadata, "artefacts": list(KINDS)}, attributes, plan.types) as writer,
-        _meanwhile(write) as write_meanwhile,
-    ):
-        seams = stitch(
-            lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
-            [(part[0], part[-1]) for part in parts],
-            plan.grid,
-            plan.scale,
-            write_meanwhile,
-            band_px=plan.band_px,
-        )
-    summaries = [part_summary(work, part) for part in parts]
+    plan, _ = read_planned(work)
+    saved = _load(work, plan)
+    file = complete(nuclei_path(work), _declared(plan), saved.grown)
+    written, sums, total = saved.grown.written, saved.sums, len(plan.grid)
+    by_type = written.by_type or (0,) * len(plan.types)
     stitched = Stitched(
-        nuclei=writer.count,
-        types=dict(zip(plan.types, writer.counts.tolist(), strict=True)) if plan.types else None,
-        seams=seams,
-        tiles=_tiles(plan, summaries),
-        lost=tuple(box for summary in summaries for box in summary.lost),
-        segment_s=_seconds(summaries),
-        peak_bytes=max((summary.peak_bytes for summary in summaries), default=0),
-        file=describe_file(result),
-        seconds=time.perf_counter() - started,
+        nuclei=written.count,
+        types=dict(zip(plan.types, by_type, strict=True)) if plan.types else None,
+        seams=saved.stitching.tally.audit(),
+        tiles=Tiles(total, len(plan.tiles) - sums.failed, total - len(plan.tiles), sums.failed),
+        lost=sums.lost,
+        segment_s=sums.seconds,
+        peak_bytes=sums.peak_bytes,
+        file=file,
+        seconds=saved.seconds + time.perf_counter() - started,
     )
     if amend is not None:
         stitched = amend(plan, stitched)
-    # What an earlier stitching was the ground of is not this one's.
-    for stage in (LABELS, MAPS, GRADING):
-        (work.path / f"{stage}.json").unlink(missing_ok=True)
-    shutil.rmtree(work.result / PICTURES, ignore_errors=True)
     work.finish_stage(STITCH, stitched)
     return stitched
+
+
+def _finished(work: WorkFolder) -> Stitched | None:
+    """What came of an earlier stitching, if all that it has left is intact."""
+    finished = work.stage(STITCH, Stitched)
+    if finished is None or not is_intact(nuclei_path(work), finished.file):
+        return None
+    try:
+        check_found(work)
+    except (DamagedFile, SlideError):
+        return None
+    return finished
+
+
+def _left_behind(work: WorkFolder, plan: SlidePlan) -> Saved | None:
+    """What a stopped run has stitched, if that and the parts that it has read and not decided are intact."""
+    try:
+        saved = _load(work, plan)
+        read = _parts(work, plan, saved, len(plan.grid))[: len(saved.stitching.masks)]
+        for part in read:
+            check_part(work.part(part[0], part[-1]))
+        check_found(work)
+    except (DamagedFile, SlideError):
+        return None
+    whole = len(read) == len(saved.stitching.masks) and saved.grown.is_in(nuclei_path(work))
+    return saved if whole else None
+
+
+def _begin(work: WorkFolder, plan: SlidePlan) -> Saved:
+    """Begin to stitch: what was made of nuclei before is not of those that come."""
+    for stage in (STITCH, LABELS, MAPS, GRADING):
+        (work.path / f"{stage}.json").unlink(missing_ok=True)
+    shutil.rmtree(work.result / PICTURES, ignore_errors=True)
+    begun = Saved(Stitching.begin(plan.grid, plan.scale, plan.band_px), Grown.nothing(_declared(plan)))
+    _keep(work, begun)
+    return begun
+
+
+def _load(work: WorkFolder, plan: SlidePlan) -> Saved:
+    return load(work.path / _SAVED, plan.grid, plan.scale, plan.band_px)
+
+
+def _parts(work: WorkFolder, plan: SlidePlan, saved: Saved, last: int) -> list[tuple[int, ...]]:
+    """The parts up to a tile's that are not decided."""
+    batches = (tiles for tiles in plan.batches if tiles[-1] >= saved.first and tiles[0] <= last)
+    return [part for tiles in batches for part in covering_parts(work, tiles) if part[0] >= saved.first]
+
+
+def _declared(plan: SlidePlan) -> NucleiFormat:
+    metadata = {"slide": plan.source.name, "mpp": plan.mpp, "downsample": plan.downsample, "artefacts": list(KINDS)}
+    return NucleiFormat(metadata, {**ATTRIBUTES, ARTEFACT: "uint16"}, plan.types)
+
+
+def _keep(work: WorkFolder, saved: Saved) -> None:
+    save(work.path / _SAVED, saved)
+    show_found(work, saved.grown.footer, saved.sums.lost)
+
+
+def _further(saved: Saved, job: RowJob, plan: SlidePlan, started: float) -> Saved:
+    """The nuclei of one more row in the file, as far as they can be decided."""
+    work = job.work
+    artefacts = load_artefacts(work.path / ARTEFACT_MAP)
+    parts = _parts(work, plan, saved, job.last)
+    stretch = Stretch(_declared(plan), saved.grown)
+
+    def write(nuclei: Nuclei) -> None:
+        stretch.write(nuclei.with_columns(artefact=artefacts.at(nuclei.centroids())))
+
+    with _meanwhile(write) as write_meanwhile:
+        stitching = stitch_rows(
+            saved.stitching,
+            lambda i: read_part(work.part(parts[i][0], parts[i][-1])),
+            [(part[0], part[-1]) for part in parts],
+            job.following,
+            write_meanwhile,
+        )
+    decided = stitching.parts - saved.stitching.parts
+    undecided = parts[decided][0] if decided < len(parts) else job.following
+    sums = saved.sums
+    for part in parts[len(saved.stitching.masks) :]:
+        sums = sums.plus(part_summary(work, part))
+    return Saved(
+        stitching,
+        stretch.append(nuclei_path(work)),
+        job.number + 1,
+        len(plan.grid) if undecided is None else undecided,
+        sums,
+        saved.seconds + time.perf_counter() - started,
+    )
+
+
+def _bottom(saved: Saved, job: RowJob, plan: SlidePlan) -> float:
+    """Above this, in level-0 pixels, no nucleus is missing: none reaches farther than its tile reads."""
+    if job.following is None:
+        return float("inf")
+    waiting = saved.stitching.waiting
+    first = saved.first if waiting is None else int(waiting.columns["tile"].min())
+    return (plan.grid.position(first)[0] * plan.grid.tile - plan.grid.halo) * plan.downsample
 
 
 @contextlib.contextmanager
@@ -94,14 +239,3 @@ def _meanwhile(write: Callable[[Nuclei], None]) -> Iterator[Callable[[Nuclei], N
         yield hand_over
         if last is not None:
             last.result()
-
-
-def _tiles(plan: SlidePlan, summaries: list[BatchSummary]) -> Tiles:
-    total, failed = len(plan.grid), sum(len(summary.failed) for summary in summaries)
-    return Tiles(total, len(plan.tiles) - failed, total - len(plan.tiles), failed)
-
-
-def _seconds(summaries: list[BatchSummary]) -> dict[str, float]:
-    """Seconds by activity, summed over the workers."""
-    names = sorted({name for summary in summaries for name in summary.seconds})
-    return {name: sum(summary.seconds.get(name, 0.0) for summary in summaries) for name in names}

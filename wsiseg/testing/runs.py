@@ -26,11 +26,11 @@ class StopsAfter(SerialExecutor):
         super().__init__()
         self.left = tasks
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().submit(name, function, argument)
+        return super().submit(name, function, argument, urgent)
 
 
 class ShuffledExecutor(SerialExecutor):
@@ -46,7 +46,7 @@ class ShuffledExecutor(SerialExecutor):
         self.calls: list[tuple[str, Any]] = []
         self.pending: dict[Future[Any], Callable[[], Future[Any]]] = {}
 
-    def submit(self, name: str, function: Any, argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Any, argument: Any, urgent: bool = False) -> Future[Any]:
         task: Future[Any] = Future()
         run = super().submit
         self.pending[task] = lambda: run(name, function, argument)

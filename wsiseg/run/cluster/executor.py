@@ -91,12 +91,13 @@ class DaskExecutor:
         link = self._client.dashboard_link
         return str(link) if link else None
 
-    def submit(self, name: str, function: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    def submit(self, name: str, function: Callable[[Any], Any], argument: Any, urgent: bool = False) -> Future[Any]:
         if self._client.status != "running":
             raise ClusterLost(_LOST)
         # A key of its own: two tasks are never the same task, although retries have equal arguments.
         attended = Attended(function, self._guarded_by)
-        remote = self._client.submit(attended, argument, key=f"{name}-{uuid.uuid4().hex}", pure=False)
+        key = f"{name}-{uuid.uuid4().hex}"
+        remote = self._client.submit(attended, argument, key=key, pure=False, priority=int(urgent))
         task: Future[Any] = Future()
         task.add_done_callback(lambda task: remote.release() if task.cancelled() else None)
         self._loop.add_callback(self._fulfil, remote, task)
