@@ -27,7 +27,7 @@ def test_a_board_counts_what_is_counted_from_the_beginning_once() -> None:
     clock.now = 2.0
     board.hear(TilesDone("a", 2, 4, 25, 1, failed=0, pixels=4_000_000, seconds={"read": 1.0}))
     board.hear(Begun("b", 2))
-    board.hear(StageStarted("b", "segment-batch"))
+    board.hear(StageStarted("b", "stitch-row"))  # beside its tiles
     clock.now = 4.0
     board.hear(TilesDone("a", 3, 4, 25, 2, failed=1, pixels=8_000_000, seconds={"read": 1.5, "infer": 3.0}))
     board.hear(TilesDone("b", 1, 2, 5, 1, pixels=2_000_000, seconds={"read": 0.5}))
@@ -39,6 +39,8 @@ def test_a_board_counts_what_is_counted_from_the_beginning_once() -> None:
     clock.now = 104.0
     board.hear(TilesDone("b", 2, 2, 5, 2, pixels=4_000_000, seconds={"read": 0.5}))
     assert board.shown()["mpx_s"] == pytest.approx(0.02)
+    board.hear(StageStarted("b", "draw-thumbnail"))
+    assert [row["outcome"] for row in board.shown()["rows"]] == ["tiles", "draw-thumbnail"]
     board.hear(SlideEnded("b", record("partial", nuclei=4)))
     board.hear(SlideEnded("c", record("failed")))
     board.hear(Note("a", "something"))
@@ -47,7 +49,7 @@ def test_a_board_counts_what_is_counted_from_the_beginning_once() -> None:
     assert shown["statuses"] == {"partial": 1, "failed": 1}
     assert shown["grades"] == {"Good": 1}
     assert [(row["slide"], row["outcome"]) for row in shown["rows"]] == [
-        ("a", ""),
+        ("a", "tiles"),
         ("c", "failed: no image"),
         ("b", "Good, partial"),
     ]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import wsiseg.results.plan as plan
+import wsiseg.stitch.stage as stage
 from wsiseg.run.schedule import SerialExecutor
+from wsiseg.stitch.stream import stitch_rows
 from wsiseg.testing import write_slide
 from wsiseg.testing.runs import ShuffledExecutor, nothing_temporary, run, same_results
 
@@ -68,7 +71,10 @@ def test_the_order_in_which_tasks_end_changes_nothing(slide: Path, clean: Path, 
     assert names.index("label-map") < max(n for n, name in enumerate(names) if name == "grade-patches")
 
 
-def test_what_is_made_of_nuclei_begins_as_soon_as_they_are_there(tmp_path: Path) -> None:
+def test_what_is_made_of_nuclei_begins_as_soon_as_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "stitch_rows", partial(stitch_rows, row_group=20))
     write_slide(tmp_path / "s.svs", width=512, height=2560, layout="dense", seed=4)
     names: list[str] = []
     assert run([tmp_path / "s.svs"], tmp_path / "out", _Serial(names), tile=128)[0].exit_code == 0

@@ -26,7 +26,7 @@ class _SlideRow:
     nuclei: int = 0
     failed: int = 0
     pixels: int = 0
-    stage: str = ""
+    stage: str = "tiles"
     seconds: dict[str, float] = field(default_factory=dict)
 
     def line(self, name: str, outcome: str) -> dict[str, Any]:
@@ -76,8 +76,9 @@ class Board:
             case TilesDone(name) if name in self._active:
                 self._add(self._active[name], event)
             case StageStarted(name, stage):
-                if name in self._active:
-                    self._active[name].stage = stage
+                row = self._active.get(name)
+                if row is not None and row.done >= row.total:  # until then tiles are what takes time
+                    row.stage = stage
             case Note(name, text):
                 self._notes.append(f"{name}: {text}")
             case Unchanged(name):

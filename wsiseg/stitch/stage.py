@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,7 @@ def plan_stitching(job: WorkJob) -> list[RowJob]:
     if _finished(work) is not None:
         return []
     saved = _left_behind(work, plan) or _begin(work, plan)
+    _show(work, saved)  # the run may have been stopped before it did
     firsts = {plan.grid.position(batch[0])[0]: batch[0] for batch in reversed(plan.batches)}
     lasts = {plan.grid.position(batch[0])[0]: batch[-1] for batch in plan.batches}
     following = [*[firsts[row] for row in lasts][1:], None]
@@ -86,7 +88,8 @@ def stitch_row(job: RowJob) -> float:
         raise SlideError(f"{work.path} was changed during the run. Run the same command again.")
     if saved.rows == job.number:  # else a worker has died of it in the end
         saved = _further(saved, job, plan, started)
-    _keep(work, saved)
+        save(work.path / _SAVED, saved)
+    _show(work, saved)
     return _bottom(saved, job, plan)
 
 
@@ -139,11 +142,10 @@ def _left_behind(work: WorkFolder, plan: SlidePlan) -> Saved | None:
     """What a stopped run has stitched, if that and the parts that it has read and not decided are intact."""
     try:
         saved = _load(work, plan)
-        read = _parts(work, plan, saved, len(plan.grid))[: len(saved.stitching.masks)]
+        read = list(itertools.islice(_parts(work, plan, saved, len(plan.grid)), len(saved.stitching.masks)))
         for part in read:
             check_part(work.part(part[0], part[-1]))
-        check_found(work)
-    except (DamagedFile, SlideError):
+    except DamagedFile:
         return None
     whole = len(read) == len(saved.stitching.masks) and saved.grown.is_in(nuclei_path(work))
     return saved if whole else None
@@ -155,7 +157,7 @@ def _begin(work: WorkFolder, plan: SlidePlan) -> Saved:
         (work.path / f"{stage}.json").unlink(missing_ok=True)
     shutil.rmtree(work.result / PICTURES, ignore_errors=True)
     begun = Saved(Stitching.begin(plan.grid, plan.scale, plan.band_px), Grown.nothing(_declared(plan)))
-    _keep(work, begun)
+    save(work.path / _SAVED, begun)
     return begun
 
 
@@ -163,10 +165,11 @@ def _load(work: WorkFolder, plan: SlidePlan) -> Saved:
     return load(work.path / _SAVED, plan.grid, plan.scale, plan.band_px)
 
 
-def _parts(work: WorkFolder, plan: SlidePlan, saved: Saved, last: int) -> list[tuple[int, ...]]:
+def _parts(work: WorkFolder, plan: SlidePlan, saved: Saved, last: int) -> Iterator[tuple[int, ...]]:
     """The parts up to a tile's that are not decided."""
-    batches = (tiles for tiles in plan.batches if tiles[-1] >= saved.first and tiles[0] <= last)
-    return [part for tiles in batches for part in covering_parts(work, tiles) if part[0] >= saved.first]
+    for tiles in plan.batches:
+        if tiles[-1] >= saved.first and tiles[0] <= last:
+            yield from (part for part in covering_parts(work, tiles) if part[0] >= saved.first)
 
 
 def _declared(plan: SlidePlan) -> NucleiFormat:
@@ -174,8 +177,7 @@ def _declared(plan: SlidePlan) -> NucleiFormat:
     return NucleiFormat(metadata, {**ATTRIBUTES, ARTEFACT: "uint16"}, plan.types)
 
 
-def _keep(work: WorkFolder, saved: Saved) -> None:
-    save(work.path / _SAVED, saved)
+def _show(work: WorkFolder, saved: Saved) -> None:
     show_found(work, saved.grown.footer, saved.sums.lost)
 
 
@@ -183,7 +185,7 @@ def _further(saved: Saved, job: RowJob, plan: SlidePlan, started: float) -> Save
     """The nuclei of one more row in the file, as far as they can be decided."""
     work = job.work
     artefacts = load_artefacts(work.path / ARTEFACT_MAP)
-    parts = _parts(work, plan, saved, job.last)
+    parts = list(_parts(work, plan, saved, job.last))
     stretch = Stretch(_declared(plan), saved.grown)
 
     def write(nuclei: Nuclei) -> None:

@@ -114,9 +114,9 @@ def stitch_rows(
     """
     grid, scale, tally = stitching.tally.grid, stitching.tally.scale, stitching.tally.copy()
     gathered = _Gathered(stitching.waiting, grid, write, row_group)
-    front = _Front(stitching, grid)
+    undecided = _Undecided(stitching, grid)
     decided = 0
-    for part, keep in front.decide(read_part, part_tiles, following):
+    for part, keep in undecided.decide(read_part, part_tiles, following):
         nuclei = read_part(part)
         tally.decisions(nuclei, keep)
         kept = nuclei.take(keep)
@@ -127,14 +127,14 @@ def stitch_rows(
         for rows in np.split(order, starts):
             if len(rows):
                 gathered.add(kept.take(rows))
-    undecided = part_tiles[decided][0] if decided < len(part_tiles) else following
-    gathered.row_ends(None if undecided is None else grid.position(undecided)[0])
+    next_tile = part_tiles[decided][0] if decided < len(part_tiles) else following
+    gathered.row_ends(None if next_tile is None else grid.position(next_tile)[0])
     return Stitching(
         tally=tally,
-        pending=front.pending,
+        pending=undecided.pending,
         parts=stitching.parts + decided,
-        rows=front.rows,
-        masks=tuple(front.masks[part] for part in sorted(front.masks)),
+        rows=undecided.rows,
+        masks=tuple(undecided.masks[part] for part in sorted(undecided.masks)),
         waiting=gathered.waiting(),
     )
 
@@ -171,7 +171,7 @@ class _Gathered:
         return self._grid.position(int(nuclei.columns["tile"][-1]))[0]
 
 
-class _Front:
+class _Undecided:
     """Between the parts that are decided and those that are to be read.
 
     Equal to one :func:`~wsiseg.stitch.resolve_seam` over the whole slide: a component of conflicting candidates is
