@@ -35,7 +35,7 @@ def small_groups() -> Iterator[None]:
     """One tile a batch, and row groups of few nuclei."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_BATCH_PX", 1)
-        patch.setattr(stage, "stitch_rows", partial(stitch_rows, row_group=200))
+        patch.setattr(stage, "stitch_rows", partial(stitch_rows, row_group=80))
         yield
 
 
