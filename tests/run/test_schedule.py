@@ -356,6 +356,18 @@ def test_a_cancelled_task_is_forgotten(executor: Executor, tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) <= 2 * executor.slots
 
 
+def test_an_urgent_task_goes_before_those_that_wait(executor: Executor, tmp_path: Path) -> None:
+    if isinstance(executor, SerialExecutor):
+        pytest.skip("it has no queue")
+    others = [executor.submit("mark", marked, str(tmp_path / str(n))) for n in range(20)]
+    urgent = executor.submit("mark", marked, str(tmp_path / "urgent"), urgent=True)
+    while not urgent.done():
+        executor.wait({urgent})
+    assert sum(task.done() for task in others) < 10
+    for task in others:
+        task.result()
+
+
 def test_a_fault_of_the_environment_ends_a_run_and_not_the_executor(executor: Executor) -> None:
     def steps() -> Steps:
         yield Stage("fault", out_of_disk, range(20))
