@@ -57,27 +57,19 @@ from wsiseg.tiles.work import load_early, segment_batch
 
 @dataclass(frozen=True)
 class _Telling:
-    """Makes a slide's stages, and tells of each that it begins."""
+    """Tells of each stage of a slide that it begins."""
 
     name: str
     on_event: Listener
 
-    def stage(
-        self,
-        name: str,
-        function: Callable[[Any], Any],
-        jobs: Sequence[Job],
-        on_result: Callable[[Any, Any], None] | None = None,
-        ready: Callable[[Any], bool] | None = None,
-        *,
-        urgent: bool = False,
-    ) -> Stage:
-        self.on_event(StageStarted(self.name, name))
-        return isolated(name, function, jobs, on_result, ready, urgent)
+    def begun(self, stage: Stage) -> Stage:
+        """The stage, of which it is told."""
+        self.on_event(StageStarted(self.name, stage.name))
+        return stage
 
     def one(self, name: str, function: Callable[[Any], Any], job: Job) -> Steps:
         """A stage of one task: what it returns."""
-        (result,) = yield self.stage(name, function, [job], urgent=True)
+        (result,) = yield self.begun(isolated(name, function, [job], urgent=True))
         return result
 
     def planned(
@@ -89,7 +81,7 @@ class _Telling:
     ) -> Steps:
         """A stage whose jobs are found by a task, and that task before it."""
         jobs = yield from self.one(*plan, job)
-        yield self.stage(*stage, jobs, ready=ready)
+        yield self.begun(isolated(*stage, jobs, ready=ready))
 
 
 @dataclass(frozen=True)
@@ -278,8 +270,8 @@ def _stitched(
 ) -> Steps:
     """The nuclei row by row as their tiles end, once it is known which of them lie on artefacts."""
     yield Fork([_artefacts(telling, whole), telling.one("take-overview", take_overview, whole)])
-    stage = telling.stage("stitch-row", stitch_row, rows, front.stitched, front.has_tiles, urgent=True)
-    yield Fork([telling.one("draw-artefacts", draw_artefacts, whole), _steps(stage)])
+    stage = isolated("stitch-row", stitch_row, rows, front.stitched, front.has_tiles, urgent=True)
+    yield Fork([telling.one("draw-artefacts", draw_artefacts, whole), _steps(telling.begun(stage))])
     yield from telling.one(*finish, whole)
 
 
@@ -346,7 +338,7 @@ def _tiles(
 
     resumed: list[Resumed] = []
     if work.has_parts():
-        resumed = yield telling.stage("resume-slide", resume_batches, resume_jobs(work, plan))
+        resumed = yield telling.begun(isolated("resume-slide", resume_batches, resume_jobs(work, plan)))
     damaged = sum(one.damaged for one in resumed)
     if damaged:
         telling.on_event(Note(name, f"{damaged} parts of an earlier run were damaged: computed again"))
