@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,3 +95,32 @@ def test_a_table_is_read() -> None:
     expected = Outer(inner=Inner(1), by_name={"a": Inner(2)}, where=Path("data"), output="maps")
     assert parse_table(Outer, table, "t") == expected
     assert parse_table(Outer, table, "t", {"inner": Inner(7)}).inner == Inner(7)
+
+
+def test_threads_may_meet_a_type_for_the_first_time_together() -> None:
+    """Several processes each, since it happens once a process; without care about one in ten crashes."""
+    program = """
+import sys, threading
+from wsiseg.core.typed import as_plain, as_typed
+from wsiseg.results.partfile import BatchSummary
+from wsiseg.results.record import LostBox
+from wsiseg.results.stages import Stitched
+from wsiseg.results.record import Seams, Tiles
+sys.setswitchinterval(1e-6)
+tiles, seams = Tiles(9, 8, 1, 0), Seams(1, 0, 0, None, 1.0)
+kept = Stitched(nuclei=1, seams=seams, tiles=tiles, lost=(), segment_s={}, file={"bytes": 1}, seconds=1.0)
+value, began, found = as_plain(kept), threading.Barrier(8), []
+
+def read():
+    began.wait()
+    found.append(as_typed(value, Stitched))
+
+threads = [threading.Thread(target=read) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert found == [kept] * 8
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
+    assert [process.wait() for process in running] == [0] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +18,11 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from
 _LARGEST = sys.float_info.max
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST, description="a finite number")]
 """A finite number; a whole one becomes a float."""
+
+
+_learning = threading.Lock()
+_known: set[Any] = set()
+"""Types that a value was converted to: what msgspec keeps of them and of their parts is complete."""
 
 
 class Misfit(ValueError):
@@ -37,7 +43,13 @@ def as_typed(value: object, kind: type[T]) -> T:
         It is of another kind, or something is missing.
     """
     try:
-        return msgspec.convert(value, kind)
+        if kind in _known:
+            return msgspec.convert(value, kind)
+        # What msgspec (0.22) keeps of a dataclass is seen by other threads before it is complete: they crash on it.
+        with _learning:
+            typed = msgspec.convert(value, kind)
+            _known.add(kind)
+            return typed
     except msgspec.ValidationError as error:
         cause, _, place = str(error).partition(" - at `$")
         raise Misfit(place.removeprefix(".").removesuffix("`"), cause[:1].lower() + cause[1:]) from None

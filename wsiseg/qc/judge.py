@@ -6,16 +6,17 @@ that had no part in it is in ``docs/quality.md``. Fitted by ``benchmarks/judge_f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from wsiseg.core.geometry import FloatArray
+from wsiseg.core.typed import as_typed
 from wsiseg.qc.evidence import EVIDENCE
 from wsiseg.qc.opinion import OPINION
 
@@ -134,7 +135,7 @@ class Judge:
 def load_judge() -> Judge:
     """The judge of this version."""
     content = files("wsiseg.qc").joinpath("judge.json").read_bytes()
-    judge = msgspec.json.decode(content, type=Judge)
+    judge = as_typed(json.loads(content), Judge)
     if unknown := set(judge.evidence) - {*EVIDENCE, *OPINION}:
         raise ValueError(f"judge.json asks for evidence that is not measured: {sorted(unknown)}")
     return judge
