@@ -1,18 +1,21 @@
 """What a run would take: stated beforehand, from a slide's plan and a trial of one of its tiles.
 
 Nothing is written but what a temporary folder holds for that long. The plan is the run's own: tissue, tiles, model.
-A small window and then a larger one, each where there is most tissue, are computed by the run's own task; time and
-memory of a whole tile follow from the pixels that each reads. What is not tried is taken from what it was on other
-slides, and the interval is that wide.
+A small window and then a larger one, each where there is most tissue, are computed by the run's own task in a
+process like its workers; time and memory of a whole tile follow from the pixels that each reads. What is not tried
+is taken from what it was on other slides, and the interval is that wide.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ import numpy as np
 from wsiseg.core.environment import absolute
 from wsiseg.core.grid import TileGrid
 from wsiseg.core.memory import peak_memory
+from wsiseg.errors import SlideError
 from wsiseg.models.registry import locate_model
 from wsiseg.models.resident import ModelChoice
 from wsiseg.qc.patches import PATCH_UM, SAMPLE
@@ -28,13 +32,14 @@ from wsiseg.results.folder import SlideFolder, WorkFolder
 from wsiseg.results.partfile import BatchSummary
 from wsiseg.results.plan import SlidePlan, write_plan
 from wsiseg.results.planned import read_planned, read_whole
+from wsiseg.run.forerunner import can_fork, start_forerunner
 from wsiseg.tiles.batch import BatchJob
 from wsiseg.tiles.plan import PlanJob, named, plan_or_reuse
 from wsiseg.tiles.request import SegmentOptions, SlideRequest
 from wsiseg.tiles.work import read_window, segment_batch
 from wsiseg.tissue import Tissue
 
-_TRIALS_PX = (256, 768)
+_TRIALS_PX = (256, 2048)
 """Sides of the windows that are tried. The first also loads and compiles, for which the second is not to blame."""
 _END = 0.1
 """Of the time of the tiles: what stitching, labels and pictures take after them."""
@@ -47,6 +52,11 @@ _INTERVAL = (0.7, 1.6)
 _NUCLEUS_BYTES = (400, 1200)
 """Of a nucleus in the result (GeoParquet, labels), and beside it in the work folder until the end (parts)."""
 _PICTURES_BYTES = 6_000_000
+_HOLES, _HOLES_TILES = 0.8, 8
+"""A process gives no memory back, and no two tiles leave the same holes in it: its peak rises by so much of what
+one tile takes, most of it over so many tiles (docs/design.md, "Size and speed")."""
+_BESIDE_BYTES = 250 << 20
+"""What second opinions and shards of the label map take where that is more than a tile's."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
     assert planned.plan is not None  # the folder was empty
     plan, before_s = planned.plan, _START_S + time.perf_counter() - started
     _, tissue = read_planned(planned.work)
-    trials = _try(planned.work, plan, tissue, named(request.choice, plan)) if plan.tiles else []
+    trials = _try_apart(planned.work, plan, tissue, named(request.choice, plan)) if plan.tiles else []
     tile = _usual_tile(plan, tissue, trials)
     tiles_s = tile.seconds * math.ceil(len(plan.tiles) / workers) * (1 + _END)
     tiles_s += _PATCH_S * math.ceil(_judged_patches(plan, request.options.qc_all) / workers)
@@ -131,7 +141,7 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
         mpp=plan.specification["mpp_effective"],
         tissue_mm2=plan.tissue_mm2,
         workers=workers,
-        memory_mib=tile.peak_bytes / 2**20,
+        memory_mib=_memory(tile, len(plan.tiles) / workers) / 2**20,
         disk_mib=(result + _PICTURES_BYTES) / 2**20,
         work_mib=work / 2**20,
         seconds=before_s + tiles_s,
@@ -140,6 +150,14 @@ def _estimate(request: SlideRequest, folder: SlideFolder, workers: int) -> Estim
         tile_s=tile.seconds,
         activities=tile.activities,
     )
+
+
+def _memory(tile: _Tile, tiles: float) -> float:
+    """The peak of a process that computes so many tiles and what stands beside them, in bytes."""
+    if not tiles:
+        return tile.base_bytes
+    holes = _HOLES * (1 - math.exp(-tiles / _HOLES_TILES))
+    return tile.base_bytes + max(tile.own_bytes * (1 + holes), _BESIDE_BYTES)
 
 
 def _judged_patches(plan: SlidePlan, qc_all: bool) -> float:
@@ -156,6 +174,26 @@ class _Trial:
     tissue_mm2: float
     summary: BatchSummary
     peak_bytes: int
+
+
+def _try_apart(work: WorkFolder, plan: SlidePlan, tissue: Tissue, choice: ModelChoice) -> list[_Trial]:
+    """The trials in a process like a run's workers: what planning has held counts for nothing there.
+
+    Raises
+    ------
+    SlideError
+        It died of them.
+    """
+    start_forerunner()
+    context = multiprocessing.get_context("forkserver" if can_fork() else "spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        try:
+            return process.submit(_try, work, plan, tissue, choice).result()
+        except BrokenProcessPool as error:
+            raise SlideError(
+                f"the process that tried a tile of {plan.source.name} died: too little memory (take a smaller "
+                "--tile) or a crash in a library"
+            ) from error
 
 
 def _try(work: WorkFolder, plan: SlidePlan, tissue: Tissue, choice: ModelChoice) -> list[_Trial]:
@@ -183,17 +221,21 @@ def _cells(core: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], grid: TileGrid
 
 @dataclass(frozen=True)
 class _Tile:
-    """What a tile takes by its trials, in memory the largest one, and the nuclei of the slide at their density."""
+    """What a tile takes by its trials, and the nuclei of the slide at their density.
+
+    ``base_bytes``: of a process before it has a tile; ``own_bytes``: of the largest tile.
+    """
 
     seconds: float
     activities: dict[str, float]
-    peak_bytes: float
+    base_bytes: float
+    own_bytes: float
     nuclei: float
 
 
 def _usual_tile(plan: SlidePlan, tissue: Tissue, trials: Sequence[_Trial]) -> _Tile:
     if not trials:
-        return _Tile(0.0, {}, peak_memory(), 0.0)
+        return _Tile(0.0, {}, peak_memory(), 0.0, 0.0)
     first, last = trials[0], trials[-1]
     read_px = [read_window(plan, tissue, tile).area for tile in plan.tiles]
     seconds = sum(last.summary.seconds.values())
@@ -201,6 +243,7 @@ def _usual_tile(plan: SlidePlan, tissue: Tissue, trials: Sequence[_Trial]) -> _T
     return _Tile(
         seconds=seconds * statistics.mean(read_px) / last.read_px,
         activities={name: value / seconds for name, value in last.summary.seconds.items()},
-        peak_bytes=last.peak_bytes + bytes_px * max(0, max(read_px) - last.read_px),
+        base_bytes=last.peak_bytes - bytes_px * last.read_px,
+        own_bytes=bytes_px * max(read_px),
         nuclei=last.summary.nuclei / last.tissue_mm2 * plan.tissue_mm2 if last.tissue_mm2 else 0.0,
     )
