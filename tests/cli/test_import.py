@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from wsiseg_cli.group import cli
 
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.testing import write_slide
+from wsiseg.testing.nucleifile import NucleiWriter
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ from wsiseg.evaluate.compare import evaluate_sets, find_sources
 from wsiseg.interop.export import export_run
 from wsiseg.interop.geojson import export_geojson, read_geojson
 from wsiseg.interop.labelimage import read_labels, read_probabilities
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.run.pipeline import segment_slides
 from wsiseg.run.schedule import SerialExecutor
+from wsiseg.testing.nucleifile import NucleiWriter
 from wsiseg.testing.records import failed_record, finished_record
 from wsiseg.tiles.request import SegmentOptions
 

@@ -20,7 +20,7 @@ from wsiseg.errors import SlideError, UsageError
 from wsiseg.evaluate.judged import BadLimits, Judged, judged_patches
 from wsiseg.evaluate.validation import JUDGE, SCORE, validate
 from wsiseg.interop.geojson import export_geojson
-from wsiseg.results.nucleiwriter import NucleiWriter
+from wsiseg.testing.nucleifile import NucleiWriter
 from wsiseg.testing.records import finished_record
 
 SIDE = 120  # of an image: four patches of 64 and 56 pixels

@@ -13,8 +13,8 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.interop.geojson import export_geojson, read_geojson
 from wsiseg.interop.quip import QuipSlide, export_quip, read_quip
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.testing.conformance import interop as suite
+from wsiseg.testing.nucleifile import NucleiWriter
 
 SLIDE = QuipSlide("s.svs", 5000, 4500, 0.25)
 

@@ -20,7 +20,7 @@ from wsiseg.interop import geojson
 from wsiseg.interop.geojson import Classification, export_geojson, read_geojson
 from wsiseg.interop.text import number_texts, ring_texts, uuid5_texts
 from wsiseg.results.nuclei import ATTRIBUTES, iter_nuclei, read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
+from wsiseg.testing.nucleifile import NucleiWriter
 
 META = {"slide": "s.svs", "fingerprint": "f" * 64, "mpp": 0.25, "downsample": 2.0}
 

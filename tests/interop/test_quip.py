@@ -17,7 +17,7 @@ from wsiseg.errors import UsageError
 from wsiseg.interop import quip
 from wsiseg.interop.quip import QuipSlide, export_quip, iter_quip, read_quip
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
+from wsiseg.testing.nucleifile import NucleiWriter
 
 SLIDE = QuipSlide("TCGA-XX.svs", 9001, 4500, 0.2325)
 

@@ -24,10 +24,10 @@ from wsiseg.qc.grade import grade_slide
 from wsiseg.qc.patches import place_patches, plan_patches, sample_patches
 from wsiseg.qc.rubric import GRADES, NOT_ASSESSED, Rubric, clopper_pearson, expected_grade, grade_of
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.record import GradeRecord, Tiles
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import Truth, write_slide
+from wsiseg.testing.nucleifile import NucleiWriter
 from wsiseg.tissue import Tissue, find_tissue, make_tissue
 
 Labels = npt.NDArray[np.int32]

@@ -19,7 +19,7 @@ from wsiseg.report.examples import Example, choose_examples, draw_example, named
 from wsiseg.report.gallery import write_gallery
 from wsiseg.report.overlay import OUTLINE
 from wsiseg.report.qualitymap import BANDS, band_of, draw_quality
-from wsiseg.results.nucleiwriter import NucleiWriter
+from wsiseg.testing.nucleifile import NucleiWriter
 
 
 def verdicts(p_bad: list[float], **columns: Any) -> dict[str, np.ndarray]:

@@ -33,8 +33,8 @@ from wsiseg.report.thumbnail import (
     thumbnail_size,
     write_thumbnail,
 )
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.record import ErrorNote, FailedRecord, NotARecord, SegmentedRecord, SlidePlace, parse_record
+from wsiseg.testing.nucleifile import NucleiWriter
 
 NASTY = [
     '<script>alert(1)</script>',

@@ -16,8 +16,8 @@ from wsiseg.core.nuclei import Nuclei
 from wsiseg.errors import UsageError
 from wsiseg.results import maps
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.slide import open_slide
+from wsiseg.testing.nucleifile import NucleiWriter
 
 MPP = 0.25
 SIZE = (5000, 1300)  # lattice pixels: two shards, the second one cut off

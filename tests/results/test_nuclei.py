@@ -29,7 +29,7 @@ from wsiseg.results.nuclei import (
     read_row_groups_bounds,
     to_wkb,
 )
-from wsiseg.results.nucleiwriter import NucleiWriter
+from wsiseg.testing.nucleifile import NucleiWriter
 
 METADATA = {"slide": "a.svs", "mpp": 0.25, "downsample": 2.0}
 

@@ -15,8 +15,9 @@ from wsiseg.core.geometry import Box
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.sealed import describe_file, is_intact
 from wsiseg.results.nuclei import ATTRIBUTES, TYPE, TYPE_PROB, iter_nuclei, read_nuclei
-from wsiseg.results.nucleiwriter import Grown, NucleiFormat, NucleiWriter, Stretch, complete
+from wsiseg.results.nucleiwriter import Grown, NucleiFormat, Stretch, complete
 from wsiseg.results.rowgroups import read_metadata
+from wsiseg.testing.nucleifile import NucleiWriter
 
 TYPES = ("epithelial", "stromal", "other")
 FORMATS = {

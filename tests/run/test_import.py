@@ -27,7 +27,6 @@ from wsiseg.qc.artefacts import find_block, join_blocks, plan_artefacts
 from wsiseg.results.folder import SlideFolder
 from wsiseg.results.job import WorkJob
 from wsiseg.results.nuclei import read_nuclei
-from wsiseg.results.nucleiwriter import NucleiWriter
 from wsiseg.results.stages import Stitched
 from wsiseg.run.events import Event, Note, Unchanged
 from wsiseg.run.outcome import CohortResult
@@ -35,6 +34,7 @@ from wsiseg.run.pipeline import import_outlines
 from wsiseg.run.schedule import SerialExecutor
 from wsiseg.stitch.stage import plan_stitching, stitch_row
 from wsiseg.testing import write_slide
+from wsiseg.testing.nucleifile import NucleiWriter
 from wsiseg.testing.runs import StopsAfter, nothing_temporary, run, same_results
 
 SIDE, MPP, PITCH = 1024, 0.5, 256

@@ -34,11 +34,11 @@ from wsiseg.models.heads import HEADS  # noqa: E402
 from wsiseg.models.registry import load_segmenter  # noqa: E402
 from wsiseg.report.overlay import OUTLINE  # noqa: E402
 from wsiseg.results.nuclei import ARTEFACT, ATTRIBUTES, iter_nuclei, read_metadata, read_nuclei  # noqa: E402
-from wsiseg.results.nucleiwriter import NucleiWriter  # noqa: E402
 from wsiseg.slide import open_slide  # noqa: E402
 from wsiseg.testing import write_slide  # noqa: E402
 from wsiseg.testing.foreign import toml  # noqa: E402
 from wsiseg.testing.networks import thin  # noqa: E402
+from wsiseg.testing.nucleifile import NucleiWriter  # noqa: E402
 
 Segment = Callable[..., Path]
 NAMES = ["unknown", "pale", 'Krebs "Ä"']

@@ -1,4 +1,4 @@
-"""``nuclei.parquet`` as it is written: row group by row group, at once or by processes that follow one another.
+"""``nuclei.parquet`` as it is written: row group by row group, by processes that follow one another.
 
 Nothing in the file depends on time, machine, batch order or how many processes wrote it: the same nuclei in the
 same row groups give the same bytes.
@@ -6,14 +6,12 @@ same row groups give the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import google_crc32c
@@ -21,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsiseg.core.atomic import replacing, sync_folder
+from wsiseg.core.atomic import sync_folder
 from wsiseg.core.environment import environment_faults
 from wsiseg.core.geometry import FloatArray
 from wsiseg.core.nuclei import Nuclei
 from wsiseg.core.sealed import FileNote, begins_with
-from wsiseg.results.nuclei import ATTRIBUTES, CORNERS, FORMAT_VERSION, TYPE, TYPE_PROB, to_wkb
+from wsiseg.results.nuclei import CORNERS, FORMAT_VERSION, TYPE, TYPE_PROB, to_wkb
 from wsiseg.results.rowgroups import MAGIC, footer_bytes, read_metadata, take_apart
 
 _BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in CORNERS])
@@ -155,65 +153,6 @@ class RowGroups:
         if declared.types:
             plain[TYPE] = pa.DictionaryArray.from_arrays(plain[TYPE], pa.array(list(declared.types)))
         return pa.Table.from_arrays([*columns, *plain.values()], schema=declared.schema)
-
-
-class NucleiWriter:
-    """Writes ``nuclei.parquet`` at once; the file has its final name only if all went well.
-
-    Use it as a context manager. Memory is that of one row group. An exception inside the ``with`` block removes
-    what was written and leaves an older file of that name untouched.
-
-    Parameters
-    ----------
-    path : path
-        The final name. The temporary file lies in the same folder.
-    metadata, attributes, types
-        As of :class:`NucleiFormat`.
-
-    Raises
-    ------
-    EnvironmentFault
-        The disk is full, read-only or not permitted.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        metadata: Mapping[str, Any],
-        attributes: Mapping[str, str] = ATTRIBUTES,
-        types: Sequence[str] = (),
-    ) -> None:
-        self.path = Path(path)
-        self._declared = NucleiFormat(metadata, attributes, types)
-        self._file = contextlib.ExitStack()
-        self._rows: RowGroups | None = None
-
-    def __enter__(self) -> NucleiWriter:
-        with environment_faults(self.path), contextlib.ExitStack() as file:
-            self._rows = RowGroups(self._declared, file.enter_context(replacing(self.path)), Written())
-            self._file = file.pop_all()
-        return self
-
-    def write(self, nuclei: Nuclei) -> None:
-        """As :meth:`RowGroups.write`."""
-        if self._rows is None:
-            raise ValueError("write to an open NucleiWriter: use it in a with statement")
-        with environment_faults(self.path):
-            self._rows.write(nuclei)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        rows, self._rows = self._rows, None
-        assert rows is not None
-        if kind is not None:
-            with contextlib.suppress(OSError):  # a disk that also refuses to close is not the cause
-                rows.close()
-            self._file.__exit__(kind, error, trace)
-            return
-        with self._file, environment_faults(self.path):
-            rows.close(self._declared.key_values(rows.written))
-        sync_folder(self.path.parent)
 
 
 @dataclass(frozen=True)

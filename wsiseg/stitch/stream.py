@@ -103,7 +103,7 @@ def stitch_rows(
     following : int or None
         The first tile after them; None where there is none, and all is decided and written.
     write : callable
-        Takes the nuclei of one row group, in order; for example ``NucleiWriter.write``.
+        Takes the nuclei of one row group, in order; for example ``Stretch.write``.
     row_group : int
         Whole tiles are gathered until they hold at least this many nuclei, or a quarter of it at a row's end.
 
