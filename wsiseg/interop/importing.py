@@ -30,6 +30,7 @@ from wsiseg.interop.placing import GLASS, Placement, alignment_notes, placing_no
 from wsiseg.interop.segmentation import Contents, Segmentation, describe_outlines, iter_outlines
 from wsiseg.interop.spill import append_outlines, read_outlines, spilled_bytes
 from wsiseg.results.folder import SlideFolder, WorkFolder
+from wsiseg.results.found import nuclei_path
 from wsiseg.results.job import WorkJob, once_alone
 from wsiseg.results.notes import image_notes
 from wsiseg.results.nuclei import iter_nuclei
@@ -278,7 +279,7 @@ def join_outlines(job: WorkJob) -> Stitched:
 
     def amend(plan: SlidePlan, stitched: Stitched) -> Stitched:
         found, imported = work.require_stage(SORTED, Sorted), _of(plan)
-        seams, contrast, made = NO_SEAMS, None, work.result / "nuclei.parquet"
+        seams, contrast, made = NO_SEAMS, None, nuclei_path(work)
         if imported.lines is not None:
             with open_planned(work, plan, guarded=job.alone) as slide:
                 whole = Box(0.0, 0.0, slide.width, slide.height)

@@ -18,8 +18,6 @@ from wsiseg.results.nuclei import read_nuclei
 from wsiseg.results.record import LostBox
 from wsiseg.results.rowgroups import read_metadata
 
-NUCLEI = "nuclei.parquet"
-
 _FOUND, _FOOTER = "found", "nuclei.footer"
 
 
@@ -32,7 +30,7 @@ class Found:
 
 def nuclei_path(work: WorkFolder) -> Path:
     """Where the nuclei are written."""
-    return work.result / NUCLEI
+    return work.result / "nuclei.parquet"
 
 
 def show_found(work: WorkFolder, footer: bytes, lost: tuple[LostBox, ...]) -> None:

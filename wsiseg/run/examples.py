@@ -19,6 +19,7 @@ from wsiseg.qc.stage import gather_verdicts
 from wsiseg.report.examples import Example, choose_examples, draw_example, example_box, named_examples
 from wsiseg.report.gallery import write_jpeg
 from wsiseg.results.folder import PICTURES, WorkFolder
+from wsiseg.results.found import nuclei_path
 from wsiseg.results.job import once_alone
 from wsiseg.results.planned import open_planned, read_planned
 from wsiseg.results.stages import Timed
@@ -59,7 +60,7 @@ def draw_one_example(job: ExampleJob) -> None:
     with open_planned(work, plan, guarded=job.alone) as slide:
         picture = draw_example(
             slide,
-            work.result / "nuclei.parquet",
+            nuclei_path(work),
             job.box,
             lambda box, nuclei: look_again(slide, box, nuclei, tissue, opinion) if opinion else None,
         )

@@ -13,6 +13,7 @@ from wsiseg.results import maps
 from wsiseg.results.artefactfile import ARTEFACT_MAP, load_artefacts
 from wsiseg.results.describe import describe_lost
 from wsiseg.results.folder import ARTEFACTS_PNG, RESULT_STORE, WorkFolder
+from wsiseg.results.found import nuclei_path
 from wsiseg.results.job import WorkJob
 from wsiseg.results.overviewfile import OVERVIEW_FILE, load_overview, save_overview
 from wsiseg.results.planned import open_planned, read_planned, read_whole
@@ -59,7 +60,7 @@ def draw_thumbnail(job: WorkJob) -> float:
         plan.mpp,
         tissue=tissue.core,
         tissue_scale=tissue.scale,
-        nuclei_parquet=work.result / "nuclei.parquet",
+        nuclei_parquet=nuclei_path(work),
         lost=lost.boxes,
     )
     return _finish(work, THUMBNAIL, started)
